@@ -1,0 +1,216 @@
+package aventusauth
+
+import (
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterDirective("aventus_auth", parseCaddyfile)
+	// After rewrites, which it looks through, and before everything that answers,
+	// and other authentication.
+	httpcaddyfile.RegisterDirectiveOrder("aventus_auth", httpcaddyfile.Before, "basic_auth")
+}
+
+// subdirectives in the order in which they are documented, and checked.
+var subdirectives = []string{
+	"client_id", "client_secret", "redirect_uri", "audience", "scope",
+	"issuer", "authorize_url", "token_url", "token_request", "token_auth", "authorize_param",
+	"unauthenticated",
+	"session store", "session name", "session lifetime", "session key",
+	"logout",
+}
+
+// parseCaddyfile sets up the handler from the Caddyfile. The matcher becomes part
+// of the handler, not of its route: what it leaves out is not protected, but the
+// callback and the logout are served all the same.
+func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	if !h.Next() {
+		return nil, h.ArgErr()
+	}
+	matcherSet, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	if matcherSet != nil {
+		handler.MatcherSetsRaw = caddyhttp.RawMatcherSets{matcherSet}
+	}
+	return h.NewRoute(nil, handler), nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	aventus_auth [<matcher>] {
+//		client_id       <id>
+//		client_secret   <secret>
+//		redirect_uri    <url>
+//		audience        <identifier>
+//		scope           <scope...>
+//
+//		issuer          <url>
+//		authorize_url   <url>
+//		token_url       <url>
+//		token_request   json|form
+//		token_auth      post|basic
+//		authorize_param <name> <value>
+//
+//		unauthenticated auto|redirect|deny|pass
+//		session {
+//			store    cookie
+//			name     <cookie name>
+//			lifetime <duration>
+//			key      <secret...>
+//		}
+//		logout <path> [<return url>]
+//	}
+//
+// The first three are required. scope and authorize_param may be repeated, all
+// others may be given once.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	var given []string
+	for d.NextBlock(0) {
+		name := d.Val()
+		if name != "scope" && name != "authorize_param" {
+			if slices.Contains(given, name) {
+				return d.Errf("%s is given twice", name)
+			}
+			given = append(given, name)
+		}
+		if name == "session" {
+			if err := h.unmarshalSession(d); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := h.unmarshalOne(d, name); err != nil {
+			return err
+		}
+		if err := h.check(name); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	for _, name := range []string{"client_id", "client_secret", "redirect_uri"} {
+		if !slices.Contains(given, name) {
+			return d.Errf("%s is required", name)
+		}
+	}
+	return nil
+}
+
+// unmarshalOne reads the arguments of one subdirective.
+func (h *Handler) unmarshalOne(d *caddyfile.Dispenser, name string) error {
+	args := d.RemainingArgs()
+	one := map[string]*string{
+		"client_id":       &h.ClientID,
+		"client_secret":   &h.ClientSecret,
+		"redirect_uri":    &h.RedirectURI,
+		"audience":        &h.Audience,
+		"issuer":          &h.Issuer,
+		"authorize_url":   &h.AuthorizeURL,
+		"token_url":       &h.TokenURL,
+		"token_request":   &h.TokenRequest,
+		"token_auth":      &h.TokenAuth,
+		"unauthenticated": &h.Unauthenticated,
+	}[name]
+
+	switch {
+	case one != nil:
+		if len(args) != 1 {
+			return d.Errf("%s takes one argument", name)
+		}
+		if args[0] == "" {
+			return d.Errf("%s must not be empty", name)
+		}
+		*one = args[0]
+
+	case name == "scope":
+		if len(args) == 0 {
+			return d.Errf("scope takes one scope or more")
+		}
+		for _, scope := range args {
+			if !slices.Contains(h.Scopes, scope) {
+				h.Scopes = append(h.Scopes, scope)
+			}
+		}
+
+	case name == "authorize_param":
+		if len(args) != 2 {
+			return d.Errf("authorize_param takes a name and a value")
+		}
+		if _, ok := h.AuthorizeParams[args[0]]; ok {
+			return d.Errf("authorize_param %s is given twice", args[0])
+		}
+		if h.AuthorizeParams == nil {
+			h.AuthorizeParams = make(map[string]string)
+		}
+		h.AuthorizeParams[args[0]] = args[1]
+
+	case name == "logout":
+		if len(args) != 1 && len(args) != 2 {
+			return d.Errf("logout takes a path, and a return url if you like")
+		}
+		h.Logout = &Logout{Path: args[0]}
+		if len(args) == 2 {
+			h.Logout.ReturnURL = args[1]
+		}
+
+	default:
+		return d.Errf("unrecognized subdirective %s", name)
+	}
+	if d.NextBlock(1) {
+		return d.Errf("%s takes no block", name)
+	}
+	return nil
+}
+
+// unmarshalSession reads the session block.
+func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.Errf("session takes a block, and no argument")
+	}
+	var given []string
+	for d.NextBlock(1) {
+		name := d.Val()
+		if slices.Contains(given, name) {
+			return d.Errf("session %s is given twice", name)
+		}
+		given = append(given, name)
+
+		args := d.RemainingArgs()
+		if len(args) == 0 || args[0] == "" || len(args) > 1 && name != "key" {
+			return d.Errf("session %s takes one argument; key takes one or more", name)
+		}
+		switch name {
+		case "store":
+			h.Session.Store = args[0]
+		case "name":
+			h.Session.Name = args[0]
+		case "lifetime":
+			lifetime, err := caddy.ParseDuration(args[0])
+			if err != nil || lifetime <= 0 {
+				return d.Errf("session lifetime must be a positive duration such as 12h, not %q", args[0])
+			}
+			h.Session.Lifetime = caddy.Duration(lifetime)
+		case "key":
+			h.Session.Keys = args
+		default:
+			return d.Errf("unrecognized subdirective session %s", name)
+		}
+		if err := h.check("session " + name); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}

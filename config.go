@@ -1,0 +1,396 @@
+package aventusauth
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+)
+
+const (
+	defaultIssuer   = "https://auth.homelyfe.com/"
+	defaultName     = "aventus_session"
+	defaultLifetime = 24 * time.Hour
+
+	// bindingName is the cookie that binds a login to the browser it began in.
+	bindingName = "aventus_login"
+
+	// hostPrefix makes browsers insist that a cookie is the very host's own
+	// (draft-ietf-httpbis-rfc6265bis, section 4.1.3).
+	hostPrefix = "__Host-"
+
+	// hostPlaceholder is the one placeholder that is left for the request.
+	hostPlaceholder = "{http.request.host}"
+)
+
+// settings are what the handler works with: the config with its placeholders
+// replaced, checked, and its defaults filled in. A secret that was expanded stands
+// here alone, never in an exported field, since Caddy logs those at DEBUG.
+type settings struct {
+	aventus.Config
+	issuer          string
+	redirectURI     string // may hold hostPlaceholder
+	fixedSite       *site  // nil if it does
+	callbackPath    string
+	secure          bool // the redirect URI is https
+	unauthenticated string
+	cookieName      string
+	bindingName     string
+	lifetime        time.Duration
+	keys            [][]byte
+	logoutPath      string // empty: none
+	logoutURL       string // empty: a page of our own
+}
+
+// settings makes the settings of the config, or the error that tells what is
+// wrong with it, beginning with the subdirective's name.
+func (h *Handler) settings() (*settings, error) {
+	c, err := h.expanded()
+	if err != nil {
+		return nil, err
+	}
+	for _, required := range []struct{ name, value string }{
+		{"client_id", c.ClientID}, {"client_secret", c.ClientSecret}, {"redirect_uri", c.RedirectURI},
+	} {
+		if required.value == "" {
+			return nil, fmt.Errorf("%s is required", required.name)
+		}
+	}
+	for _, name := range subdirectives {
+		if err := c.check(name); err != nil {
+			return nil, err
+		}
+	}
+
+	s := &settings{
+		Config: aventus.Config{
+			ClientID:     c.ClientID,
+			ClientSecret: c.ClientSecret,
+			Audience:     c.Audience,
+			AuthorizeURL: c.AuthorizeURL,
+			TokenURL:     c.TokenURL,
+			Params:       make(url.Values),
+			Form:         c.TokenRequest == "form",
+			Basic:        c.TokenAuth == "basic",
+		},
+		redirectURI:     c.RedirectURI,
+		unauthenticated: c.Unauthenticated,
+		cookieName:      c.Session.Name,
+		bindingName:     bindingName,
+		lifetime:        time.Duration(c.Session.Lifetime),
+	}
+	for _, scope := range c.Scopes {
+		if !slices.Contains(s.Scopes, scope) {
+			s.Scopes = append(s.Scopes, scope)
+		}
+	}
+	for name, value := range c.AuthorizeParams {
+		s.Params.Set(name, value)
+	}
+
+	if c.Issuer == "" {
+		c.Issuer = defaultIssuer
+	}
+	s.issuer, _ = aventus.CheckIssuer(c.Issuer)
+	if s.AuthorizeURL == "" {
+		s.AuthorizeURL = s.issuer + "authorize"
+	}
+	if s.TokenURL == "" {
+		s.TokenURL = s.issuer + "oauth/token"
+	}
+
+	redirect, err := parseRedirectURI(c.RedirectURI)
+	if err != nil {
+		return nil, err
+	}
+	s.callbackPath = redirect.Path
+	s.secure = redirect.Scheme == "https"
+	if s.cookieName == "" {
+		s.cookieName = defaultName
+	}
+	if s.secure {
+		s.bindingName = hostPrefix + bindingName
+		s.cookieName = hostPrefix + strings.TrimPrefix(s.cookieName, hostPrefix)
+	}
+	if s.unauthenticated == "" {
+		s.unauthenticated = "auto"
+	}
+	if s.lifetime == 0 {
+		s.lifetime = defaultLifetime
+	}
+	for _, text := range c.Session.Keys {
+		key, _ := parseKey(text)
+		s.keys = append(s.keys, key)
+	}
+	if c.Logout != nil {
+		s.logoutPath, s.logoutURL = c.Logout.Path, c.Logout.ReturnURL
+	}
+	if !strings.Contains(s.redirectURI, hostPlaceholder) {
+		at := s.site(s.redirectURI)
+		s.fixedSite = &at
+	}
+	return s, nil
+}
+
+// site returns the site of a redirect URI that parseRedirectURI has seen, its
+// placeholder replaced.
+func (s *settings) site(redirectURI string) site {
+	scheme, rest, _ := strings.Cut(redirectURI, "://")
+	host := rest[:strings.IndexByte(rest, '/')]
+	origin := scheme + "://" + strings.ToLower(host)
+	// What is sealed opens only where all of these are the same. None of them
+	// holds a NUL, so no two lists make the same string.
+	bound := []string{s.cookieName, s.issuer, s.ClientID, s.Audience, strings.Join(slices.Sorted(slices.Values(s.Scopes)), " "), origin}
+	return site{origin: origin, redirectURI: redirectURI, associated: []byte(strings.Join(bound, "\x00"))}
+}
+
+// expanded returns a copy of the config with its placeholders replaced.
+func (h *Handler) expanded() (*Handler, error) {
+	repl := caddy.NewReplacer()
+	var err error
+	expand := func(name, value string) string {
+		// Only the redirect URI may leave its host to the request.
+		keep := ""
+		if name == "redirect_uri" {
+			keep = hostPlaceholder
+		}
+		parts := []string{value}
+		if keep != "" {
+			parts = strings.Split(value, keep)
+		}
+		for i, part := range parts {
+			out, e := repl.ReplaceOrErr(part, true, true)
+			if e != nil && err == nil {
+				// The error's own text may hold a piece of a secret.
+				err = fmt.Errorf("%s: a placeholder in it is not known, or is empty; a brace that begins none is written \\{", name)
+			}
+			parts[i] = out
+		}
+		return strings.Join(parts, keep)
+	}
+	c := &Handler{
+		ClientID:        expand("client_id", h.ClientID),
+		ClientSecret:    expand("client_secret", h.ClientSecret),
+		RedirectURI:     expand("redirect_uri", h.RedirectURI),
+		Audience:        expand("audience", h.Audience),
+		Issuer:          expand("issuer", h.Issuer),
+		AuthorizeURL:    expand("authorize_url", h.AuthorizeURL),
+		TokenURL:        expand("token_url", h.TokenURL),
+		TokenRequest:    expand("token_request", h.TokenRequest),
+		TokenAuth:       expand("token_auth", h.TokenAuth),
+		Unauthenticated: expand("unauthenticated", h.Unauthenticated),
+		Session: Session{
+			Store:    expand("session: store", h.Session.Store),
+			Name:     expand("session: name", h.Session.Name),
+			Lifetime: h.Session.Lifetime,
+		},
+	}
+	for _, scope := range h.Scopes {
+		c.Scopes = append(c.Scopes, expand("scope", scope))
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.AuthorizeParams)) {
+		if c.AuthorizeParams == nil {
+			c.AuthorizeParams = make(map[string]string)
+		}
+		c.AuthorizeParams[name] = expand("authorize_param", h.AuthorizeParams[name])
+	}
+	for _, key := range h.Session.Keys {
+		c.Session.Keys = append(c.Session.Keys, expand("session: key", key))
+	}
+	if h.Logout != nil {
+		c.Logout = &Logout{Path: expand("logout", h.Logout.Path), ReturnURL: expand("logout", h.Logout.ReturnURL)}
+	}
+	return c, err
+}
+
+// check reports what is wrong with one subdirective's value, as far as it can be
+// told: a value that waits for its placeholders is let through. The Caddyfile's
+// parser calls it while the line is known, and Provision when nothing waits.
+func (h *Handler) check(name string) error {
+	err := h.checkValue(name)
+	if err != nil {
+		return fmt.Errorf("%s %w", name, err)
+	}
+	return nil
+}
+
+func (h *Handler) checkValue(name string) error {
+	switch name {
+	case "client_id":
+		return checkText(h.ClientID)
+	case "client_secret":
+		return checkText(h.ClientSecret)
+	case "audience":
+		return checkText(h.Audience)
+	case "redirect_uri":
+		if waits(h.RedirectURI) {
+			return nil
+		}
+		if _, err := parseRedirectURI(h.RedirectURI); err != nil {
+			return err
+		}
+		return h.checkPaths()
+	case "scope":
+		for _, scope := range h.Scopes {
+			if err := aventus.CheckScope(scope); err != nil && !waits(scope) {
+				return err
+			}
+		}
+	case "issuer":
+		if h.Issuer != "" && !waits(h.Issuer) {
+			_, err := aventus.CheckIssuer(h.Issuer)
+			return err
+		}
+	case "token_url":
+		if h.TokenURL != "" && !waits(h.TokenURL) {
+			_, err := aventus.CheckURL(h.TokenURL)
+			return err
+		}
+	case "authorize_url":
+		if h.AuthorizeURL != "" && !waits(h.AuthorizeURL) {
+			return aventus.CheckAuthorizeURL(h.AuthorizeURL, h.AuthorizeParams)
+		}
+	case "authorize_param":
+		for param := range h.AuthorizeParams {
+			if err := aventus.CheckParam(param); err != nil {
+				return err
+			}
+		}
+	case "token_request":
+		return checkOneOf(h.TokenRequest, "json", "form")
+	case "token_auth":
+		return checkOneOf(h.TokenAuth, "post", "basic")
+	case "unauthenticated":
+		return checkOneOf(h.Unauthenticated, "auto", "redirect", "deny", "pass")
+	case "session store":
+		return checkOneOf(h.Session.Store, "cookie")
+	case "session name":
+		return h.checkCookieName()
+	case "session lifetime":
+		if h.Session.Lifetime < 0 {
+			return errors.New("must be positive")
+		}
+	case "session key":
+		for _, text := range h.Session.Keys {
+			if _, err := parseKey(text); err != nil && !waits(text) {
+				return err
+			}
+		}
+	case "logout":
+		if h.Logout == nil {
+			return nil
+		}
+		if path := h.Logout.Path; !waits(path) && (!isPath(path) || strings.ContainsAny(path, "?#%*")) {
+			return errors.New("needs a path that begins with a slash, and no query or wildcard")
+		}
+		if to := h.Logout.ReturnURL; to != "" && !waits(to) && !isPath(to) {
+			to, _, _ = strings.Cut(to, "#") // a single-page app may route by it
+			if _, err := aventus.CheckURL(to); err != nil {
+				return fmt.Errorf("return url must be a path on this site, or it %w", err)
+			}
+		}
+		return h.checkPaths()
+	}
+	return nil
+}
+
+// checkPaths reports two of the handler's own paths that are one.
+func (h *Handler) checkPaths() error {
+	if h.Logout == nil || h.RedirectURI == "" || waits(h.RedirectURI) {
+		return nil
+	}
+	if u, err := parseRedirectURI(h.RedirectURI); err == nil && u.Path == h.Logout.Path {
+		return fmt.Errorf("has the path %s, which is another's already: callback and logout need a path each", u.Path)
+	}
+	return nil
+}
+
+func (h *Handler) checkCookieName() error {
+	name := h.Session.Name
+	if name == "" || waits(name) {
+		return nil
+	}
+	bare := strings.TrimPrefix(name, hostPrefix)
+	switch {
+	case bare == "" || !httpguts.ValidHeaderFieldName(bare) || len(bare) > 64:
+		return errors.New("is not a cookie name of at most 64 characters")
+	case bare == bindingName:
+		return errors.New("is the name of another cookie of this module")
+	case strings.HasPrefix(strings.ToLower(bare), "__host-"), strings.HasPrefix(strings.ToLower(bare), "__secure-"):
+		return errors.New("has a prefix that browsers would hold against it; __Host- is added where it can be")
+	case bare != name && strings.HasPrefix(h.RedirectURI, "http:"):
+		return errors.New("has the prefix __Host-, which needs an https redirect_uri")
+	}
+	return nil
+}
+
+// parseRedirectURI parses a redirect URI, with any name for the host that the
+// request is going to fill in.
+func parseRedirectURI(raw string) (*url.URL, error) {
+	// Only the whole host may be left open: half a name would let whoever owns
+	// the other half have the codes.
+	if scheme, rest, ok := strings.Cut(raw, "://"+hostPlaceholder); ok {
+		if strings.Contains(rest, hostPlaceholder) || rest != "" && rest[0] != ':' && rest[0] != '/' {
+			return nil, fmt.Errorf("may hold %s as its host name only", hostPlaceholder)
+		}
+		raw = scheme + "://host.invalid" + rest
+	} else if strings.Contains(raw, hostPlaceholder) {
+		return nil, fmt.Errorf("may hold %s as its host name only", hostPlaceholder)
+	}
+	u, err := aventus.CheckURL(raw)
+	if err != nil {
+		return nil, err
+	}
+	if u.Path == "" || u.Path == "/" {
+		return nil, errors.New("needs a path of its own, such as /oauth2/callback")
+	}
+	return u, nil
+}
+
+// parseKey decodes a sealing key: base64, of either alphabet, padded or not.
+func parseKey(text string) ([]byte, error) {
+	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+	key, err := base64.RawStdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, errors.New("is not base64; `openssl rand -base64 32` makes a good one")
+	}
+	if len(key) < keyring.SecretSize {
+		return nil, fmt.Errorf("must be %d bytes or more before base64; `openssl rand -base64 32` makes a good one", keyring.SecretSize)
+	}
+	return key, nil
+}
+
+// waits reports whether a value still holds a placeholder.
+func waits(value string) bool {
+	return strings.Contains(strings.ReplaceAll(value, hostPlaceholder, ""), "{")
+}
+
+func isPath(s string) bool {
+	// Browsers take the two others for the beginning of a host.
+	return strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") && !strings.HasPrefix(s, `/\`) &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func checkText(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("holds a control character")
+	}
+	return nil
+}
+
+func checkOneOf(value string, known ...string) error {
+	if value == "" || waits(value) || slices.Contains(known, value) {
+		return nil
+	}
+	return fmt.Errorf("must be %s, not %q", strings.Join(known, " or "), value)
+}

@@ -1,0 +1,264 @@
+package aventusauth
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/net/http/httpguts"
+)
+
+// ServeHTTP lets a request with a session through, with its token; sends a page
+// visit without one to the login, or does with it what the config says; and serves
+// the callback and the logout.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	switch original(r).URL.Path {
+	case h.cfg.callbackPath:
+		return h.finishLogin(w, r)
+	case h.cfg.logoutPath:
+		return h.leave(w, r)
+	}
+	if protected, err := h.protects(r); err != nil || !protected {
+		if err != nil {
+			return err
+		}
+		return next.ServeHTTP(w, r)
+	}
+
+	at, err := h.site(r)
+	if err != nil {
+		return h.fail(w, r, errBadHost, err)
+	}
+	session, err := h.loadSession(r.Context(), at, cookies(r))
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+	h.takeIdentity(r)
+	if session == nil {
+		return h.serveAnonymous(w, r, next)
+	}
+	r.Header["Authorization"] = []string{"Bearer " + session.token}
+	return letThrough(w, r, next)
+}
+
+// serveAnonymous answers a request that needs a session and has none.
+func (h *Handler) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	switch mode := h.cfg.unauthenticated; {
+	case mode == "pass":
+		return letThrough(w, r, next)
+	case mode != "deny" && isPage(r):
+		return h.startLogin(w, r, returnPath(r), 0, http.StatusFound)
+	case mode == "redirect" && !isWebSocket(r):
+		// The browser is to come back by GET, whatever it came with.
+		return h.startLogin(w, r, returnPath(r), 0, http.StatusSeeOther)
+	}
+	w.Header().Set("WWW-Authenticate", "Bearer")
+	return h.fail(w, r, errLoginRequired, nil)
+}
+
+// leave ends the session, at the logout path.
+func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
+	if method := original(r).Method; method != http.MethodGet && method != http.MethodPost {
+		w.Header().Set("Allow", "GET, POST")
+		return h.fail(w, r, errMethod, nil)
+	}
+	// Another site may link to the logout, but then the person, who sees nothing
+	// of it, is not to be signed out.
+	if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+		return h.fail(w, r, errForcedLogout, nil)
+	}
+	h.endSession(w)
+	noStore(w)
+	if h.cfg.logoutURL != "" {
+		w.Header().Set("Location", h.cfg.logoutURL)
+		w.WriteHeader(http.StatusSeeOther)
+		return nil
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, err := io.WriteString(w, signedOutPage)
+	return err
+}
+
+// signedOutPage does not go to the site by itself: that would sign in again, in
+// silence.
+const signedOutPage = `<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>Signed out</title>
+<style>
+body { font: 1.1rem/1.6 system-ui, sans-serif; display: grid; place-content: center; min-height: 90vh; text-align: center }
+</style>
+<h1>You are signed out</h1>
+<p><a href="/">Go to the site and sign in again</a></p>
+</html>
+`
+
+// protects reports whether the matcher, if there is one, matches the request.
+func (h *Handler) protects(r *http.Request) (bool, error) {
+	if len(h.matchers) == 0 {
+		return true, nil
+	}
+	return h.matchers.AnyMatchWithError(r)
+}
+
+// site is what a request's own host makes of the config.
+type site struct {
+	origin      string // scheme and authority of the redirect URI
+	redirectURI string
+	associated  []byte // what everything sealed for it is bound to
+}
+
+// site returns the site that the request is for.
+func (h *Handler) site(r *http.Request) (site, error) {
+	if h.cfg.fixedSite != nil {
+		return *h.cfg.fixedSite, nil
+	}
+	asked := original(r).Host
+	host, _, err := net.SplitHostPort(asked)
+	if err != nil {
+		host = strings.Trim(asked, "[]")
+	}
+	host = strings.ToLower(host)
+	// The redirect URI is made of it: what is no host name gets no further.
+	if host == "" || len(host) > 253 || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" {
+		if net.ParseIP(host) == nil {
+			return site{}, errors.New("the host of the request cannot stand in a redirect URI")
+		}
+		host = "[" + host + "]"
+	}
+	return h.cfg.site(strings.Replace(h.cfg.redirectURI, hostPlaceholder, host, 1)), nil
+}
+
+// isPage reports whether a request is a browser's visit of a page, as opposed to
+// what a script, an image or an API client asks for.
+func isPage(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || isWebSocket(r) {
+		return false
+	}
+	// https://www.w3.org/TR/fetch-metadata/#sec-fetch-mode-header
+	if mode, ok := r.Header["Sec-Fetch-Mode"]; ok {
+		return len(mode) == 1 && mode[0] == "navigate"
+	}
+	_, scripted := r.Header["X-Requested-With"]
+	return !scripted && acceptsHTML(r.Header["Accept"])
+}
+
+// acceptsHTML reports whether an Accept header admits HTML (RFC 9110, section
+// 12.5.1). What names it most exactly decides.
+func acceptsHTML(accept []string) bool {
+	all := strings.Join(accept, ",")
+	if strings.TrimSpace(all) == "" {
+		return true
+	}
+	exactness, admitted := 0, false
+	for item := range strings.SplitSeq(all, ",") {
+		mediaType, params, _ := strings.Cut(item, ";")
+		rank := map[string]int{"*/*": 1, "text/*": 2, "text/html": 3}[strings.ToLower(strings.TrimSpace(mediaType))]
+		if rank < exactness || rank == 0 {
+			continue
+		}
+		exactness, admitted = rank, true
+		for param := range strings.SplitSeq(params, ";") {
+			name, value, _ := strings.Cut(param, "=")
+			if strings.EqualFold(strings.TrimSpace(name), "q") {
+				q, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+				admitted = err == nil && q > 0
+			}
+		}
+	}
+	return admitted
+}
+
+// isWebSocket reports whether a request opens a WebSocket, by upgrade (RFC 6455,
+// section 4.1) or by CONNECT (RFC 8441).
+func isWebSocket(r *http.Request) bool {
+	return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket") || r.Method == http.MethodConnect
+}
+
+// returnPath returns the path and query that a request came with, to the letter
+// as far as a Location header and a browser's address bar can hold them.
+func returnPath(r *http.Request) string {
+	u := original(r).URL
+	path := u.RawPath // set where the path is not written in the default way
+	if path == "" {
+		path = u.EscapedPath()
+	}
+	if !strings.HasPrefix(path, "/") {
+		return "/"
+	}
+	path = escape(path, "\"#<>\\")
+	if u.RawQuery == "" && !u.ForceQuery {
+		return path
+	}
+	return path + "?" + escape(u.RawQuery, "\"#<>")
+}
+
+// escape percent-encodes the given characters and all that is not visible ASCII:
+// Go's server takes more than a URL may hold.
+func escape(s, characters string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c > '~' || strings.IndexByte(characters, c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// original returns the request as it came, before any rewrite.
+func original(r *http.Request) http.Request {
+	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return orig
+	}
+	return *r
+}
+
+// failure is what a visitor, and the site's error pages, are told.
+type failure struct {
+	status      int
+	code        string
+	description string
+}
+
+var (
+	errLoginRequired = failure{http.StatusUnauthorized, "login_required", "You need to sign in."}
+	errBadHost       = failure{http.StatusBadRequest, "invalid_host", "This site cannot be reached by this name."}
+	errMethod        = failure{http.StatusMethodNotAllowed, "method_not_allowed", "This address does not take this kind of request."}
+	errForcedLogout  = failure{http.StatusForbidden, "cross_site_logout", "Another site tried to sign you out."}
+	errStorage       = failure{http.StatusServiceUnavailable, "storage_unavailable", "Sign-in is unavailable for the moment. Try again soon."}
+)
+
+// fail makes the error that ends a request. Nothing of cause reaches the visitor:
+// what others said is for the log alone.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause error) error {
+	noStore(w)
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	repl.Set("http.aventus_auth.error", f.code)
+	repl.Set("http.aventus_auth.error_description", f.description)
+	if cause != nil {
+		level := zapcore.InfoLevel
+		if f.status >= 500 {
+			level = zapcore.ErrorLevel
+		}
+		if c := h.logger.Check(level, f.code); c != nil {
+			c.Write(zap.Int("status", f.status), zap.Error(cause))
+		}
+	}
+	return caddyhttp.Error(f.status, fmt.Errorf("%s: %s", f.code, f.description))
+}
+
+func noStore(w http.ResponseWriter) { w.Header().Set("Cache-Control", "no-store") }

@@ -1,0 +1,158 @@
+package aventus
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// defaultExpiresIn is how long a token is taken to live when the server does not
+// say (RFC 6749, section 5.1, leaves it open; x/oauth2 would say forever).
+const defaultExpiresIn = time.Hour
+
+// answer is a good token answer (RFC 6749, section 5.1), as x/oauth2 reads it.
+type answer struct {
+	AccessToken string `json:"access_token"`
+	TokenType   string `json:"token_type"`
+	ExpiresIn   int64  `json:"expires_in"` // seconds, positive
+	Scope       string `json:"scope,omitempty"`
+}
+
+// parseAnswer reads the body of a token answer with a status of success.
+func parseAnswer(status int, body []byte, clean func(string) string) (answer, *Error) {
+	malformed := func(format string, args ...any) (answer, *Error) {
+		return answer{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
+	}
+	fields, err := parseObject(body)
+	if err != nil {
+		return malformed("the token answer %w", err)
+	}
+	if _, ok := fields["error"]; ok {
+		return answer{}, refusal(status, body, clean) // some servers say no with a 200
+	}
+
+	var a answer
+	// Bearer is the only type there is, and its case is free (RFC 6749,
+	// section 5.1). A token of another type would be used in a way that it does
+	// not stand for (section 7.1).
+	tokenType, ok := stringField(fields, "token_type")
+	if !ok || !strings.EqualFold(tokenType, "Bearer") {
+		return malformed("the token answer's token_type is not Bearer")
+	}
+	a.TokenType = "Bearer"
+
+	if a.AccessToken, ok = stringField(fields, "access_token"); !ok || a.AccessToken == "" {
+		return malformed("the token answer has no access_token")
+	}
+	// What is not visible ASCII cannot stand in a header as it is (RFC 6750,
+	// section 2.1, allows less still).
+	for i := range len(a.AccessToken) {
+		if c := a.AccessToken[i]; c <= ' ' || c > '~' {
+			return malformed("the access token holds a byte that no Authorization header may hold")
+		}
+	}
+	if a.ExpiresIn, err = parseExpiresIn(fields["expires_in"]); err != nil {
+		return malformed("the token answer's expires_in %w", err)
+	}
+	if raw, ok := fields["scope"]; ok && !isNull(raw) {
+		if a.Scope, ok = stringField(fields, "scope"); !ok || !validScopes(a.Scope) {
+			return malformed("the token answer's scope is not a list of scopes")
+		}
+	}
+	return a, nil
+}
+
+// parseObject reads one JSON object with nothing behind it. A name that is there
+// twice means one thing to one reader and another to the next (RFC 8259, section
+// 4), so it is refused, and names are compared to the letter, which encoding/json
+// does not do.
+func parseObject(body []byte) (map[string]json.RawMessage, error) {
+	if len(body) > maxAnswer {
+		return nil, errors.New("is larger than 1 MiB")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+		return nil, errors.New("is not a JSON object")
+	}
+	fields := make(map[string]json.RawMessage)
+	for dec.More() {
+		name, err := dec.Token()
+		if err != nil {
+			return nil, errors.New("is not valid JSON")
+		}
+		var value json.RawMessage
+		if err := dec.Decode(&value); err != nil {
+			return nil, errors.New("is not valid JSON")
+		}
+		if _, ok := fields[name.(string)]; ok {
+			return nil, errors.New("has a name twice")
+		}
+		fields[name.(string)] = value
+	}
+	if _, err := dec.Token(); err != nil {
+		return nil, errors.New("is not valid JSON")
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("has something behind its end")
+	}
+	return fields, nil
+}
+
+// parseExpiresIn takes a number of seconds, or a string of one, as some servers
+// send it. A fraction is cut.
+func parseExpiresIn(raw json.RawMessage) (int64, error) {
+	if raw == nil || isNull(raw) {
+		return int64(defaultExpiresIn / time.Second), nil
+	}
+	text := string(raw)
+	if raw[0] == '"' {
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return 0, errors.New("is no number")
+		}
+	}
+	// JSON's numbers, and nothing else that ParseFloat would take (hexadecimal,
+	// "Inf", underscores).
+	if strings.Trim(text, "+-.0123456789eE") != "" {
+		return 0, errors.New("is no number")
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	switch {
+	case errors.Is(err, strconv.ErrRange) && math.IsInf(seconds, 0):
+		return 0, errors.New("is not finite")
+	case err != nil && !errors.Is(err, strconv.ErrRange):
+		return 0, errors.New("is no number")
+	case seconds < 1:
+		return 0, errors.New("is not positive")
+	}
+	// The session's lifetime is the limit that counts; this one is x/oauth2's.
+	return int64(min(seconds, math.MaxInt32)), nil
+}
+
+func stringField(fields map[string]json.RawMessage, name string) (string, bool) {
+	raw := fields[name]
+	if len(raw) == 0 || raw[0] != '"' {
+		return "", false
+	}
+	var s string
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
+}
+
+func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
+
+// validScopes reports whether s holds scope tokens and spaces only (RFC 6749,
+// section 3.3).
+func validScopes(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}

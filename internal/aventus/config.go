@@ -1,0 +1,94 @@
+package aventus
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// CheckURL parses a URL that a login depends on. It must be absolute, and https
+// unless its host is a loopback one: what travels to it is a secret, or brings one.
+func CheckURL(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		// The error of url.Parse repeats the URL, which may hold a password.
+		return nil, errors.New("is not a valid URL")
+	}
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
+		return nil, errors.New("must be an absolute https URL")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return nil, errors.New("must be an https URL: http is for loopback hosts only")
+	case u.User != nil:
+		return nil, errors.New("must not hold a user name or password")
+	case strings.Contains(raw, "#"):
+		return nil, errors.New("must not have a fragment")
+	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
+		return nil, errors.New("holds a character that a URL may not hold")
+	}
+	return u, nil
+}
+
+// isLoopback reports whether host is a name or address of this very machine
+// (RFC 6761, section 6.3; RFC 8252, section 8.3).
+func isLoopback(host string) bool {
+	host = strings.ToLower(host)
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// CheckIssuer returns the issuer with its final slash.
+func CheckIssuer(raw string) (string, error) {
+	if _, err := CheckURL(raw); err != nil {
+		return "", err
+	}
+	if strings.Contains(raw, "?") {
+		return "", errors.New("must not have a query")
+	}
+	return strings.TrimSuffix(raw, "/") + "/", nil
+}
+
+// CheckScope reports what keeps s from being one scope (RFC 6749, section 3.3).
+func CheckScope(s string) error {
+	if s == "" || !validScopes(s) || strings.Contains(s, " ") {
+		return fmt.Errorf("%q is not a scope; several are written as separate words", s)
+	}
+	return nil
+}
+
+// CheckParam reports what keeps name from being a further authorize parameter.
+func CheckParam(name string) error {
+	if name == "" {
+		return errors.New("a parameter needs a name")
+	}
+	if slices.Contains(ReservedParams, name) {
+		return fmt.Errorf("%s is set by the module itself", name)
+	}
+	return nil
+}
+
+// CheckAuthorizeURL reports what keeps raw from being the authorize URL that gets
+// the given further parameters: each may stand in the URL once.
+func CheckAuthorizeURL(raw string, params map[string]string) error {
+	u, err := CheckURL(raw)
+	if err != nil {
+		return err
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return errors.New("has a query that is not well-formed")
+	}
+	for name, values := range query {
+		_, doubled := params[name]
+		if doubled || len(values) > 1 || slices.Contains(ReservedParams, name) {
+			return fmt.Errorf("has the parameter %s in its query, which would be sent twice", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,140 @@
+package aventus
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+const (
+	// maxAnswer bounds a token answer. The largest known are a few kilobytes.
+	maxAnswer = 1 << 20
+
+	// An idle connection is given up before servers and load balancers close it
+	// from their side: a token request is never sent a second time, so one that
+	// meets a closing connection is a failed login.
+	idleTimeout = 30 * time.Second
+)
+
+// dialect stands between x/oauth2, which speaks forms and is lax with answers,
+// and the authorization server. It lets through what a login can rest on, as
+// plain as x/oauth2 wants it; everything else becomes an [*Error].
+type dialect struct {
+	base   *http.Transport
+	form   bool
+	secret string
+}
+
+func newDialect(cfg Config) *dialect {
+	base := http.DefaultTransport.(*http.Transport).Clone()
+	base.MaxIdleConnsPerHost = 64 // all there is to reuse is one host
+	base.IdleConnTimeout = idleTimeout
+	base.MaxResponseHeaderBytes = 64 << 10
+	return &dialect{base: base, form: cfg.Form, secret: cfg.ClientSecret}
+}
+
+// RoundTrip sends the token request once. Since it returns no answer but a good
+// one, http.Client never sees a redirect to follow.
+func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(req.Body)
+	if err != nil {
+		return nil, err
+	}
+	params, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, err
+	}
+
+	out := req.Clone(req.Context())
+	out.Header.Set("Accept", "application/json")
+	if !d.form {
+		fields := make(map[string]string, len(params))
+		for name := range params {
+			fields[name] = params.Get(name)
+		}
+		if body, err = json.Marshal(fields); err != nil {
+			return nil, err
+		}
+		out.Header.Set("Content-Type", "application/json")
+	}
+	out.Body = io.NopCloser(bytes.NewReader(body))
+	out.ContentLength = int64(len(body))
+	// Without GetBody, net/http has no way to send the code again, whatever
+	// becomes of the connection.
+	out.GetBody = nil
+
+	resp, err := d.base.RoundTrip(out)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the token answer: %w", err)
+	}
+
+	clean := cleaner(d.secret, params.Get("code"), params.Get("code_verifier"))
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return nil, refusal(resp.StatusCode, body, clean)
+	}
+	answer, tokenErr := parseAnswer(resp.StatusCode, body, clean)
+	if tokenErr != nil {
+		return nil, tokenErr
+	}
+	plain, err := json.Marshal(answer)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK,
+		Header:     http.Header{"Content-Type": {"application/json"}},
+		Body:       io.NopCloser(bytes.NewReader(plain)),
+		Request:    req,
+	}, nil
+}
+
+// CloseIdleConnections lets http.Client close what the base keeps.
+func (d *dialect) CloseIdleConnections() { d.base.CloseIdleConnections() }
+
+// cleaner returns a function that makes a server's text fit for a log: short,
+// one line, nothing a terminal acts on, and without the given secrets, since
+// servers are known to echo what they were sent.
+func cleaner(secrets ...string) func(string) string {
+	var pairs []string
+	for _, secret := range secrets {
+		if secret == "" {
+			continue
+		}
+		pairs = append(pairs, secret, "[redacted]")
+		if escaped := url.QueryEscape(secret); escaped != secret {
+			pairs = append(pairs, escaped, "[redacted]")
+		}
+	}
+	redact := strings.NewReplacer(pairs...)
+	return func(s string) string { return CleanText(redact.Replace(s)) }
+}
+
+// CleanText returns at most 300 bytes of s, with everything but printable ASCII
+// replaced by a question mark.
+func CleanText(s string) string {
+	const most = 300
+	cut := len(s) > most
+	if cut {
+		s = s[:most]
+	}
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+	if cut {
+		s += "..."
+	}
+	return s
+}

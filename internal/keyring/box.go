@@ -1,0 +1,188 @@
+package keyring
+
+import (
+	"context"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// ErrInvalid says that a value is not one that the box sealed: it is forged,
+// damaged, or meant for something else. Which of them is nobody's business.
+var ErrInvalid = errors.New("not a value sealed here")
+
+// A sealed value is the unpadded base64url (RFC 4648, section 5) of
+//
+//	version (1) || key id (4) || nonce (24) || ciphertext || tag (16)
+//
+// and its plaintext begins with the time of sealing, in Unix seconds (8).
+const (
+	version    = 1
+	headerSize = 1 + 4 + chacha20poly1305.NonceSizeX
+	timeSize   = 8
+
+	// Overhead is how many bytes a sealed value has more than what is in it,
+	// before it is encoded.
+	Overhead = headerSize + timeSize + chacha20poly1305.Overhead
+)
+
+// EncodedLen returns the length of what Seal returns for n bytes of plaintext.
+func EncodedLen(n int) int { return base64.RawURLEncoding.EncodedLen(Overhead + n) }
+
+// Strict refuses the spare bits of a last character: one value, one spelling.
+var encoding = base64.RawURLEncoding.Strict()
+
+// Box seals and opens the values of one purpose, for one client.
+type Box struct {
+	ring *Ring
+	info string
+	// The subkeys of the ring's keys, derived anew when those change.
+	subkeys atomic.Pointer[subkeySet]
+}
+
+type subkeySet struct {
+	of   *keySet
+	keys []subkey
+}
+
+type subkey struct {
+	id     [4]byte
+	secret []byte
+	aead   cipher.AEAD
+}
+
+// Box returns the box for a purpose and a client.
+func (r *Ring) Box(purpose, client string) *Box {
+	// NUL cannot stand in a purpose, so no two pairs make the same info.
+	return &Box{ring: r, info: "aventus_auth " + purpose + "\x00" + client}
+}
+
+// Seal returns plaintext sealed with the newest key. To open it, the same
+// associated data is needed. An error means that the keys cannot be had.
+//
+// XChaCha20-Poly1305 takes a nonce of 24 random bytes: however many values are
+// sealed with a key, and anyone can make us seal a login's state, none repeats.
+func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, error) {
+	set, err := b.ring.current(ctx)
+	if err != nil {
+		return "", err
+	}
+	keys, err := b.derive(set)
+	if err != nil {
+		return "", err
+	}
+	sealed := make([]byte, headerSize, Overhead+len(plaintext))
+	sealed[0] = version
+	copy(sealed[1:5], keys[0].id[:])
+	_, _ = rand.Read(sealed[5:headerSize]) // never fails (crypto/rand)
+
+	timed := make([]byte, timeSize, timeSize+len(plaintext))
+	binary.BigEndian.PutUint64(timed, uint64(b.ring.now().Unix()))
+	sealed = keys[0].aead.Seal(sealed, sealed[5:headerSize], append(timed, plaintext...), associated)
+	return encoding.EncodeToString(sealed), nil
+}
+
+// Open returns what was sealed, and when. The error is ErrInvalid, and nothing
+// else is returned, unless the value was sealed by this box's purpose and client
+// with the same associated data; any other error means that the keys cannot be had.
+// The clocks of instances differ, so what was sealed a little in the future opens,
+// and what was sealed further ahead than [records.ClockSkew] does not.
+func (b *Box) Open(ctx context.Context, sealed string, associated []byte) ([]byte, time.Time, error) {
+	raw, err := decode(sealed)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	k, err := b.subkey(ctx, [4]byte(raw[1:5]))
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	ciphertext := raw[headerSize:]
+	timed, err := k.aead.Open(ciphertext[:0], raw[5:headerSize], ciphertext, associated)
+	if err != nil {
+		return nil, time.Time{}, ErrInvalid
+	}
+	at := time.Unix(int64(binary.BigEndian.Uint64(timed)), 0)
+	if at.After(b.ring.now().Add(records.ClockSkew)) {
+		return nil, time.Time{}, ErrInvalid
+	}
+	return timed[timeSize:], at, nil
+}
+
+// Derive returns 32 bytes that only a holder of the keys can compute from input,
+// by the key that sealed names (a value that any box of the ring sealed). So they
+// are the same for as long as the value can be opened, whatever keys are made.
+func (b *Box) Derive(ctx context.Context, sealed string, input []byte) ([]byte, error) {
+	raw, err := decode(sealed)
+	if err != nil {
+		return nil, err
+	}
+	k, err := b.subkey(ctx, [4]byte(raw[1:5]))
+	if err != nil {
+		return nil, err
+	}
+	mac := hmac.New(sha256.New, k.secret)
+	mac.Write(input)
+	return mac.Sum(nil), nil
+}
+
+// decode returns the bytes of a sealed value that has at least its full length.
+func decode(sealed string) ([]byte, error) {
+	// The decoder skips line breaks, which would give one value many spellings.
+	if strings.ContainsAny(sealed, "\r\n") {
+		return nil, ErrInvalid
+	}
+	raw, err := encoding.DecodeString(sealed)
+	if err != nil || len(raw) < Overhead || raw[0] != version {
+		return nil, ErrInvalid
+	}
+	return raw, nil
+}
+
+func (b *Box) subkey(ctx context.Context, id [4]byte) (subkey, error) {
+	set, err := b.ring.with(ctx, id)
+	if err != nil {
+		return subkey{}, err
+	}
+	keys, err := b.derive(set)
+	if err != nil {
+		return subkey{}, err
+	}
+	for _, k := range keys {
+		if k.id == id {
+			return k, nil
+		}
+	}
+	return subkey{}, ErrInvalid
+}
+
+func (b *Box) derive(set *keySet) ([]subkey, error) {
+	if known := b.subkeys.Load(); known != nil && known.of == set {
+		return known.keys, nil
+	}
+	derived := &subkeySet{of: set}
+	for _, k := range set.keys {
+		secret, err := hkdf.Key(sha256.New, k.secret, nil, b.info, chacha20poly1305.KeySize)
+		if err != nil {
+			return nil, err
+		}
+		aead, err := chacha20poly1305.NewX(secret)
+		if err != nil {
+			return nil, err
+		}
+		derived.keys = append(derived.keys, subkey{id: k.id, secret: secret, aead: aead})
+	}
+	b.subkeys.Store(derived)
+	return derived.keys, nil
+}

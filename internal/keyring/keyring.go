@@ -1,0 +1,238 @@
+// Package keyring makes, keeps and uses the keys that seal what a browser is
+// given to carry.
+//
+// A key is never used itself: each purpose and client has a subkey of its own
+// (HKDF-SHA256, RFC 5869), so what was sealed as a login's state can never be
+// opened as a session, nor at another client of the same server.
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+const (
+	// SecretSize is the least number of bytes that a key may have.
+	SecretSize = 32
+
+	storageKey  = "aventus_auth/keys.json"
+	storageLock = "aventus_auth/keys"
+
+	// How often a value sealed with a key that is not known may make the ring
+	// look at the storage: another instance may have made that key, but anyone
+	// can make one up.
+	reloadInterval = 10 * time.Second
+)
+
+// key is one secret that subkeys are derived from. Its id stands in front of
+// what was sealed with it, and tells nothing of the secret.
+type key struct {
+	id     [4]byte
+	secret []byte
+}
+
+func newKey(secret []byte) (key, error) {
+	if len(secret) < SecretSize {
+		return key{}, fmt.Errorf("a key needs %d bytes or more, not %d", SecretSize, len(secret))
+	}
+	id, err := hkdf.Key(sha256.New, secret, nil, "aventus_auth key id", 4)
+	if err != nil {
+		return key{}, err
+	}
+	return key{id: [4]byte(id), secret: secret}, nil
+}
+
+// keySet is never changed once it is in use. The first key seals, all open.
+type keySet struct {
+	keys   []key
+	loaded time.Time
+}
+
+func (s *keySet) has(id [4]byte) bool {
+	for _, k := range s.keys {
+		if k.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Cache is what a process remembers of the keys in its storage. It may outlive
+// the Ring that filled it, so that a configuration loaded while the storage is
+// down still opens the sessions of the one before.
+type Cache struct {
+	set atomic.Pointer[keySet]
+	mu  sync.Mutex // held while the storage is asked
+}
+
+// Destruct implements caddy.Destructor. There is nothing to release.
+func (*Cache) Destruct() error { return nil }
+
+// Ring is a set of keys: fixed ones, or those in a storage, which are made there
+// when they are first needed. It is safe for concurrent use.
+type Ring struct {
+	storage certmagic.Storage // nil when the keys are fixed
+	cache   *Cache
+	now     func() time.Time
+}
+
+// Fixed returns a ring of the given secrets, each of [SecretSize] bytes or more.
+// The first one seals, all of them open.
+func Fixed(secrets [][]byte, now func() time.Time) (*Ring, error) {
+	if len(secrets) == 0 {
+		return nil, errors.New("at least one key is needed")
+	}
+	set := new(keySet)
+	for _, secret := range secrets {
+		k, err := newKey(secret)
+		if err != nil {
+			return nil, err
+		}
+		if set.has(k.id) {
+			return nil, errors.New("a key is given twice")
+		}
+		set.keys = append(set.keys, k)
+	}
+	r := &Ring{cache: new(Cache), now: now}
+	r.cache.set.Store(set)
+	return r, nil
+}
+
+// Stored returns a ring of the keys in storage. It does not touch the storage;
+// the first use does. Calls of the storage must be bounded in time.
+func Stored(storage certmagic.Storage, cache *Cache, now func() time.Time) *Ring {
+	return &Ring{storage: storage, cache: cache, now: now}
+}
+
+// current returns the keys, from memory where it can.
+func (r *Ring) current(ctx context.Context) (*keySet, error) {
+	if set := r.cache.set.Load(); set != nil {
+		return set, nil
+	}
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	if set := r.cache.set.Load(); set != nil {
+		return set, nil
+	}
+	return r.load(ctx)
+}
+
+// with returns a set that holds the key of the given id, if there is one; else
+// the set as it is. A ring that has not looked lately looks at the storage; if
+// that fails, what it knew still holds.
+func (r *Ring) with(ctx context.Context, id [4]byte) (*keySet, error) {
+	set, err := r.current(ctx)
+	if err != nil || set.has(id) || r.storage == nil || r.lookedLately(set) {
+		return set, err
+	}
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	if set = r.cache.set.Load(); set.has(id) || r.lookedLately(set) {
+		return set, nil
+	}
+	newer, err := r.load(ctx)
+	if err != nil {
+		// Remember the attempt, or whoever sends made-up ids could have a
+		// failing storage asked at every request.
+		newer = &keySet{keys: set.keys, loaded: r.now()}
+		r.cache.set.Store(newer)
+	}
+	return newer, nil
+}
+
+func (r *Ring) lookedLately(set *keySet) bool {
+	age := r.now().Sub(set.loaded)
+	return 0 <= age && age < reloadInterval
+}
+
+// load reads the keys from the storage, or makes the first one. The cache's
+// mutex must be held.
+func (r *Ring) load(ctx context.Context) (*keySet, error) {
+	set, err := r.read(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		set, err = r.create(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loading the sealing keys: %w", err)
+	}
+	set.loaded = r.now()
+	r.cache.set.Store(set)
+	return set, nil
+}
+
+// stored is the file in the storage. The first key seals, all of them open.
+type stored struct {
+	Keys []storedKey `json:"keys"`
+}
+
+type storedKey struct {
+	Secret  []byte    `json:"secret"`
+	Created time.Time `json:"created"`
+}
+
+func (r *Ring) read(ctx context.Context) (*keySet, error) {
+	data, err := r.storage.Load(ctx, storageKey)
+	if err != nil {
+		return nil, err
+	}
+	var file stored
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	// A file that cannot be read is left alone: whatever it still holds,
+	// sessions may hang on it.
+	if err := dec.Decode(&file); err != nil {
+		return nil, fmt.Errorf("%s is damaged; restore it, or delete it to end all sessions", storageKey)
+	}
+	if len(file.Keys) == 0 {
+		return nil, fmt.Errorf("%s holds no key; delete it to have one made", storageKey)
+	}
+	set := new(keySet)
+	for _, sk := range file.Keys {
+		k, err := newKey(sk.Secret)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", storageKey, err)
+		}
+		set.keys = append(set.keys, k)
+	}
+	return set, nil
+}
+
+// create makes the first key, under the storage's lock: of all instances that
+// start on an empty storage, one makes it, and the others find it.
+func (r *Ring) create(ctx context.Context) (*keySet, error) {
+	if err := r.storage.Lock(ctx, storageLock); err != nil {
+		return nil, err
+	}
+	// A lock that cannot be released goes stale by itself.
+	defer func() { _ = r.storage.Unlock(ctx, storageLock) }()
+
+	if set, err := r.read(ctx); !errors.Is(err, fs.ErrNotExist) {
+		return set, err
+	}
+	secret := make([]byte, SecretSize)
+	_, _ = rand.Read(secret) // never fails (crypto/rand)
+	data, err := json.Marshal(stored{Keys: []storedKey{{Secret: secret, Created: r.now().UTC()}}})
+	if err != nil {
+		return nil, err
+	}
+	if err := r.storage.Store(ctx, storageKey, data); err != nil {
+		return nil, err
+	}
+	k, err := newKey(secret)
+	if err != nil {
+		return nil, err
+	}
+	return &keySet{keys: []key{k}}, nil
+}

@@ -1,0 +1,122 @@
+// Package records keeps small things that expire in the storage that Caddy was
+// given, whatever engine holds it: files, Redis, Consul, Postgres, S3.
+package records
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+const (
+	// A request waits no longer than this for one call of the storage.
+	storageTimeout = 5 * time.Second
+
+	// A storage that hangs holds on to at most this many goroutines; calls
+	// beyond them fail at once, so that an outage ties up nothing.
+	storageCalls = 128
+)
+
+// ErrStorage is wrapped by every error of a bounded storage that is not
+// fs.ErrNotExist, so that callers can tell an outage from anything else.
+var ErrStorage = errors.New("storage")
+
+// Bounded returns storage with a limit on how long each call lasts and on how
+// many are under way at once. Engines are free to ignore a context (files on a
+// network share do), so a call that is given up on goes on in the background,
+// and its result is dropped.
+func Bounded(storage certmagic.Storage) certmagic.Storage {
+	return &bounded{Storage: storage, timeout: storageTimeout, slots: make(chan struct{}, storageCalls)}
+}
+
+// bounded leaves Stat to the embedded storage: nothing here calls it.
+type bounded struct {
+	certmagic.Storage
+	timeout time.Duration
+	slots   chan struct{}
+}
+
+// call runs f within the bounds. If f succeeds after it was given up on, undo
+// (which may be nil) takes its effect back.
+func call[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error), undo func()) (T, error) {
+	var zero T
+	select {
+	case b.slots <- struct{}{}:
+	default:
+		return zero, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing)
+	}
+
+	// The caller's own end does not end a call of the storage: a claim that
+	// is half made when the visitor closes the tab would be a lost login.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.timeout)
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result)
+	go func() {
+		defer func() { <-b.slots }()
+		defer cancel()
+		value, err := f(ctx)
+		select {
+		case done <- result{value, err}:
+		case <-ctx.Done():
+			if err == nil && undo != nil {
+				undo()
+			}
+		}
+	}()
+
+	select {
+	case r := <-done:
+		if r.err != nil {
+			return zero, fmt.Errorf("%w: %s: %w", ErrStorage, doing, r.err)
+		}
+		return r.value, nil
+	case <-ctx.Done():
+		return zero, fmt.Errorf("%w: %s: no answer within %s", ErrStorage, doing, b.timeout)
+	}
+}
+
+func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
+	return call(ctx, b, "loading "+key, func(ctx context.Context) ([]byte, error) {
+		return b.Storage.Load(ctx, key)
+	}, nil)
+}
+
+func (b *bounded) Store(ctx context.Context, key string, value []byte) error {
+	_, err := call(ctx, b, "storing "+key, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.Storage.Store(ctx, key, value)
+	}, nil)
+	return err
+}
+
+func (b *bounded) Delete(ctx context.Context, key string) error {
+	_, err := call(ctx, b, "deleting "+key, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.Storage.Delete(ctx, key)
+	}, nil)
+	return err
+}
+
+func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]string, error) {
+	return call(ctx, b, "listing "+path, func(ctx context.Context) ([]string, error) {
+		return b.Storage.List(ctx, path, recursive)
+	}, nil)
+}
+
+func (b *bounded) Lock(ctx context.Context, name string) error {
+	_, err := call(ctx, b, "locking "+name, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.Storage.Lock(ctx, name)
+	}, func() { _ = b.Storage.Unlock(context.Background(), name) })
+	return err
+}
+
+func (b *bounded) Unlock(ctx context.Context, name string) error {
+	_, err := call(ctx, b, "unlocking "+name, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, b.Storage.Unlock(ctx, name)
+	}, nil)
+	return err
+}

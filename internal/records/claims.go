@@ -1,0 +1,144 @@
+package records
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// ClockSkew is how far the clocks of instances that share a storage may differ.
+const ClockSkew = 5 * time.Minute
+
+// Claims makes sure that a thing is used once, by one instance of all that share
+// a storage, also after a restart. Claims are filed by the hour in which they
+// were made, so that removing old ones costs nothing for those that still count.
+type Claims struct {
+	storage certmagic.Storage
+	prefix  string
+	keep    time.Duration
+	now     func() time.Time
+
+	mu       sync.Mutex
+	underWay map[string]struct{} // ids being claimed by this process
+	swept    int64               // the hour of the last sweep
+}
+
+// NewClaims returns claims that are kept under prefix for at least as long as
+// keep, by the clock now. The storage should be a [Bounded] one.
+func NewClaims(storage certmagic.Storage, prefix string, keep time.Duration, now func() time.Time) *Claims {
+	return &Claims{storage: storage, prefix: prefix, keep: keep, now: now, underWay: make(map[string]struct{})}
+}
+
+// Claim reports whether this call is the first to claim any of ids, which must
+// be fit to be file names. Of calls at the same time whose first id is the same,
+// wherever they are made, one at most gets true. After an error nothing may be
+// taken for claimed, nor for free.
+func (c *Claims) Claim(ctx context.Context, ids ...string) (bool, error) {
+	// Calls in this process need not queue for the storage's lock, which some
+	// engines poll once a second: whoever comes second has lost already.
+	if !c.enter(ids) {
+		return false, nil
+	}
+	defer c.leave(ids)
+
+	lock := path.Join(c.prefix, ids[0])
+	if err := c.storage.Lock(ctx, lock); err != nil {
+		return false, err
+	}
+	// A lock that cannot be released goes stale by itself, and the claim stands.
+	defer func() { _ = c.storage.Unlock(ctx, lock) }()
+
+	now := c.now()
+	for hour := hourOf(now.Add(-c.keep - ClockSkew)); hour <= hourOf(now.Add(ClockSkew)); hour++ {
+		for _, id := range ids {
+			// Exists would do, but many engines answer false when they are down.
+			_, err := c.storage.Load(ctx, c.key(hour, id))
+			if err == nil {
+				return false, nil
+			}
+			if !errors.Is(err, fs.ErrNotExist) {
+				return false, err
+			}
+		}
+	}
+	for _, id := range ids {
+		// Some engines cannot hold an empty value.
+		if err := c.storage.Store(ctx, c.key(hourOf(now), id), []byte{1}); err != nil {
+			return false, err
+		}
+	}
+	if c.sweepIsDue(now) {
+		go c.sweep(context.WithoutCancel(ctx), now)
+	}
+	return true, nil
+}
+
+func (c *Claims) enter(ids []string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		if _, ok := c.underWay[id]; ok {
+			return false
+		}
+	}
+	for _, id := range ids {
+		c.underWay[id] = struct{}{}
+	}
+	return true
+}
+
+func (c *Claims) leave(ids []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		delete(c.underWay, id)
+	}
+}
+
+func (c *Claims) sweepIsDue(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.swept == hourOf(now) {
+		return false
+	}
+	c.swept = hourOf(now)
+	return true
+}
+
+// sweep deletes the claims of hours that no longer count. What it fails to
+// delete, the next one does.
+func (c *Claims) sweep(ctx context.Context, now time.Time) {
+	oldest := hourOf(now.Add(-c.keep - 2*ClockSkew))
+	hours, _ := c.storage.List(ctx, c.prefix, false)
+	for _, dir := range hours {
+		hour, err := strconv.ParseInt(path.Base(dir), 10, 64)
+		if err != nil || hour >= oldest {
+			continue
+		}
+		// Not every engine deletes a directory with what is in it.
+		claims, err := c.storage.List(ctx, dir, true)
+		for _, key := range claims {
+			if err == nil {
+				err = c.storage.Delete(ctx, key)
+			}
+		}
+		if err == nil {
+			err = c.storage.Delete(ctx, dir)
+		}
+		if err != nil {
+			return // the storage is failing: leave it in peace
+		}
+	}
+}
+
+func (c *Claims) key(hour int64, id string) string {
+	return path.Join(c.prefix, strconv.FormatInt(hour, 10), id)
+}
+
+func hourOf(t time.Time) int64 { return t.Unix() / 3600 }

@@ -1,0 +1,313 @@
+package aventusauth
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+)
+
+const (
+	// loginLifetime is how long a person may take to sign in; the authorization
+	// server gives up then, too.
+	loginLifetime = time.Hour
+
+	// maxState bounds the state parameter, for URLs that are too long fail in
+	// many places.
+	maxState = 1536
+
+	// A login that came back stale, or to another browser, is started once more:
+	// that helps if the visitor was slow, and not if their browser keeps no cookies.
+	maxRestarts = 1
+)
+
+// login is what the state parameter holds: all there is to know of a login under
+// way, sealed. The server keeps nothing of it.
+type login struct {
+	began    time.Time // when it was sealed
+	browser  [16]byte  // of the binding cookie
+	nonce    [16]byte  // the code verifier is derived from it
+	restarts uint8
+	returnTo string // path and query
+}
+
+func (l *login) marshal() ([]byte, error) {
+	b := cryptobyte.NewBuilder(nil)
+	b.AddBytes(l.browser[:])
+	b.AddBytes(l.nonce[:])
+	b.AddUint8(l.restarts)
+	b.AddBytes([]byte(l.returnTo))
+	return b.Bytes()
+}
+
+func parseLogin(plaintext []byte, began time.Time) (*login, bool) {
+	in := cryptobyte.String(plaintext)
+	l := &login{began: began}
+	ok := in.CopyBytes(l.browser[:]) && in.CopyBytes(l.nonce[:]) && in.ReadUint8(&l.restarts)
+	l.returnTo = string(in)
+	return l, ok && strings.HasPrefix(l.returnTo, "/")
+}
+
+// startLogin sends the visitor to the authorization server, to come back to
+// returnTo in the end. The status is 302 or 303: others would have the browser
+// repeat its request there, body and all.
+func (h *Handler) startLogin(w http.ResponseWriter, r *http.Request, returnTo string, restarts uint8, status int) error {
+	at, err := h.site(r)
+	if err != nil {
+		return h.fail(w, r, errBadHost, err)
+	}
+
+	// One cookie serves every tab, and every login of this browser.
+	binding := ""
+	for _, value := range cookieValues(cookies(r), h.cfg.bindingName) {
+		if raw, err := base64.RawURLEncoding.DecodeString(value); err == nil && len(raw) == 16 {
+			binding = value
+			break
+		}
+	}
+	if binding == "" {
+		random := make([]byte, 16)
+		_, _ = rand.Read(random) // never fails (crypto/rand)
+		binding = base64.RawURLEncoding.EncodeToString(random)
+	}
+
+	l := &login{browser: browserOf(binding), restarts: restarts, returnTo: returnTo}
+	_, _ = rand.Read(l.nonce[:])
+	state, err := h.sealLogin(r, at, l)
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+	verifier, err := h.verifier(r, state, l)
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+
+	h.setCookie(w, h.cfg.bindingName, binding, loginLifetime)
+	noStore(w)
+	w.Header().Set("Location", h.client.AuthorizeURL(at.redirectURI, state, verifier))
+	w.WriteHeader(status)
+	return nil
+}
+
+// sealLogin returns the state parameter. What does not fit it of the way back is
+// left out: the query, then the path.
+func (h *Handler) sealLogin(r *http.Request, at site, l *login) (string, error) {
+	path, _, _ := strings.Cut(l.returnTo, "?")
+	for _, returnTo := range []string{l.returnTo, path, "/"} {
+		l.returnTo = returnTo
+		plaintext, err := l.marshal()
+		if err != nil {
+			return "", err
+		}
+		if keyring.EncodedLen(len(plaintext)) <= maxState {
+			return h.states.Seal(r.Context(), plaintext, at.associated)
+		}
+	}
+	return "", errors.New("the state parameter has no room") // not reached: "/" fits
+}
+
+// verifier returns the PKCE code verifier of a login. It is kept nowhere: the key
+// that sealed the state makes it again from the nonce.
+func (h *Handler) verifier(r *http.Request, state string, l *login) (string, error) {
+	secret, err := h.proofs.Derive(r.Context(), state, l.nonce[:])
+	if err != nil {
+		return "", err
+	}
+	return aventus.Verifier(secret), nil
+}
+
+var (
+	errCallback     = failure{http.StatusBadRequest, "invalid_callback", "This is not an answer from the sign-in server. Start again from the site."}
+	errState        = failure{http.StatusBadRequest, "invalid_state", "This sign-in was not begun here. Start again from the site."}
+	errLoginLost    = failure{http.StatusBadRequest, "login_lost", "The sign-in took too long, or your browser keeps no cookies from this site. Start again from the site."}
+	errDenied       = failure{http.StatusForbidden, "access_denied", "You, or the sign-in server, said no."}
+	errServerBusy   = failure{http.StatusServiceUnavailable, "server_unavailable", "The sign-in server is unavailable for the moment. Try again soon."}
+	errServer       = failure{http.StatusBadGateway, "server_error", "The sign-in server could not sign you in. Try again soon."}
+	errTokenTimeout = failure{http.StatusGatewayTimeout, "token_timeout", "The sign-in server did not answer in time. Try again soon."}
+	errToken        = failure{http.StatusBadGateway, "token_refused", "The sign-in server did not confirm your sign-in. Try again."}
+	errGone         = failure{499, "client_gone", "The request was given up."} // as reverse_proxy does
+	errTokenTooLong = failure{http.StatusBadGateway, "token_too_large", "Your sign-in worked, but what came with it is too large for this site to keep."}
+)
+
+// finishLogin serves the callback (RFC 6749, section 4.1.2).
+func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
+	orig := original(r)
+	if orig.Method != http.MethodGet {
+		w.Header().Set("Allow", "GET")
+		return h.fail(w, r, errMethod, nil)
+	}
+	at, err := h.site(r)
+	if err != nil {
+		return h.fail(w, r, errBadHost, err)
+	}
+	params, err := url.ParseQuery(orig.URL.RawQuery)
+	if err != nil {
+		return h.fail(w, r, errCallback, errors.New("the callback's query is not well-formed"))
+	}
+	for _, values := range params {
+		if len(values) > 1 {
+			return h.fail(w, r, errCallback, errors.New("the callback has a parameter twice"))
+		}
+	}
+
+	// Nothing else in the callback counts before its state is known for ours.
+	state := params.Get("state")
+	l, err := h.openLogin(r, at, state)
+	if errors.Is(err, keyring.ErrInvalid) {
+		return h.fail(w, r, errState, errors.New("the callback's state was not sealed here, or not for this site and client"))
+	}
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+	code, refused := params.Get("code"), params.Get("error")
+	if params.Has("code") == params.Has("error") || code == "" && refused == "" {
+		return h.fail(w, r, errCallback, errors.New("the callback needs a code or an error, and not both"))
+	}
+	// RFC 9207, section 2.4: a server that sends it means it to be checked.
+	if params.Has("iss") && !aventus.SameIssuer(params.Get("iss"), h.cfg.issuer) {
+		return h.fail(w, r, errCallback, errors.New("the callback's iss is not the issuer"))
+	}
+
+	sameBrowser := h.beganIn(r, l)
+	stale := h.now().Sub(l.began) > loginLifetime
+	if !sameBrowser || stale {
+		if sameBrowser {
+			if s, err := h.loadSession(r.Context(), at, cookies(r)); err == nil && s != nil {
+				return h.goBack(w, at, l) // another tab was faster
+			}
+		}
+		if l.restarts >= maxRestarts {
+			return h.fail(w, r, errLoginLost, nil)
+		}
+		return h.startLogin(w, r, l.returnTo, l.restarts+1, http.StatusFound)
+	}
+	if refused != "" {
+		return h.refused(w, r, refused, params.Get("error_description"))
+	}
+
+	first, err := h.claims.Claim(r.Context(), claimID("code", h.cfg.issuer, code), claimID("state", state))
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+	if !first {
+		s, err := h.loadSession(r.Context(), at, cookies(r))
+		if err != nil {
+			return h.fail(w, r, errStorage, err)
+		}
+		if s != nil {
+			return h.goBack(w, at, l)
+		}
+		return h.startLogin(w, r, l.returnTo, 0, http.StatusFound)
+	}
+	return h.exchange(w, r, at, l, state, code)
+}
+
+// exchange spends the code on a token, and makes the session.
+func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *login, state, code string) error {
+	verifier, err := h.verifier(r, state, l)
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+	token, err := h.client.Exchange(r.Context(), code, at.redirectURI, verifier)
+	if err != nil {
+		return h.failExchange(w, r, err)
+	}
+	err = h.saveSession(w, r.Context(), at, h.newSession(token))
+	if errors.Is(err, errTooLarge) {
+		return h.fail(w, r, errTokenTooLong, err)
+	}
+	if err != nil {
+		return h.fail(w, r, errStorage, err)
+	}
+	return h.goBack(w, at, l)
+}
+
+// goBack sends the visitor to where they wanted to go. The origin stands in front,
+// so whatever the path looks like, a browser stays on the site.
+func (h *Handler) goBack(w http.ResponseWriter, at site, l *login) error {
+	noStore(w)
+	w.Header().Set("Location", at.origin+l.returnTo)
+	w.WriteHeader(http.StatusSeeOther)
+	return nil
+}
+
+// refused answers a callback with an error (RFC 6749, section 4.1.2.1).
+func (h *Handler) refused(w http.ResponseWriter, r *http.Request, code, description string) error {
+	cause := fmt.Errorf("the authorization server answered %s: %s", aventus.CleanText(code), aventus.CleanText(description))
+	switch code {
+	case "access_denied":
+		return h.fail(w, r, errDenied, cause)
+	case "temporarily_unavailable":
+		return h.fail(w, r, errServerBusy, cause)
+	}
+	return h.fail(w, r, errServer, cause)
+}
+
+// failExchange answers a callback whose code brought no token.
+func (h *Handler) failExchange(w http.ResponseWriter, r *http.Request, err error) error {
+	if r.Context().Err() != nil {
+		return h.fail(w, r, errGone, nil) // the visitor closed the tab: nobody's fault
+	}
+	f := errToken
+	var tokenErr *aventus.Error
+	if errors.As(err, &tokenErr) {
+		switch tokenErr.Kind {
+		case aventus.TimedOut:
+			f = errTokenTimeout
+		case aventus.Unavailable:
+			f = errServerBusy
+		}
+		if advice := tokenErr.Advice(); advice != "" {
+			err = fmt.Errorf("%w (%s)", err, advice)
+		}
+	}
+	return h.fail(w, r, f, err)
+}
+
+func (h *Handler) openLogin(r *http.Request, at site, state string) (*login, error) {
+	plaintext, began, err := h.states.Open(r.Context(), state, at.associated)
+	if err != nil {
+		return nil, err
+	}
+	l, ok := parseLogin(plaintext, began)
+	if !ok {
+		return nil, keyring.ErrInvalid
+	}
+	return l, nil
+}
+
+// beganIn reports whether the login began in the browser that sent the request.
+func (h *Handler) beganIn(r *http.Request, l *login) bool {
+	for _, value := range cookieValues(cookies(r), h.cfg.bindingName) {
+		hash := browserOf(value)
+		if subtle.ConstantTimeCompare(hash[:], l.browser[:]) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// browserOf returns what a state holds of a binding cookie: who sees the state,
+// which travels in URLs, cannot make the cookie of it.
+func browserOf(binding string) [16]byte {
+	sum := sha256.Sum256([]byte(binding))
+	return [16]byte(sum[:])
+}
+
+// claimID names what is used once: in the storage, only its hash is seen.
+func claimID(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:16])
+}

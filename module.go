@@ -1,0 +1,283 @@
+// Copyright 2026 The aventus_auth Authors
+//
+// Licensed under the Apache License, Version 2.0 (the "License");
+// you may not use this file except in compliance with the License.
+// You may obtain a copy of the License at
+//
+//     http://www.apache.org/licenses/LICENSE-2.0
+//
+// Unless required by applicable law or agreed to in writing, software
+// distributed under the License is distributed on an "AS IS" BASIS,
+// WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+// See the License for the specific language governing permissions and
+// limitations under the License.
+
+// Package aventusauth is a Caddy module that puts a site behind the login of the
+// Aventus Platform.
+//
+// A request's way through the files: ServeHTTP in handler.go tells the callback,
+// the logout, what is protected and what is not apart. What is protected needs a
+// session, which session.go opens from its cookie. Without one, login.go sends
+// the visitor to the authorization server (startLogin), and takes them back at
+// the callback (finishLogin), where internal/aventus exchanges the code for a
+// token, and session.go seals that into the cookie. With one, passage.go takes
+// out of the request what the visitor may not say, and it goes on with the token. The keys for all of that come from internal/keyring, and
+// config.go says what a good configuration is.
+package aventusauth
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler puts a site behind the login of the Aventus Platform, with the OAuth
+// 2.0 Authorization Code Grant ([RFC 6749, section 4.1](https://www.rfc-editor.org/rfc/rfc6749#section-4.1))
+// and PKCE ([RFC 7636](https://www.rfc-editor.org/rfc/rfc7636)).
+//
+// A visitor without a session is sent to the authorization server, and comes back
+// with a code, which is exchanged for an access token. From then on their
+// requests go on to the next handler with `Authorization: Bearer <token>`, in
+// place of whatever they sent in that header.
+//
+// The session rides in one cookie, sealed with a key that is made on first need
+// and kept in Caddy's storage, so it survives restarts, and every instance of a
+// cluster can open it.
+//
+// String values may hold global placeholders, such as `{env.NAME}` and
+// `{file./path}`, which are replaced when the config is loaded.
+//
+// When a request fails, these placeholders are set for the error routes:
+//
+// Placeholder | Description
+// ------------|------------
+// `{http.aventus_auth.error}` | A stable code for what went wrong, such as `access_denied`
+// `{http.aventus_auth.error_description}` | A sentence about it, for a person
+type Handler struct {
+	// Which requests are protected. The paths of the callback and of the logout
+	// are served whether they match or not. Default: all requests.
+	MatcherSetsRaw caddyhttp.RawMatcherSets `json:"match,omitempty" caddy:"namespace=http.matchers"`
+
+	// The id of the application at the authorization server. Required.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The application's secret. Required. A secret that is written here as it is,
+	// and not as a placeholder, stands in Caddy's config, its admin API and its
+	// autosaved file.
+	ClientSecret string `json:"client_secret,omitempty"`
+
+	// The callback URL that is registered for the application, to the letter. Its
+	// path is served by this handler. Required. `{http.request.host}` may stand in
+	// for the host name, so that one block serves several hosts, all registered.
+	// It must be an https URL, unless its host is a loopback one.
+	RedirectURI string `json:"redirect_uri,omitempty"`
+
+	// The identifier of the API that the access token is for. Without it, the
+	// access token may be an opaque string and no JWT. Default: none.
+	Audience string `json:"audience,omitempty"`
+
+	// The scopes to ask for. Duplicates are dropped. Default: none.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// The authorization server's issuer URL. One without a final slash gets one.
+	// Default: `https://auth.homelyfe.com/`.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The authorization endpoint (RFC 6749, section 3.1). Default: `authorize`
+	// below the issuer.
+	AuthorizeURL string `json:"authorize_url,omitempty"`
+
+	// The token endpoint (RFC 6749, section 3.2). Default: `oauth/token` below
+	// the issuer.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// The body of the token request: `json` or `form`. Default: `json`.
+	TokenRequest string `json:"token_request,omitempty"`
+
+	// How the client's secret travels in the token request: `post`, in the body,
+	// or `basic`, in the Authorization header (RFC 6749, section 2.3.1).
+	// Default: `post`.
+	TokenAuth string `json:"token_auth,omitempty"`
+
+	// Further parameters of the authorize URL, such as `prompt`, `connection`,
+	// `organization` or `login_hint`. Those that the handler sets itself are
+	// refused. Default: none.
+	AuthorizeParams map[string]string `json:"authorize_params,omitempty"`
+
+	// What becomes of a request without a session:
+	//
+	// - `auto`: a page visit is sent to the login (302), everything else gets 401
+	// - `redirect`: everything but a WebSocket is sent to the login, pages with
+	//   302, the rest with 303
+	// - `deny`: everything gets 401
+	// - `pass`: it goes on, without an Authorization header
+	//
+	// Default: `auto`.
+	Unauthenticated string `json:"unauthenticated,omitempty"`
+
+	// How a session is kept.
+	Session Session `json:"session,omitzero"`
+
+	// A path that ends the session. Default: none.
+	Logout *Logout `json:"logout,omitempty"`
+
+	matchers caddyhttp.MatcherSets
+	cfg      *settings
+	client   *aventus.Client
+	claims   *records.Claims
+	states   *keyring.Box
+	proofs   *keyring.Box // PKCE code verifiers
+	sessions *keyring.Box
+	keysID   string // of the keys in keyCaches; empty: none held
+	logger   *zap.Logger
+	now      func() time.Time
+}
+
+// Session says how a session is kept.
+type Session struct {
+	// Where a session rests: `cookie`, in its own cookie. Default: `cookie`.
+	Store string `json:"store,omitempty"`
+
+	// The name of the session's cookie. Where the redirect URI is https, it gets
+	// the prefix `__Host-`, unless it has that already. Default:
+	// `aventus_session`.
+	Name string `json:"name,omitempty"`
+
+	// The longest that a session lasts; it ends with its token if that ends
+	// earlier. Default: `24h`.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// The keys that sessions and logins are sealed with, each 32 bytes or more in
+	// base64. The first seals, all of them open. Default: a key that is made on
+	// first need and kept in Caddy's storage.
+	Keys []string `json:"key,omitempty"`
+}
+
+// Logout says how a person signs out of the site.
+type Logout struct {
+	// The path that ends the session, by GET or POST. A request that the browser
+	// calls cross-site is refused. Required.
+	Path string `json:"path,omitempty"`
+
+	// Where to go from there: a path or an https URL. Default: a small page that
+	// says that the person is signed out.
+	ReturnURL string `json:"return_url,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.aventus_auth",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// keyCaches holds what this process knows of the keys in its storage. It lasts
+// from one config to the next, so that a reload while the storage is down costs
+// no session.
+var keyCaches = caddy.NewUsagePool()
+
+// clock is replaced by tests, and read when a config is loaded.
+var clock = time.Now
+
+// Provision sets up the handler. It touches neither the network nor the storage:
+// those are first needed by a request.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.now = clock
+
+	var err error
+	if h.cfg, err = h.settings(); err != nil {
+		return err
+	}
+
+	matchers, err := ctx.LoadModule(h, "MatcherSetsRaw")
+	if err != nil {
+		return fmt.Errorf("loading matchers: %v", err)
+	}
+	if err := h.matchers.FromInterface(matchers); err != nil {
+		return err
+	}
+
+	storage := records.Bounded(ctx.Storage())
+	ring, err := h.keys(ctx.Storage(), storage)
+	if err != nil {
+		return err
+	}
+	h.states = ring.Box("login state", h.cfg.ClientID)
+	h.proofs = ring.Box("code verifier", h.cfg.ClientID)
+	h.sessions = ring.Box("session", h.cfg.ClientID)
+	h.claims = records.NewClaims(storage, "aventus_auth/spent", loginLifetime, h.now)
+
+	h.client = aventus.NewClient(h.cfg.Config)
+	return nil
+}
+
+// keys returns the ring of the keys in the config, or of those in the storage.
+func (h *Handler) keys(storage, bounded certmagic.Storage) (*keyring.Ring, error) {
+	if len(h.cfg.keys) > 0 {
+		ring, err := keyring.Fixed(h.cfg.keys, h.now)
+		if err != nil {
+			return nil, fmt.Errorf("session: key: %w", err)
+		}
+		return ring, nil
+	}
+	id := storageID(storage)
+	cache, _, err := keyCaches.LoadOrNew(id, func() (caddy.Destructor, error) {
+		return new(keyring.Cache), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.keysID = id
+	return keyring.Stored(bounded, cache.(*keyring.Cache), h.now), nil
+}
+
+// storageID returns a string that is the same for two storages if they are of
+// one type and configured alike. Caddy makes a new value of the storage for each
+// config, so the value itself does not tell.
+func storageID(storage certmagic.Storage) string {
+	config, err := json.Marshal(storage)
+	if err != nil || len(config) <= len("{}") {
+		// It keeps its configuration to itself: it is the same as itself only.
+		return fmt.Sprintf("%T %p", storage, storage)
+	}
+	// It may hold a password.
+	return fmt.Sprintf("%T %x", storage, sha256.Sum256(config))
+}
+
+// Cleanup lets go of what Provision took. It also runs after a Provision that
+// failed half-way.
+func (h *Handler) Cleanup() error {
+	if h.client != nil {
+		h.client.Close()
+	}
+	if h.keysID != "" {
+		_, err := keyCaches.Delete(h.keysID)
+		return err
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler       = (*Handler)(nil)
+)

@@ -1,0 +1,118 @@
+package aventusauth
+
+import (
+	"io"
+	"net/http"
+	"net/textproto"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"golang.org/x/net/http/httpguts"
+)
+
+// takeIdentity takes everything out of a request that says, or could say, who
+// sent it: the next handler is told by us, or not at all.
+func (h *Handler) takeIdentity(r *http.Request) {
+	delete(r.Header, "Authorization")
+	h.takeCookies(r)
+
+	// What Connection names is removed on the way to an upstream (RFC 9110,
+	// section 7.6.1), after us: by then it could be our header, or one that the
+	// site makes of it. It means what the client sent, so that goes now.
+	if lines, ok := r.Header["Connection"]; ok {
+		var kept []string
+		for _, line := range lines {
+			for option := range strings.SplitSeq(line, ",") {
+				option = textproto.TrimString(option)
+				switch strings.ToLower(option) {
+				case "":
+				case "close", "keep-alive", "upgrade", "te":
+					kept = append(kept, option)
+				default:
+					r.Header.Del(option)
+				}
+			}
+		}
+		if kept == nil {
+			delete(r.Header, "Connection")
+		} else {
+			r.Header["Connection"] = kept
+		}
+	}
+
+	// Trailers come after the body, long after us, and are forwarded too.
+	if r.Body != nil && r.ContentLength != 0 {
+		delete(r.Trailer, "Authorization")
+		r.Body = &trailerGuard{ReadCloser: r.Body, request: r}
+	}
+}
+
+// trailerGuard takes an Authorization out of the trailers when they have come.
+type trailerGuard struct {
+	io.ReadCloser
+	request *http.Request
+}
+
+func (g *trailerGuard) Read(p []byte) (int, error) {
+	n, err := g.ReadCloser.Read(p)
+	if err != nil {
+		delete(g.request.Trailer, "Authorization")
+	}
+	return n, err
+}
+
+// letThrough calls the next handler, whose answer is for this visitor alone.
+func letThrough(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	own := &privateWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	err := next.ServeHTTP(own, r)
+	if err != nil {
+		own.makePrivate() // for the error's page
+	}
+	return err
+}
+
+// privateWriter keeps shared caches from giving one visitor's page to another:
+// what does not say itself who may store it is private (RFC 9111, section
+// 5.2.2.7), and what may be stored is only for the same cookies (section 4.1).
+type privateWriter struct {
+	caddyhttp.ResponseWriterWrapper
+	wroteHeader bool
+}
+
+func (p *privateWriter) makePrivate() {
+	if p.wroteHeader {
+		return
+	}
+	p.wroteHeader = true
+	header := p.Header()
+	if _, ok := header["Cache-Control"]; !ok {
+		header["Cache-Control"] = []string{"private"}
+	}
+	if !httpguts.HeaderValuesContainsToken(header["Vary"], "Cookie") {
+		header["Vary"] = append(header["Vary"], "Cookie")
+	}
+}
+
+func (p *privateWriter) WriteHeader(status int) {
+	if status >= 200 { // before it, 1xx answers may come
+		p.makePrivate()
+	}
+	p.ResponseWriter.WriteHeader(status)
+}
+
+func (p *privateWriter) Write(b []byte) (int, error) {
+	p.makePrivate()
+	return p.ResponseWriter.Write(b)
+}
+
+// ReadFrom keeps sendfile, which the underlying writer may offer.
+func (p *privateWriter) ReadFrom(r io.Reader) (int64, error) {
+	p.makePrivate()
+	return p.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError is found by http.ResponseController.
+func (p *privateWriter) FlushError() error {
+	p.makePrivate()
+	return http.NewResponseController(p.ResponseWriter).Flush() //nolint:bodyclose
+}

@@ -1,0 +1,278 @@
+package aventusauth
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+)
+
+// maxCookie is how long a cookie's name and value may be together; browsers
+// drop longer ones (draft-ietf-httpbis-rfc6265bis, section 5.6).
+const maxCookie = 4096
+
+// session is what the module knows of a visitor who has logged in.
+type session struct {
+	id      [16]byte // random, new at each login
+	created time.Time
+	expires time.Time
+	scope   string // what was granted; empty if the server did not say
+	token   string // the access token
+}
+
+// newSession makes the session of a token that has just come.
+func (h *Handler) newSession(token aventus.Token) *session {
+	s := &session{created: h.now(), scope: token.Scope, token: token.AccessToken}
+	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
+	s.expires = s.created.Add(min(token.ExpiresIn, h.cfg.lifetime))
+	return s
+}
+
+// loadSession returns the session that the request's cookies hold, or nil when
+// they hold none that is good here and now. An error means that it cannot be told.
+func (h *Handler) loadSession(ctx context.Context, at site, cookies []string) (*session, error) {
+	for _, value := range cookieValues(cookies, h.cfg.cookieName) {
+		plaintext, _, err := h.sessions.Open(ctx, value, at.associated)
+		if errors.Is(err, keyring.ErrInvalid) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s, ok := parseSession(plaintext); ok && h.now().Before(s.expires) {
+			return s, nil
+		}
+	}
+	return nil, nil
+}
+
+// errTooLarge says that a session does not fit its cookie.
+var errTooLarge = errors.New("the session does not fit a cookie of 4,096 bytes: the access token is too long")
+
+// saveSession sets the session's cookie.
+func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at site, s *session) error {
+	plaintext, err := s.marshal()
+	if err != nil {
+		return err
+	}
+	if len(h.cfg.cookieName)+len("=")+keyring.EncodedLen(len(plaintext)) > maxCookie {
+		return fmt.Errorf("%w (%d characters)", errTooLarge, len(s.token))
+	}
+	value, err := h.sessions.Seal(ctx, plaintext, at.associated)
+	if err != nil {
+		return err
+	}
+	h.setCookie(w, h.cfg.cookieName, value, s.expires.Sub(h.now()))
+	return nil
+}
+
+// endSession clears the session's cookie.
+func (h *Handler) endSession(w http.ResponseWriter) {
+	h.setCookie(w, h.cfg.cookieName, "", 0)
+}
+
+// setCookie sets a cookie, or with a maxAge of zero deletes it. Deleting repeats
+// the attributes: without them, browsers keep a cookie whose name begins with
+// __Host-.
+func (h *Handler) setCookie(w http.ResponseWriter, name, value string, maxAge time.Duration) {
+	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) + "; HttpOnly; SameSite=Lax"
+	if h.cfg.secure {
+		cookie += "; Secure"
+	}
+	w.Header().Add("Set-Cookie", cookie)
+}
+
+// A session's plaintext is
+//
+//	version (1) || id (16) || created (8) || expires (8) || scope (2+n) || token
+//
+// with times in Unix seconds, and the token's form in a byte before it: a JWT is
+// kept as its decoded parts, so that the cookie, which encodes them once more, is
+// about as long as the token itself.
+const (
+	sessionVersion = 1
+	tokenAsIs      = 0
+	tokenAsJWT     = 1
+)
+
+func (s *session) marshal() ([]byte, error) {
+	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.scope)+len(s.token)))
+	b.AddUint8(sessionVersion)
+	b.AddBytes(s.id[:])
+	b.AddUint64(uint64(s.created.Unix()))
+	b.AddUint64(uint64(s.expires.Unix()))
+	addBytes(b, []byte(s.scope))
+	if parts := jwtParts(s.token); parts != nil {
+		b.AddUint8(tokenAsJWT)
+		for _, part := range parts {
+			addBytes(b, part)
+		}
+	} else {
+		b.AddUint8(tokenAsIs)
+		addBytes(b, []byte(s.token))
+	}
+	plaintext, err := b.Bytes()
+	if err != nil {
+		return nil, errTooLarge // a length that 16 bits cannot hold
+	}
+	return plaintext, nil
+}
+
+func addBytes(b *cryptobyte.Builder, data []byte) {
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(data) })
+}
+
+// parseSession reads what marshal wrote. It returns all of it, or nothing.
+func parseSession(plaintext []byte) (*session, bool) {
+	in := cryptobyte.String(plaintext)
+	s := new(session)
+	var version, form uint8
+	var created, expires uint64
+	var scope cryptobyte.String
+	if !in.ReadUint8(&version) || version != sessionVersion ||
+		!in.CopyBytes(s.id[:]) || !in.ReadUint64(&created) || !in.ReadUint64(&expires) ||
+		!in.ReadUint16LengthPrefixed(&scope) || !in.ReadUint8(&form) {
+		return nil, false
+	}
+	s.created, s.expires = time.Unix(int64(created), 0), time.Unix(int64(expires), 0)
+	s.scope = string(scope)
+
+	var parts [3]cryptobyte.String
+	switch form {
+	case tokenAsIs:
+		if !in.ReadUint16LengthPrefixed(&parts[0]) {
+			return nil, false
+		}
+		s.token = string(parts[0])
+	case tokenAsJWT:
+		size := len("..")
+		for i := range parts {
+			if !in.ReadUint16LengthPrefixed(&parts[i]) {
+				return nil, false
+			}
+			size += base64.RawURLEncoding.EncodedLen(len(parts[i]))
+		}
+		token := make([]byte, 0, size)
+		for i, part := range parts {
+			if i > 0 {
+				token = append(token, '.')
+			}
+			token = base64.RawURLEncoding.AppendEncode(token, part)
+		}
+		s.token = string(token)
+	default:
+		return nil, false
+	}
+	return s, in.Empty()
+}
+
+// jwtParts returns the decoded parts of a token that is a JWT in its compact form
+// (RFC 7515, section 7.1), or nil if it is none, or none that would come back to
+// the letter.
+func jwtParts(token string) [][]byte {
+	if strings.Count(token, ".") != 2 {
+		return nil
+	}
+	var parts [][]byte
+	for text := range strings.SplitSeq(token, ".") {
+		part, err := base64.RawURLEncoding.Strict().DecodeString(text)
+		if err != nil {
+			return nil
+		}
+		parts = append(parts, part)
+	}
+	return parts
+}
+
+// originalCookies is where the first block of the module that a request meets
+// keeps the Cookie header's lines for the others, before it takes its own out.
+const originalCookies = "aventus_auth.cookies"
+
+// cookieLines are a Cookie header's lines as they came. As a placeholder, they
+// are empty: what stands in them is for this module alone.
+type cookieLines []string
+
+func (cookieLines) String() string { return "" }
+
+// cookies returns the lines of the request's Cookie header as they came.
+func cookies(r *http.Request) []string {
+	if lines, ok := caddyhttp.GetVar(r.Context(), originalCookies).(cookieLines); ok {
+		return lines
+	}
+	return r.Header["Cookie"]
+}
+
+// takeCookies takes the module's own cookies out of the request.
+func (h *Handler) takeCookies(r *http.Request) {
+	lines := r.Header["Cookie"]
+	if !hasCookie(lines, h.cfg.cookieName) && !hasCookie(lines, h.cfg.bindingName) {
+		return
+	}
+	if _, ok := caddyhttp.GetVar(r.Context(), originalCookies).(cookieLines); !ok {
+		caddyhttp.SetVar(r.Context(), originalCookies, cookieLines(lines))
+	}
+	var kept []string
+	for _, line := range lines {
+		var rest strings.Builder
+		for pair := range strings.SplitSeq(line, ";") {
+			name, _ := cutCookie(pair)
+			if name == h.cfg.cookieName || name == h.cfg.bindingName {
+				continue
+			}
+			if rest.Len() > 0 {
+				rest.WriteByte(';')
+				rest.WriteString(pair)
+			} else {
+				rest.WriteString(strings.TrimLeft(pair, " \t"))
+			}
+		}
+		if rest.Len() > 0 {
+			kept = append(kept, rest.String())
+		}
+	}
+	if kept == nil {
+		delete(r.Header, "Cookie")
+	} else {
+		r.Header["Cookie"] = kept
+	}
+}
+
+func hasCookie(lines []string, name string) bool {
+	for _, line := range lines {
+		if strings.Contains(line, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// cookieValues returns the values of every cookie of that name: an old cookie may
+// stand in front of the good one.
+func cookieValues(lines []string, name string) []string {
+	var values []string
+	for _, line := range lines {
+		for pair := range strings.SplitSeq(line, ";") {
+			if n, value := cutCookie(pair); n == name {
+				values = append(values, value)
+			}
+		}
+	}
+	return values
+}
+
+func cutCookie(pair string) (name, value string) {
+	name, value, _ = strings.Cut(pair, "=")
+	return strings.Trim(name, " \t"), strings.Trim(value, " \t")
+}
