@@ -45,7 +45,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if session == nil {
 		return h.serveAnonymous(w, r, next)
 	}
-	r.Header["Authorization"] = []string{"Bearer " + session.token}
+	r.Header["Authorization"] = []string{session.bearer}
 	return letThrough(w, r, next)
 }
 

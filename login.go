@@ -71,7 +71,7 @@ func (h *Handler) startLogin(w http.ResponseWriter, r *http.Request, returnTo st
 
 	// One cookie serves every tab, and every login of this browser.
 	binding := ""
-	for _, value := range cookieValues(cookies(r), h.cfg.bindingName) {
+	for value := range cookieValues(cookies(r), h.cfg.bindingName) {
 		if raw, err := base64.RawURLEncoding.DecodeString(value); err == nil && len(raw) == 16 {
 			binding = value
 			break
@@ -290,7 +290,7 @@ func (h *Handler) openLogin(r *http.Request, at site, state string) (*login, err
 
 // beganIn reports whether the login began in the browser that sent the request.
 func (h *Handler) beganIn(r *http.Request, l *login) bool {
-	for _, value := range cookieValues(cookies(r), h.cfg.bindingName) {
+	for value := range cookieValues(cookies(r), h.cfg.bindingName) {
 		hash := browserOf(value)
 		if subtle.ConstantTimeCompare(hash[:], l.browser[:]) == 1 {
 			return true

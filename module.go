@@ -199,30 +199,32 @@ var clock = time.Now
 // those are first needed by a request.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
-	h.now = clock
-
-	var err error
-	if h.cfg, err = h.settings(); err != nil {
+	if err := h.setUp(ctx.Storage()); err != nil {
 		return err
 	}
-
 	matchers, err := ctx.LoadModule(h, "MatcherSetsRaw")
 	if err != nil {
 		return fmt.Errorf("loading matchers: %v", err)
 	}
-	if err := h.matchers.FromInterface(matchers); err != nil {
+	return h.matchers.FromInterface(matchers)
+}
+
+// setUp makes the handler's parts from its config.
+func (h *Handler) setUp(storage certmagic.Storage) error {
+	h.now = clock
+	var err error
+	if h.cfg, err = h.settings(); err != nil {
 		return err
 	}
-
-	storage := records.Bounded(ctx.Storage())
-	ring, err := h.keys(ctx.Storage(), storage)
+	bounded := records.Bounded(storage)
+	ring, err := h.keys(storage, bounded)
 	if err != nil {
 		return err
 	}
 	h.states = ring.Box("login state", h.cfg.ClientID)
 	h.proofs = ring.Box("code verifier", h.cfg.ClientID)
 	h.sessions = ring.Box("session", h.cfg.ClientID)
-	h.claims = records.NewClaims(storage, "aventus_auth/spent", loginLifetime, h.now)
+	h.claims = records.NewClaims(bounded, "aventus_auth/spent", loginLifetime, h.now)
 
 	h.client = aventus.NewClient(h.cfg.Config)
 	return nil

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"iter"
 	"net/http"
 	"strconv"
 	"strings"
@@ -29,12 +30,16 @@ type session struct {
 	created time.Time
 	expires time.Time
 	scope   string // what was granted; empty if the server did not say
-	token   string // the access token
+	bearer  string // the Authorization that goes on: "Bearer ", and the access token
 }
+
+const bearer = "Bearer "
+
+func (s *session) token() string { return s.bearer[len(bearer):] }
 
 // newSession makes the session of a token that has just come.
 func (h *Handler) newSession(token aventus.Token) *session {
-	s := &session{created: h.now(), scope: token.Scope, token: token.AccessToken}
+	s := &session{created: h.now(), scope: token.Scope, bearer: bearer + token.AccessToken}
 	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
 	s.expires = s.created.Add(min(token.ExpiresIn, h.cfg.lifetime))
 	return s
@@ -43,7 +48,7 @@ func (h *Handler) newSession(token aventus.Token) *session {
 // loadSession returns the session that the request's cookies hold, or nil when
 // they hold none that is good here and now. An error means that it cannot be told.
 func (h *Handler) loadSession(ctx context.Context, at site, cookies []string) (*session, error) {
-	for _, value := range cookieValues(cookies, h.cfg.cookieName) {
+	for value := range cookieValues(cookies, h.cfg.cookieName) {
 		plaintext, _, err := h.sessions.Open(ctx, value, at.associated)
 		if errors.Is(err, keyring.ErrInvalid) {
 			continue
@@ -68,7 +73,7 @@ func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at sit
 		return err
 	}
 	if len(h.cfg.cookieName)+len("=")+keyring.EncodedLen(len(plaintext)) > maxCookie {
-		return fmt.Errorf("%w (%d characters)", errTooLarge, len(s.token))
+		return fmt.Errorf("%w (%d characters)", errTooLarge, len(s.token()))
 	}
 	value, err := h.sessions.Seal(ctx, plaintext, at.associated)
 	if err != nil {
@@ -108,20 +113,20 @@ const (
 )
 
 func (s *session) marshal() ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.scope)+len(s.token)))
+	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.scope)+len(s.bearer)))
 	b.AddUint8(sessionVersion)
 	b.AddBytes(s.id[:])
 	b.AddUint64(uint64(s.created.Unix()))
 	b.AddUint64(uint64(s.expires.Unix()))
 	addBytes(b, []byte(s.scope))
-	if parts := jwtParts(s.token); parts != nil {
+	if parts := jwtParts(s.token()); parts != nil {
 		b.AddUint8(tokenAsJWT)
 		for _, part := range parts {
 			addBytes(b, part)
 		}
 	} else {
 		b.AddUint8(tokenAsIs)
-		addBytes(b, []byte(s.token))
+		addBytes(b, []byte(s.token()))
 	}
 	plaintext, err := b.Bytes()
 	if err != nil {
@@ -155,23 +160,23 @@ func parseSession(plaintext []byte) (*session, bool) {
 		if !in.ReadUint16LengthPrefixed(&parts[0]) {
 			return nil, false
 		}
-		s.token = string(parts[0])
+		s.bearer = bearer + string(parts[0])
 	case tokenAsJWT:
-		size := len("..")
+		size := len(bearer) + len("..")
 		for i := range parts {
 			if !in.ReadUint16LengthPrefixed(&parts[i]) {
 				return nil, false
 			}
 			size += base64.RawURLEncoding.EncodedLen(len(parts[i]))
 		}
-		token := make([]byte, 0, size)
+		line := append(make([]byte, 0, size), bearer...)
 		for i, part := range parts {
 			if i > 0 {
-				token = append(token, '.')
+				line = append(line, '.')
 			}
-			token = base64.RawURLEncoding.AppendEncode(token, part)
+			line = base64.RawURLEncoding.AppendEncode(line, part)
 		}
-		s.token = string(token)
+		s.bearer = string(line)
 	default:
 		return nil, false
 	}
@@ -260,16 +265,16 @@ func hasCookie(lines []string, name string) bool {
 
 // cookieValues returns the values of every cookie of that name: an old cookie may
 // stand in front of the good one.
-func cookieValues(lines []string, name string) []string {
-	var values []string
-	for _, line := range lines {
-		for pair := range strings.SplitSeq(line, ";") {
-			if n, value := cutCookie(pair); n == name {
-				values = append(values, value)
+func cookieValues(lines []string, name string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for _, line := range lines {
+			for pair := range strings.SplitSeq(line, ";") {
+				if n, value := cutCookie(pair); n == name && !yield(value) {
+					return
+				}
 			}
 		}
 	}
-	return values
 }
 
 func cutCookie(pair string) (name, value string) {

@@ -1,0 +1,106 @@
+'use strict';
+
+const $ = (id) => document.getElementById(id);
+
+// ask gets JSON from the app behind the site. A 401 means that the session is
+// over: a page that is loaded anew runs the login again, which a script cannot.
+async function ask(path) {
+	const response = await fetch(path, { headers: { Accept: 'application/json' } });
+	if (response.status === 401) {
+		signInAgain();
+		await new Promise(() => {}); // the page is on its way out
+	}
+	if (!response.ok) {
+		throw new Error(`${path} answered ${response.status}`);
+	}
+	return response.json();
+}
+
+// signInAgain loads the page anew, but not over and over.
+function signInAgain() {
+	const last = Number(sessionStorage.getItem('reloaded'));
+	if (Date.now() - last < 10_000) {
+		throw new Error('The app does not accept the session, even after a new login.');
+	}
+	sessionStorage.setItem('reloaded', String(Date.now()));
+	location.reload();
+}
+
+function showProblem(error) {
+	$('problem').textContent = `This did not work: ${error.message}`;
+	$('problem').hidden = false;
+}
+
+function showUser(me) {
+	$('hello').textContent = `Hello, ${me.name || me.sub}`;
+	$('email').textContent = me.email;
+	$('sub').textContent = me.sub;
+	$('avatar').textContent = (me.name || me.sub).split(/\s+/).slice(0, 2).map((word) => word[0]).join('');
+	document.title = `${me.name || me.sub} · behind the Aventus login`;
+
+	const end = new Date(me.expires_at);
+	$('end').dateTime = me.expires_at;
+	$('end').textContent = end.toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium' });
+	const tick = () => {
+		const left = Math.max(0, Math.ceil((end - Date.now()) / 1000));
+		const two = (n) => String(n).padStart(2, '0');
+		$('countdown').textContent = `${two(Math.floor(left / 3600))}:${two(Math.floor(left / 60) % 60)}:${two(left % 60)}`;
+		if (left === 0) {
+			clearInterval(timer);
+			location.reload();
+		}
+	};
+	const timer = setInterval(tick, 1000);
+	tick();
+
+	// To become somebody else, both sessions must end: the site's, and the one
+	// at the authorization server, which would sign the same user in again.
+	$('switch').hidden = false;
+	$('switch').addEventListener('click', async () => {
+		await fetch('/logout', { method: 'POST' });
+		const logout = new URL('v2/logout', me.issuer);
+		logout.search = new URLSearchParams({ client_id: me.client_id, returnTo: `${location.origin}/` });
+		location.assign(logout);
+	});
+}
+
+function showHeaders(headers) {
+	const rows = [];
+	for (const name of Object.keys(headers).sort()) {
+		for (const value of headers[name]) {
+			const row = document.createElement('tr');
+			const head = document.createElement('th');
+			head.scope = 'row';
+			head.textContent = name;
+			const cell = document.createElement('td');
+			if (name === 'Authorization') {
+				row.className = 'token';
+				cell.append(shortened(value));
+			} else {
+				cell.textContent = value;
+			}
+			row.append(head, cell);
+			rows.push(row);
+		}
+	}
+	rows.sort((a, b) => b.classList.contains('token') - a.classList.contains('token'));
+	$('headers').replaceChildren(...rows);
+}
+
+// shortened is a token that shows itself whole on request.
+function shortened(value) {
+	const details = document.createElement('details');
+	const summary = document.createElement('summary');
+	summary.textContent = `${value.slice(0, 30)}…${value.slice(-8)} (${value.length} characters)`;
+	const whole = document.createElement('code');
+	whole.textContent = value;
+	details.append(summary, whole);
+	return details;
+}
+
+async function start() {
+	showUser(await ask('/app/me'));
+	showHeaders(await ask('/app/headers'));
+}
+
+start().catch(showProblem);

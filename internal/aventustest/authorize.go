@@ -1,0 +1,409 @@
+package aventustest
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	codeLifetime    = 10 * time.Minute
+	codeMemory      = time.Hour // a code is remembered for longer than it is good, to tell a second use from a guess
+	attemptLifetime = time.Hour // from the sign-in page to the last click
+	sessionLifetime = 24 * time.Hour
+	sessionCookie   = "aventus_stand_in"
+)
+
+// knownParams are the only parameters that /authorize takes.
+var knownParams = []string{
+	"audience", "scope", "response_type", "client_id", "redirect_uri", "state",
+	"code_challenge", "code_challenge_method", "prompt", "connection",
+	"organization", "login_hint", "screen_hint", "invitation", "max_age",
+	"ui_locales", "nonce",
+}
+
+var (
+	// An S256 challenge is the base64 of 32 bytes.
+	challengeFormat = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+
+	// https://www.rfc-editor.org/rfc/rfc6749#section-3.3
+	scopeFormat = regexp.MustCompile(`^[!#-\[\]-~]+( [!#-\[\]-~]+)*$`)
+)
+
+// code is what an authorization code stands for.
+type code struct {
+	params url.Values // as they were validated
+	user   User
+	issued time.Time
+	sent   bool // it has reached the token endpoint
+	used   bool // its client has presented it there
+}
+
+// session is a browser in which somebody is signed in.
+type session struct {
+	user      User
+	started   time.Time
+	consented map[string]bool
+}
+
+// refusal is an authorize request that cannot go on. Without a redirect it is
+// for the person alone: a server that sent it to an address it cannot trust
+// would be an open redirector.
+type refusal struct {
+	status      int // of the page, when there is no redirect
+	redirect    *url.URL
+	code        string
+	description string
+}
+
+// Error implements error.
+func (e *refusal) Error() string { return e.code + ": " + e.description }
+
+// IssueCode returns where a user who is signed in and consents would be sent
+// for these authorize parameters. It is for tests that have no browser. What
+// /authorize would refuse is an error.
+func (s *Server) IssueCode(v url.Values, sub string) (*url.URL, error) {
+	user, ok := s.user(sub)
+	if !ok {
+		return nil, fmt.Errorf("no user has the sub %q", sub)
+	}
+	if refused := s.validate(v); refused != nil {
+		return nil, refused
+	}
+	return s.issue(v, user), nil
+}
+
+// serveAuthorize checks an authorize request, and answers it at once when the
+// browser's session says enough.
+func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
+	v, err := url.ParseQuery(r.URL.RawQuery)
+	s.mu.Lock()
+	s.authorizeRequests = record(s.authorizeRequests, v)
+	s.mu.Unlock()
+	if err != nil {
+		s.showError(w, http.StatusBadRequest, "The query of this address is not well-formed.")
+		return
+	}
+	if refused := s.validate(v); refused != nil {
+		if refused.redirect == nil {
+			s.showError(w, refused.status, refused.description)
+		} else {
+			http.Redirect(w, r, refused.redirect.String(), http.StatusFound)
+		}
+		return
+	}
+	if s.AutoSignIn != "" {
+		user, ok := s.user(s.AutoSignIn)
+		if !ok {
+			s.showError(w, http.StatusInternalServerError, "AutoSignIn names a user who does not exist.")
+			return
+		}
+		http.Redirect(w, r, s.issue(v, user).String(), http.StatusFound)
+		return
+	}
+
+	id, user := s.session(r)
+	prompt := v.Get("prompt")
+	switch {
+	case prompt == "none" && user == nil:
+		http.Redirect(w, r, s.answerError(v, "login_required", "Login required").String(), http.StatusFound)
+	case prompt == "none" && !s.hasConsented(id, v):
+		http.Redirect(w, r, s.answerError(v, "consent_required", "Consent required").String(), http.StatusFound)
+	case user == nil || prompt == "login" || prompt == "select_account":
+		s.showLogin(w, s.ensureCookie(w, id), v)
+	case !s.hasConsented(id, v) || prompt == "consent":
+		s.showConsent(w, id, *user, v)
+	default:
+		http.Redirect(w, r, s.issue(v, *user).String(), http.StatusFound)
+	}
+}
+
+// serveLogin takes the form of the sign-in page.
+func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
+	id, v, ok := s.openForm(w, r, "login")
+	if !ok {
+		return
+	}
+	user, ok := s.user(r.PostForm.Get("user"))
+	if !ok {
+		s.showError(w, http.StatusBadRequest, "There is no such user.")
+		return
+	}
+	// The session gets a new id, so that one that was planted is worth nothing.
+	fresh := randomText(32)
+	now := s.now()
+	s.mu.Lock()
+	consented := make(map[string]bool)
+	if old := s.sessions.items[id]; old != nil && old.user.Sub == user.Sub {
+		consented = old.consented
+	}
+	delete(s.sessions.items, id)
+	s.sessions.add(fresh, &session{user: user, started: now, consented: consented}, now, sessionLifetime)
+	s.mu.Unlock()
+	s.setCookie(w, fresh)
+
+	if !s.hasConsented(fresh, v) || v.Get("prompt") == "consent" {
+		s.showConsent(w, fresh, user, v)
+		return
+	}
+	http.Redirect(w, r, s.issue(v, user).String(), http.StatusSeeOther)
+}
+
+// serveConsent takes the form of the consent page.
+func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
+	id, v, ok := s.openForm(w, r, "consent")
+	if !ok {
+		return
+	}
+	_, user := s.session(r)
+	if user == nil {
+		s.showError(w, http.StatusForbidden, "You are not signed in any more.")
+		return
+	}
+	switch r.PostForm.Get("decision") {
+	case "allow":
+		s.mu.Lock()
+		if session := s.sessions.items[id]; session != nil {
+			if len(session.consented) >= maxConsents {
+				clear(session.consented)
+			}
+			session.consented[consentKey(v)] = true
+		}
+		s.mu.Unlock()
+		http.Redirect(w, r, s.issue(v, *user).String(), http.StatusSeeOther)
+	case "refuse":
+		answer := s.answerError(v, "access_denied", "User did not authorize the request")
+		http.Redirect(w, r, answer.String(), http.StatusSeeOther)
+	case "switch":
+		s.showLogin(w, id, v)
+	default:
+		s.showError(w, http.StatusBadRequest, "Allow or refuse: there is nothing else to choose.")
+	}
+}
+
+// serveLogout ends the browser's session, and sends it back where it came from
+// if that is a place of the client's.
+func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
+	id, _ := s.session(r)
+	s.mu.Lock()
+	delete(s.sessions.items, id)
+	s.mu.Unlock()
+	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure()})
+
+	v, err := url.ParseQuery(r.URL.RawQuery)
+	for name, values := range v {
+		if err != nil || len(values) != 1 || !slices.Contains([]string{"client_id", "returnTo", "federated"}, name) {
+			s.showError(w, http.StatusBadRequest, "The logout's parameters are not well-formed.")
+			return
+		}
+	}
+	if !v.Has("returnTo") {
+		s.show(w, http.StatusOK, "signed-out", page{Title: "Signed out"})
+		return
+	}
+	client, _ := s.client(v.Get("client_id"))
+	target, err := url.Parse(v.Get("returnTo"))
+	if err != nil || !slices.ContainsFunc(client.RedirectURIs, func(uri string) bool {
+		registered, err := url.Parse(uri)
+		return err == nil && origin(registered) == origin(target)
+	}) {
+		s.showError(w, http.StatusBadRequest, "The address to return to is not the application's.")
+		return
+	}
+	http.Redirect(w, r, target.String(), http.StatusFound)
+}
+
+// validate checks everything about an authorize request that does not depend
+// on who makes it.
+func (s *Server) validate(v url.Values) *refusal {
+	// As long as it is not certain where to redirect to, nothing is.
+	for _, name := range []string{"client_id", "redirect_uri"} {
+		if len(v[name]) != 1 || v.Get(name) == "" {
+			return &refusal{status: http.StatusBadRequest, code: "invalid_request", description: "The parameter " + name + " must be given exactly once."}
+		}
+	}
+	client, ok := s.client(v.Get("client_id"))
+	if !ok {
+		return &refusal{status: http.StatusForbidden, code: "invalid_request", description: "Unknown client: " + v.Get("client_id")}
+	}
+	if !slices.Contains(client.RedirectURIs, v.Get("redirect_uri")) {
+		return &refusal{status: http.StatusForbidden, code: "invalid_request", description: "Callback URL mismatch: " + v.Get("redirect_uri") + " is not in the list of allowed callback URLs."}
+	}
+
+	refuse := func(code, format string, args ...any) *refusal {
+		description := fmt.Sprintf(format, args...)
+		return &refusal{redirect: s.answerError(v, code, description), code: code, description: description}
+	}
+	for name, values := range v {
+		if !slices.Contains(knownParams, name) {
+			return refuse("invalid_request", "Unknown parameter: %s", name)
+		}
+		if len(values) != 1 {
+			return refuse("invalid_request", "Parameter given more than once: %s", name)
+		}
+		if values[0] == "" {
+			return refuse("invalid_request", "Empty parameter: %s", name)
+		}
+	}
+	for _, name := range []string{"response_type", "state", "code_challenge", "code_challenge_method"} {
+		if !v.Has(name) {
+			return refuse("invalid_request", "Missing required parameter: %s", name)
+		}
+	}
+	switch {
+	case v.Get("response_type") != "code":
+		return refuse("unsupported_response_type", "Unsupported response type: %s", v.Get("response_type"))
+	case v.Get("code_challenge_method") != "S256":
+		return refuse("invalid_request", "Parameter 'code_challenge_method' must be S256")
+	case !challengeFormat.MatchString(v.Get("code_challenge")):
+		return refuse("invalid_request", "Parameter 'code_challenge' must be 43 characters of base64url")
+	case v.Has("scope") && !scopeFormat.MatchString(v.Get("scope")):
+		return refuse("invalid_scope", "Malformed scope")
+	case v.Has("prompt") && !slices.Contains([]string{"none", "login", "consent", "select_account"}, v.Get("prompt")):
+		return refuse("invalid_request", "Unsupported prompt: %s", v.Get("prompt"))
+	case v.Has("audience") && len(s.Audiences) > 0 && !slices.Contains(s.Audiences, v.Get("audience")):
+		return refuse("access_denied", "Service not found: %s", v.Get("audience"))
+	}
+	return nil
+}
+
+// issue makes a code for validated parameters, and returns where to take it.
+func (s *Server) issue(v url.Values, user User) *url.URL {
+	// Codes of one length would let a client come to rely on it.
+	value := randomText(randomBetween(20, 64))
+	now := s.now()
+	s.mu.Lock()
+	s.codes.add(value, &code{params: v, user: user, issued: now}, now, codeMemory)
+	s.mu.Unlock()
+	return s.answer(v, url.Values{"code": {value}})
+}
+
+func (s *Server) answerError(v url.Values, code, description string) *url.URL {
+	return s.answer(v, url.Values{"error": {code}, "error_description": {description}})
+}
+
+// answer adds to the redirect URI of v what every answer carries. The query
+// that the redirect URI has already stays as it is.
+func (s *Server) answer(v, params url.Values) *url.URL {
+	if len(v["state"]) == 1 {
+		params.Set("state", v.Get("state"))
+	}
+	if s.SendIss {
+		params.Set("iss", s.Issuer)
+	}
+	u, err := url.Parse(v.Get("redirect_uri"))
+	if err != nil {
+		panic("aventustest: a client's redirect URI is no URL: " + err.Error())
+	}
+	if u.RawQuery != "" {
+		u.RawQuery += "&"
+	}
+	u.RawQuery += params.Encode()
+	return u
+}
+
+// session returns the id in the browser's cookie, and who is signed in there.
+func (s *Server) session(r *http.Request) (string, *User) {
+	cookie, err := r.Cookie(sessionCookie)
+	if err != nil {
+		return "", nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session := s.sessions.items[cookie.Value]
+	if session == nil || s.now().Sub(session.started) > sessionLifetime {
+		return cookie.Value, nil
+	}
+	return cookie.Value, &session.user
+}
+
+// ensureCookie gives the browser a cookie if it has none, for its forms to be
+// tied to. The server remembers nothing for it until somebody signs in.
+func (s *Server) ensureCookie(w http.ResponseWriter, id string) string {
+	if id == "" {
+		id = randomText(32)
+		s.setCookie(w, id)
+	}
+	return id
+}
+
+func (s *Server) setCookie(w http.ResponseWriter, id string) {
+	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: id, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure()})
+}
+
+func (s *Server) secure() bool { return strings.HasPrefix(s.Issuer, "https:") }
+
+func (s *Server) hasConsented(id string, v url.Values) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session := s.sessions.items[id]
+	return session != nil && session.consented[consentKey(v)]
+}
+
+// consentKey names what a person has been asked to consent to.
+func consentKey(v url.Values) string {
+	return url.Values{"client_id": v["client_id"], "audience": v["audience"], "scope": v["scope"]}.Encode()
+}
+
+// formKey authenticates forms. It need not outlive the process.
+var formKey = func() []byte {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	return key
+}()
+
+// form is a validated authorize request on its way through a page. The seal
+// sees to it that what was validated is what is used, and ties it to the step
+// and to the browser's cookie, so that no other site can fill in the form.
+type form struct {
+	Request string
+	Started string
+	Seal    string
+}
+
+func (s *Server) newForm(id, step string, v url.Values) form {
+	f := form{Request: v.Encode(), Started: strconv.FormatInt(s.now().Unix(), 10)}
+	f.Seal = s.seal(id, step, f)
+	return f
+}
+
+func (s *Server) seal(id, step string, f form) string {
+	mac := hmac.New(sha256.New, formKey)
+	// %q leaves no doubt about where one part ends and the next begins.
+	fmt.Fprintf(mac, "%q %q %q %q %q", s.Issuer, id, step, f.Started, f.Request)
+	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// openForm reads a posted form. When it reports false, it has answered.
+func (s *Server) openForm(w http.ResponseWriter, r *http.Request, step string) (id string, v url.Values, ok bool) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		s.showError(w, http.StatusBadRequest, "The form did not arrive whole.")
+		return "", nil, false
+	}
+	f := form{Request: r.PostForm.Get("request"), Started: r.PostForm.Get("started"), Seal: r.PostForm.Get("seal")}
+	id, _ = s.session(r)
+	if id == "" || !hmac.Equal([]byte(f.Seal), []byte(s.seal(id, step, f))) {
+		s.showError(w, http.StatusForbidden, "This form belongs to another browser, or to a sign-in that is over. Go back to the application and start again.")
+		return "", nil, false
+	}
+	// What the seal fits was written here, so neither of these can fail.
+	started, _ := strconv.ParseInt(f.Started, 10, 64)
+	v, _ = url.ParseQuery(f.Request)
+	if s.now().Sub(time.Unix(started, 0)) > attemptLifetime {
+		s.showError(w, http.StatusForbidden, "This sign-in was begun too long ago. Go back to the application and start again.")
+		return "", nil, false
+	}
+	return id, v, true
+}
+
+func origin(u *url.URL) string { return u.Scheme + "://" + u.Host }
