@@ -125,10 +125,9 @@ func (h *Handler) site(r *http.Request) (site, error) {
 	if h.cfg.fixedSite != nil {
 		return *h.cfg.fixedSite, nil
 	}
-	asked := original(r).Host
-	host, _, err := net.SplitHostPort(asked)
+	host, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
-		host = strings.Trim(asked, "[]")
+		host = strings.Trim(r.Host, "[]")
 	}
 	host = strings.ToLower(host)
 	// The redirect URI is made of it: what is no host name gets no further.

@@ -220,9 +220,9 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if err != nil {
 		return h.fail(w, r, errStorage, err)
 	}
-	token, err := h.client.Exchange(r.Context(), code, at.redirectURI, verifier)
-	if err != nil {
-		return h.failExchange(w, r, err)
+	token, tokenErr := h.client.Exchange(r.Context(), code, at.redirectURI, verifier)
+	if tokenErr != nil {
+		return h.failExchange(w, r, tokenErr)
 	}
 	err = h.saveSession(w, r.Context(), at, h.newSession(token))
 	if errors.Is(err, errTooLarge) {
@@ -256,24 +256,24 @@ func (h *Handler) refused(w http.ResponseWriter, r *http.Request, code, descript
 }
 
 // failExchange answers a callback whose code brought no token.
-func (h *Handler) failExchange(w http.ResponseWriter, r *http.Request, err error) error {
+func (h *Handler) failExchange(w http.ResponseWriter, r *http.Request, err *aventus.Error) error {
 	if r.Context().Err() != nil {
 		return h.fail(w, r, errGone, nil) // the visitor closed the tab: nobody's fault
 	}
-	f := errToken
-	var tokenErr *aventus.Error
-	if errors.As(err, &tokenErr) {
-		switch tokenErr.Kind {
-		case aventus.TimedOut:
-			f = errTokenTimeout
-		case aventus.Unavailable:
-			f = errServerBusy
-		}
-		if advice := tokenErr.Advice(); advice != "" {
-			err = fmt.Errorf("%w (%s)", err, advice)
-		}
+	if advice := err.Advice(); advice != "" {
+		return h.fail(w, r, failureOf(err.Kind), fmt.Errorf("%w (%s)", err, advice))
 	}
-	return h.fail(w, r, f, err)
+	return h.fail(w, r, failureOf(err.Kind), err)
+}
+
+func failureOf(kind aventus.Kind) failure {
+	switch kind {
+	case aventus.TimedOut:
+		return errTokenTimeout
+	case aventus.Unavailable:
+		return errServerBusy
+	}
+	return errToken
 }
 
 func (h *Handler) openLogin(r *http.Request, at site, state string) (*login, error) {

@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -52,9 +53,10 @@ type world struct {
 // setup is what a test wants different from the usual world.
 type setup struct {
 	https   bool
-	host    string // default localhost
-	matcher string // of the directive
-	block   string // further subdirectives
+	host    string   // default localhost
+	names   []string // further names of the site, with https
+	matcher string   // of the directive
+	block   string   // further subdirectives
 	// caddyfile replaces the site's directives; %s is the aventus_auth directive.
 	caddyfile string
 	global    string // further global options
@@ -113,9 +115,14 @@ func newWorld(t *testing.T, s setup) *world {
 	if s.sites != nil {
 		sites = s.sites(w)
 	}
+	if s.https {
+		s.global += "\nskip_install_trust"
+	}
 	w.run(w.caddyfile(s.global, sites))
 	if s.https {
-		w.awaitCertificate()
+		for _, name := range append(s.names, s.host) {
+			w.awaitCertificate(name)
+		}
 	}
 	t.Cleanup(func() {
 		if err := caddy.Stop(); err != nil {
@@ -144,7 +151,6 @@ func (w *world) caddyfile(global, sites string) string {
 	return fmt.Sprintf(`{
 		admin off
 		persist_config off
-		skip_install_trust
 		storage file_system %s
 		log {
 			output file %s
@@ -179,12 +185,12 @@ func (w *world) restart() {
 }
 
 // awaitCertificate waits for the certificate that Caddy makes in the background.
-func (w *world) awaitCertificate() {
+func (w *world) awaitCertificate(name string) {
 	w.t.Helper()
 	var err error
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		var conn *tls.Conn
-		if conn, err = tls.Dial("tcp", "localhost:"+w.port, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}); err == nil {
+		if conn, err = tls.Dial("tcp", "localhost:"+w.port, &tls.Config{InsecureSkipVerify: true, ServerName: name}); err == nil {
 			conn.Close()
 			return
 		}
@@ -367,6 +373,17 @@ func (w *world) raw(request string) answer {
 	_, _ = body.ReadFrom(resp.Body)
 	resp.Request = &http.Request{Method: "raw", URL: &url.URL{Path: strings.SplitN(request, "\r\n", 2)[0]}}
 	return answer{resp, body.String()}
+}
+
+// dialLocalhost connects every name to this machine, as browsers do with names
+// below localhost.
+func dialLocalhost(port string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if strings.HasSuffix(addr, ".localhost:"+port) {
+			addr = "localhost:" + port
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
 }
 
 func freePort(t *testing.T) string {

@@ -79,8 +79,8 @@ func (c *Client) AuthorizeURL(redirectURI, state, verifier string) string {
 
 // Exchange asks for the token that code stands for (RFC 6749, section 4.1.3).
 // It asks once, whatever happens. The redirect URI and the verifier must be those
-// of the authorize URL. Every error is an [*Error].
-func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (Token, error) {
+// of the authorize URL.
+func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (Token, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.http)

@@ -1,0 +1,382 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// testStorage is a storage in files that counts what it is asked, and fails as
+// it is told to.
+type testStorage struct {
+	certmagic.FileStorage
+	calls, loads atomic.Int64
+	failing      atomic.Pointer[string] // the method, or "all"
+}
+
+var errBroken = errors.New("the storage is broken")
+
+func newStorage(t *testing.T) *testStorage {
+	return &testStorage{FileStorage: certmagic.FileStorage{Path: t.TempDir()}}
+}
+
+func (s *testStorage) fail(method string) { s.failing.Store(&method) }
+
+func (s *testStorage) called(method string) error {
+	s.calls.Add(1)
+	if failing := s.failing.Load(); failing != nil && (*failing == method || *failing == "all") {
+		return errBroken
+	}
+	return nil
+}
+
+func (s *testStorage) Load(ctx context.Context, key string) ([]byte, error) {
+	s.loads.Add(1)
+	if err := s.called("Load"); err != nil {
+		return nil, err
+	}
+	return s.FileStorage.Load(ctx, key)
+}
+
+func (s *testStorage) Store(ctx context.Context, key string, value []byte) error {
+	if err := s.called("Store"); err != nil {
+		return err
+	}
+	return s.FileStorage.Store(ctx, key, value)
+}
+
+func (s *testStorage) Lock(ctx context.Context, name string) error {
+	if err := s.called("Lock"); err != nil {
+		return err
+	}
+	return s.FileStorage.Lock(ctx, name)
+}
+
+func (s *testStorage) Unlock(ctx context.Context, name string) error {
+	if err := s.called("Unlock"); err != nil {
+		return err
+	}
+	return s.FileStorage.Unlock(ctx, name)
+}
+
+func (s *testStorage) Exists(ctx context.Context, key string) bool {
+	return s.called("Exists") == nil && s.FileStorage.Exists(ctx, key)
+}
+
+func (s *testStorage) Delete(ctx context.Context, key string) error {
+	s.calls.Add(1)
+	return s.FileStorage.Delete(ctx, key)
+}
+
+func (s *testStorage) List(ctx context.Context, path string, recursive bool) ([]string, error) {
+	s.calls.Add(1)
+	return s.FileStorage.List(ctx, path, recursive)
+}
+
+func (s *testStorage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
+	s.calls.Add(1)
+	return s.FileStorage.Stat(ctx, key)
+}
+
+// box returns the box of a new instance, which remembers nothing.
+func (s *testStorage) box(clock *testClock) *Box {
+	return Stored(s, new(Cache), clock.Now).Box("session", "app")
+}
+
+func TestFixedKeys(t *testing.T) {
+	clock := newClock()
+	box := func(secrets ...[]byte) *Box { return fixed(t, clock, secrets...).Box("session", "app") }
+
+	first := seal(t, box(secret(1), secret(2)), "text", "")
+	opens(t, box(secret(1)), first, "text", "")
+	opensNothing(t, "the second key sealed", box(secret(2)), first, "")
+	// The keys are turned: what the old one sealed still opens.
+	opens(t, box(secret(3), secret(2), secret(1)), first, "text", "")
+	opensNothing(t, "the key is gone", box(secret(3), secret(2)), first, "")
+	long := seal(t, box(bytes.Repeat([]byte("long"), 100)), "text", "")
+	opens(t, box(secret(1), bytes.Repeat([]byte("long"), 100)), long, "text", "")
+
+	short := []byte("a key that is one too short....")
+	for what, secrets := range map[string][][]byte{
+		"none":         nil,
+		"an empty one": {secret(1), nil},
+		"a short one":  {secret(1), short},
+		"a doubled":    {secret(1), secret(2), secret(1)},
+	} {
+		r, err := Fixed(secrets, clock.Now)
+		if r != nil || err == nil {
+			t.Errorf("%s: taken", what)
+		} else if strings.Contains(err.Error(), string(short)) || strings.Contains(err.Error(), "\x01") {
+			t.Errorf("%s: the error shows a key: %v", what, err)
+		}
+	}
+}
+
+// Loading a config leaves no trace.
+func TestNothingBeforeFirstUse(t *testing.T) {
+	s := newStorage(t)
+	b := s.box(newClock())
+	opensNothing(t, "junk", b, "junk", "") // no key is needed to know that
+	if n := s.calls.Load(); n != 0 {
+		t.Errorf("the storage was asked %d times before a key was needed", n)
+	}
+	seal(t, b, "text", "")
+	if n := s.calls.Load(); n == 0 {
+		t.Error("the storage was not asked when a key was needed")
+	}
+	n := s.calls.Load()
+	opens(t, b, seal(t, b, "text", ""), "text", "")
+	if s.calls.Load() != n {
+		t.Error("the storage was asked for a key that is known")
+	}
+}
+
+// Of all instances that start at once on an empty storage, one makes the key.
+func TestMadeOnce(t *testing.T) {
+	t.Parallel() // the storage looks at its lock once a second
+	const instances = 6
+	s, clock := newStorage(t), newClock()
+	var boxes [instances]*Box
+	var sealed [instances]string
+	start := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range instances {
+		// Each has a storage of its own, on the same files.
+		own := &certmagic.FileStorage{Path: s.Path}
+		boxes[i] = Stored(own, new(Cache), clock.Now).Box("session", "app")
+		wg.Go(func() {
+			<-start
+			var err error
+			if sealed[i], err = boxes[i].Seal(t.Context(), []byte("text"), nil); err != nil {
+				t.Errorf("instance %d: %v", i, err)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	for i := range instances {
+		for j := range instances {
+			opens(t, boxes[i], sealed[j], "text", "")
+		}
+	}
+	if locks, _ := os.ReadDir(filepath.Join(s.Path, "locks")); len(locks) != 0 {
+		t.Errorf("%d locks are left", len(locks))
+	}
+}
+
+func TestSurvives(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	sealed := seal(t, s.box(clock), "text", "")
+	clock.Add(24 * time.Hour)
+	opens(t, s.box(clock), sealed, "text", "")
+	opensNothing(t, "another storage", newStorage(t).box(clock), sealed, "")
+}
+
+// Whoever deletes the file ends all sessions; that is for the operator to do.
+func TestDamagedFile(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	sealed := seal(t, s.box(clock), "text", "")
+	good, err := s.Load(t.Context(), storageKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secretText := strings.Split(string(good), `"`)[5]
+	for what, damaged := range map[string]string{
+		"empty":                "",
+		"cut off":              string(good[:len(good)-1]),
+		"something behind it":  string(good) + "}",
+		"twice":                string(good) + string(good),
+		"no JSON":              "\x00\x00\x00",
+		"null":                 "null",
+		"no keys":              `{"keys":[]}`,
+		"a short key":          strings.Replace(string(good), secretText, secretText[4:], 1),
+		"no base64":            strings.Replace(string(good), secretText, "!"+secretText[1:], 1),
+		"of a later version":   strings.Replace(string(good), `{"keys"`, `{"version":2,"keys"`, 1),
+		"one key of two short": strings.Replace(string(good), `[`, `[{"secret":"AAAA"},`, 1),
+	} {
+		if damaged == string(good) {
+			t.Fatalf("%s: not damaged", what)
+		}
+		if err := s.FileStorage.Store(t.Context(), storageKey, []byte(damaged)); err != nil {
+			t.Fatal(err)
+		}
+		b := s.box(clock)
+		got, err := b.Seal(t.Context(), []byte("text"), nil)
+		if err == nil || got != "" || !strings.Contains(err.Error(), storageKey) {
+			t.Errorf("%s: sealed %q, error %v", what, got, err)
+		} else if strings.Contains(err.Error(), secretText[4:20]) {
+			t.Errorf("%s: the error shows the key: %v", what, err)
+		}
+		plaintext, _, err := b.Open(t.Context(), sealed, nil)
+		if err == nil || errors.Is(err, ErrInvalid) || plaintext != nil {
+			t.Errorf("%s: opened %q, error %v", what, plaintext, err)
+		}
+		if now, _ := s.FileStorage.Load(t.Context(), storageKey); string(now) != damaged {
+			t.Errorf("%s: the file was written over", what)
+		}
+		if err := s.FileStorage.Store(t.Context(), storageKey, good); err != nil {
+			t.Fatal(err)
+		}
+		opens(t, b, sealed, "text", "")
+	}
+}
+
+// A storage that fails is an error for as long as it does, and no longer.
+func TestFailingStorage(t *testing.T) {
+	clock := newClock()
+	known := fixed(t, clock, secret(1)).Box("session", "app")
+	for _, method := range []string{"all", "Load", "Lock", "Store"} {
+		s := newStorage(t)
+		b := s.box(clock)
+		s.fail(method)
+		if sealed, err := b.Seal(t.Context(), []byte("text"), nil); !errors.Is(err, errBroken) || sealed != "" {
+			t.Errorf("%s fails: sealed %q, error %v", method, sealed, err)
+		}
+		plaintext, at, err := b.Open(t.Context(), seal(t, known, "text", ""), nil)
+		if !errors.Is(err, errBroken) || errors.Is(err, ErrInvalid) || plaintext != nil || !at.IsZero() {
+			t.Errorf("%s fails: opened %q of %v, error %v", method, plaintext, at, err)
+		}
+		if derived, err := b.Derive(t.Context(), seal(t, known, "text", ""), nil); !errors.Is(err, errBroken) || derived != nil {
+			t.Errorf("%s fails: derived %x, error %v", method, derived, err)
+		}
+		s.fail("")
+		opens(t, b, seal(t, b, "text", ""), "text", "")
+	}
+
+	// Some engines have a directory that is there and cannot be used.
+	s := newStorage(t)
+	if err := os.WriteFile(filepath.Join(s.Path, "aventus_auth"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.box(clock).Seal(t.Context(), nil, nil); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("sealed without a place for the key, error %v", err)
+	}
+}
+
+// While a storage hangs, requests come in. Those that wait for the keys share
+// one attempt: were each to make its own, the last would wait for all of them.
+func TestWaitTogether(t *testing.T) {
+	const requests = 20
+	release := make(chan struct{})
+	s := &hangingStorage{testStorage: newStorage(t), release: release}
+	s.fail("all")
+	b := Stored(s, new(Cache), newClock().Now).Box("session", "app")
+	var wg sync.WaitGroup
+	for range requests {
+		wg.Go(func() {
+			if _, err := b.Seal(t.Context(), nil, nil); !errors.Is(err, errBroken) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // they wait; those that do not yet come too late to count
+	close(release)
+	wg.Wait()
+	if n := s.loads.Load(); n > requests/2 {
+		t.Errorf("%d requests at once asked the storage %d times", requests, n)
+	}
+	s.fail("")
+	opens(t, b, seal(t, b, "text", ""), "text", "")
+}
+
+type hangingStorage struct {
+	*testStorage
+	release chan struct{}
+}
+
+func (s *hangingStorage) Load(ctx context.Context, key string) ([]byte, error) {
+	<-s.release
+	return s.testStorage.Load(ctx, key)
+}
+
+// A config that is loaded while the storage is down opens the sessions of the
+// one before.
+func TestCacheOutlivesRing(t *testing.T) {
+	s, clock, cache := newStorage(t), newClock(), new(Cache)
+	sealed := seal(t, Stored(s, cache, clock.Now).Box("session", "app"), "text", "")
+	s.fail("all")
+	b := Stored(s, cache, clock.Now).Box("session", "app")
+	opens(t, b, sealed, "text", "")
+	opens(t, b, seal(t, b, "text", ""), "text", "")
+}
+
+// Anyone can make up the id of a key. The storage is asked about one in ten
+// seconds, so that this costs nothing.
+func TestUnknownKey(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	b := s.box(clock)
+	known := seal(t, b, "text", "")
+	forged := func(n byte) string { return seal(t, fixed(t, clock, secret(n)).Box("session", "app"), "text", "") }
+	asked := func(what string, want int64) {
+		t.Helper()
+		if n := s.calls.Swap(0); n != want {
+			t.Errorf("%s: asked the storage %d times, want %d", what, n, want)
+		}
+	}
+	s.calls.Store(0)
+
+	clock.Add(9 * time.Second)
+	opensNothing(t, "made up", b, forged(1), "")
+	asked("the file was read 9 s ago", 0)
+	clock.Add(time.Second)
+	for n := range byte(20) {
+		opensNothing(t, "made up", b, forged(n), "")
+	}
+	asked("the file was read 10 s ago", 1)
+	opens(t, b, known, "text", "")
+	asked("a known key", 0)
+
+	// What another instance made is found.
+	other := secret(77)
+	file := fmt.Sprintf(`{"keys":[{"secret":%q,"created":"2027-01-01T00:00:00Z"},`, base64.StdEncoding.EncodeToString(other))
+	data, err := s.FileStorage.Load(t.Context(), storageKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file += strings.TrimPrefix(string(data), `{"keys":[`)
+	if err := s.FileStorage.Store(t.Context(), storageKey, []byte(file)); err != nil {
+		t.Fatal(err)
+	}
+	foreign := seal(t, fixed(t, clock, other).Box("session", "app"), "text", "")
+	opensNothing(t, "looked just now", b, foreign, "")
+	clock.Add(10 * time.Second)
+	opens(t, b, foreign, "text", "")
+	opens(t, b, known, "text", "")
+	asked("another instance's key", 1)
+	if now := seal(t, b, "text", ""); now[:6] != foreign[:6] {
+		t.Error("the first key of the file does not seal")
+	}
+
+	// A storage that fails costs nobody what is known, and is left in peace.
+	s.fail("all")
+	clock.Add(10 * time.Second)
+	for n := range byte(20) {
+		opensNothing(t, "made up, storage down", b, forged(n), "")
+	}
+	asked("storage down", 1)
+	opens(t, b, known, "text", "")
+	opens(t, b, foreign, "text", "")
+	opens(t, b, seal(t, b, "text", ""), "text", "")
+	asked("known keys, storage down", 0)
+	clock.Add(10 * time.Second)
+	opensNothing(t, "made up, storage down", b, forged(1), "")
+	asked("storage still down", 1)
+
+	// A clock that is set back does not stop the ring from looking.
+	s.fail("")
+	clock.Add(-time.Hour)
+	opensNothing(t, "made up", b, forged(1), "")
+	asked("the clock was set back", 1)
+}
