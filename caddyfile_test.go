@@ -1,0 +1,213 @@
+package aventusauth
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+var update = flag.Bool("update", false, "write the adapted JSON into testdata")
+
+func adapt(caddyfile string) ([]byte, error) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	return config, err
+}
+
+// TestAdapt compares what Caddyfiles are adapted to with the JSON that stands
+// below them, and adapts each often enough to see that it is always the same.
+func TestAdapt(t *testing.T) {
+	files, err := filepath.Glob("testdata/caddyfile_adapt/*.caddyfiletest")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files: %v", err)
+	}
+	const line = "----------\n"
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		input, want, ok := strings.Cut(string(content), line)
+		if !ok {
+			t.Fatalf("%s has no line of dashes", file)
+		}
+		for range 10 {
+			config, err := adapt(input)
+			if err != nil {
+				t.Fatalf("%s: %v", file, err)
+			}
+			var got bytes.Buffer
+			if err := json.Indent(&got, config, "", "\t"); err != nil {
+				t.Fatal(err)
+			}
+			got.WriteByte('\n')
+			if *update {
+				want = got.String()
+				if err := os.WriteFile(file, []byte(input+line+want), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got.String() != want {
+				t.Fatalf("%s is adapted to\n%s", file, got.String())
+			}
+		}
+	}
+}
+
+// TestBadCaddyfile: what is missing, unknown, given twice or not well-formed does
+// not load, and the error names the directive and the line.
+func TestBadCaddyfile(t *testing.T) {
+	const good = "client_id abc\nclient_secret s\nredirect_uri https://example.com/cb\n"
+	replaced := func(from, to string) string { return strings.Replace(good, from, to, 1) }
+	for _, c := range []struct {
+		block string // begins in line 3
+		want  string
+		line  string
+	}{
+		{"", "client_id is required", ":4"},
+		{replaced("client_id abc\n", ""), "client_id is required", ":5"},
+		{replaced("client_secret s\n", ""), "client_secret is required", ":5"},
+		{replaced("redirect_uri https://example.com/cb\n", ""), "redirect_uri is required", ":5"},
+		{good + "client_id abc", "client_id is given twice", ":6"},
+		{good + "colour blue", "unrecognized subdirective colour", ":6"},
+		{replaced("client_id abc", "client_id"), "client_id takes one argument", ":3"},
+		{replaced("client_id abc", "client_id a b"), "client_id takes one argument", ":3"},
+		{replaced("client_id abc", `client_id ""`), "client_id must not be empty", ":3"},
+		{good + "audience {\n}", "audience takes one argument", ":6"},
+		{good + "audience x {\ny\n}", "audience takes no block", ":7"},
+		{replaced("https://example.com/cb", "example.com/cb"), "redirect_uri must be an absolute https URL", ":5"},
+		{replaced("https://example.com/cb", "/cb"), "redirect_uri must be an absolute https URL", ":5"},
+		{replaced("https://example.com/cb", "ftp://example.com/cb"), "redirect_uri must be an absolute https URL", ":5"},
+		{replaced("https://example.com/cb", "http://example.com/cb"), "redirect_uri must be an https URL", ":5"},
+		{replaced("https://example.com/cb", "http://localhost.example.com/cb"), "redirect_uri must be an https URL", ":5"},
+		{replaced("https://example.com/cb", "http://10.0.0.1/cb"), "redirect_uri must be an https URL", ":5"},
+		{replaced("https://example.com/cb", "https://example.com/cb#x"), "redirect_uri must not have a fragment", ":5"},
+		{replaced("https://example.com/cb", "https://example.com/cb#"), "redirect_uri must not have a fragment", ":5"},
+		{replaced("https://example.com/cb", "https://u:p@example.com/cb"), "redirect_uri must not hold a user name", ":5"},
+		{replaced("https://example.com/cb", "https://example.com"), "redirect_uri needs a path of its own", ":5"},
+		{replaced("https://example.com/cb", "https://example.com/"), "redirect_uri needs a path of its own", ":5"},
+		{replaced("https://example.com/cb", "http://{http.request.host}/cb"), "redirect_uri must be an https URL", ":5"},
+		{replaced("https://example.com/cb", "https://{http.request.host}.example.com/cb"), "redirect_uri may hold {http.request.host} as its host name only", ":5"},
+		{replaced("https://example.com/cb", "https://x{http.request.host}/cb"), "redirect_uri may hold {http.request.host} as its host name only", ":5"},
+		{replaced("https://example.com/cb", "https://example.com/{http.request.host}"), "redirect_uri may hold {http.request.host} as its host name only", ":5"},
+		{good + "scope", "scope takes one scope or more", ":6"},
+		{good + `scope "a b"`, "scope \"a b\" is not a scope", ":6"},
+		{good + "issuer auth.example.com", "issuer must be an absolute https URL", ":6"},
+		{good + "issuer http://auth.example.com/", "issuer must be an https URL", ":6"},
+		{good + "issuer https://auth.example.com/?x", "issuer must not have a query", ":6"},
+		{good + "token_url http://auth.example.com/", "token_url must be an https URL", ":6"},
+		{good + "authorize_url https://auth.example.com/a?state=1", "authorize_url has the parameter state", ":6"},
+		{good + "authorize_url https://auth.example.com/a?b=1&b=2", "authorize_url has the parameter b", ":6"},
+		{good + "token_request xml", "token_request must be json or form", ":6"},
+		{good + "token_auth none", "token_auth must be post or basic", ":6"},
+		{good + "authorize_param prompt", "authorize_param takes a name and a value", ":6"},
+		{good + "authorize_param state x", "authorize_param state is set by the module itself", ":6"},
+		{good + "authorize_param prompt a\nauthorize_param prompt b", "authorize_param prompt is given twice", ":7"},
+		{good + "unauthenticated maybe", "unauthenticated must be auto or redirect or deny or pass", ":6"},
+		{good + "logout", "logout takes a path", ":6"},
+		{good + "logout bye", "logout needs a path that begins with a slash", ":6"},
+		{good + "logout /bye?x", "logout needs a path that begins with a slash", ":6"},
+		{good + "logout /bye //evil.test", "logout return url must be a path on this site", ":6"},
+		{good + "logout /bye http://example.com/", "logout return url must be a path on this site", ":6"},
+		{good + "logout /cb", "logout has the path /cb, which is another's already", ":6"},
+		{"logout /cb\n" + good, "redirect_uri has the path /cb, which is another's already", ":6"},
+		{good + "session cookie", "session takes a block", ":6"},
+		{good + "session {\nstore redis\n}", "session store must be cookie", ":7"},
+		{good + "session {\nstore cookie\nstore cookie\n}", "session store is given twice", ":8"},
+		{good + "session {\n}\nsession {\n}", "session is given twice", ":8"},
+		{good + "session {\nname a b\n}", "session name takes one argument", ":7"},
+		{good + "session {\nname a;b\n}", "session name is not a cookie name", ":7"},
+		{good + "session {\nname aventus_login\n}", "session name is the name of another cookie", ":7"},
+		{good + "session {\nname __Secure-x\n}", "session name has a prefix", ":7"},
+		{good + "session {\nlifetime 0s\n}", "session lifetime must be a positive duration", ":7"},
+		{good + "session {\nlifetime -1h\n}", "session lifetime must be a positive duration", ":7"},
+		{good + "session {\nlifetime soon\n}", "session lifetime must be a positive duration", ":7"},
+		{good + "session {\nkey short\n}", "session key", ":7"},
+		{good + "session {\nkey " + strings.Repeat("A", 42) + "\n}", "session key must be 32 bytes or more", ":7"},
+		{good + "session {\nkey\n}", "session key takes one argument", ":7"},
+		{good + "session {\ncolour blue\n}", "unrecognized subdirective session colour", ":7"},
+	} {
+		_, err := adapt("example.com {\naventus_auth {\n" + strings.TrimSuffix(c.block, "\n") + "\n}\n}")
+		if err == nil {
+			t.Errorf("%q loads", c.block)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "Caddyfile"+c.line) {
+			t.Errorf("%q: %v\nwant %q at line %s", c.block, err, c.want, c.line)
+		}
+	}
+	for _, directive := range []string{"aventus_auth", "aventus_auth {\n}", "aventus_auth * x {\n" + good + "}"} {
+		if _, err := adapt("example.com {\n" + directive + "\n}"); err == nil || !strings.Contains(err.Error(), "Caddyfile:") {
+			t.Errorf("%q: %v", directive, err)
+		}
+	}
+}
+
+// TestBadConfig: what is found only in JSON, or when placeholders are expanded,
+// does not start, and the error names the directive, and no secret.
+func TestBadConfig(t *testing.T) {
+	t.Setenv("TEST_EMPTY", "")
+	t.Setenv("TEST_HTTP", "http://example.com/cb")
+	t.Setenv("TEST_SHORT", "aGFsZmEga2V5")
+	const good = `"client_id":"abc","client_secret":"s","redirect_uri":"https://example.com/cb"`
+	for config, want := range map[string]string{
+		`{}`: "client_id is required",
+		strings.Replace(good, `"client_id":"abc",`, "", 1):                                                 "client_id is required",
+		strings.Replace(good, "https://example.com/cb", "{env.TEST_HTTP}", 1):                              "redirect_uri must be an https URL",
+		strings.Replace(good, `"s"`, `"{env.TEST_EMPTY}"`, 1):                                              "client_secret: a placeholder in it is not known, or is empty",
+		strings.Replace(good, `"s"`, `"abc{secret}"`, 1):                                                   "client_secret: a placeholder in it is not known, or is empty",
+		strings.Replace(good, `"s"`, `"a\nb"`, 1):                                                          "client_secret holds a control character",
+		good + `,"colour":"blue"`:                                                                          "unknown field",
+		good + `,"scopes":["a b"]`:                                                                         "scope",
+		good + `,"issuer":"x"`:                                                                             "issuer must be an absolute https URL",
+		good + `,"audience":"{http.request.host}"`:                                                         "audience: a placeholder in it is not known, or is empty",
+		good + `,"authorize_params":{"state":"x"}`:                                                         "authorize_param state is set by the module itself",
+		good + `,"authorize_url":"https://a.test/?prompt=x","authorize_params":{"prompt":"x"}`:             "authorize_url has the parameter prompt",
+		good + `,"token_auth":"x"`:                                                                         "token_auth must be post or basic",
+		good + `,"unauthenticated":"x"`:                                                                    "unauthenticated must be",
+		good + `,"session":{"key":["{env.TEST_SHORT}"]}`:                                                   "session key must be 32 bytes or more",
+		good + `,"session":{"key":["` + strings.Repeat("A", 43) + `","` + strings.Repeat("A", 43) + `="]}`: "session: key: a key is given twice",
+		good + `,"session":{"lifetime":-1}`:                                                                "session lifetime must be positive",
+		good + `,"session":{"store":"storage"}`:                                                            "session store must be cookie",
+		good + `,"logout":{}`:                                                                              "logout needs a path",
+		good + `,"logout":{"path":"/cb"}`:                                                                  "has the path /cb, which is another's already",
+		good + `,"match":[{"unknown":{}}]`:                                                                 "loading matchers",
+	} {
+		if !strings.HasPrefix(config, "{") {
+			config = "{" + config + "}"
+		}
+		err := validate(t, config)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v\nwant %q", config, err, want)
+			continue
+		}
+		for _, secret := range []string{"{secret}", "abc{", "aGFsZmEga2V5"} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("%s: the error holds a secret: %v", config, err)
+			}
+		}
+	}
+	if err := validate(t, "{"+good+"}"); err != nil {
+		t.Error(err)
+	}
+}
+
+// validate provisions a handler of that JSON, as `caddy validate` does.
+func validate(t *testing.T, handler string) error {
+	t.Helper()
+	handler = `{"handler":"aventus_auth",` + strings.TrimPrefix(handler, "{")
+	handler = strings.Replace(handler, ",}", "}", 1)
+	var config caddy.Config
+	err := json.Unmarshal([]byte(`{"admin":{"disabled":true},"apps":{"http":{"servers":{"s":{"listen":["127.0.0.1:0"],"routes":[{"handle":[`+handler+`]}]}}}},`+
+		`"storage":{"module":"file_system","root":"`+t.TempDir()+`"}}`), &config)
+	if err != nil {
+		t.Fatalf("%s: %v", handler, err)
+	}
+	return caddy.Validate(&config)
+}
