@@ -1,0 +1,176 @@
+package aventusauth
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// cookieHeader returns what a browser that has logged in sends.
+func (b *browser) cookieHeader() string {
+	var pairs []string
+	for _, c := range b.cookies() {
+		pairs = append(pairs, c.Name+"="+c.Value)
+	}
+	return strings.Join(pairs, "; ")
+}
+
+// TestAuthorizationFromOutside: oauth2-proxy and others passed on a client's own
+// Authorization beside theirs, or instead of it (CVE-2021-21291 and its kin). Two
+// lines, odd case, and underscores that FastCGI folds.
+func TestAuthorizationFromOutside(t *testing.T) {
+	for _, mode := range []string{"auto", "pass"} {
+		w := newWorld(t, setup{block: "unauthenticated " + mode})
+		b := w.browser()
+		cookie := "x=1"
+		if mode == "auto" {
+			b.login("/")
+			w.requests()
+			cookie = b.cookieHeader()
+		}
+		w.expect(w.raw(fmt.Sprintf("GET /page HTTP/1.1\r\nHost: localhost:%s\r\nCookie: %s\r\n"+
+			"Authorization: Bearer one\r\nauthorization: Basic two\r\nAuthorization_: three\r\nConnection: close\r\n\r\n", w.port, cookie)), http.StatusOK)
+		r := w.requests()[0]
+		var got []string
+		for name, values := range r.Header {
+			if strings.Contains(strings.ToLower(name), "authorization") {
+				got = append(got, values...)
+			}
+		}
+		switch {
+		case mode == "pass" && len(got) != 0:
+			t.Errorf("%s: the app was sent %q", mode, got)
+		case mode == "auto" && (len(got) != 1 || !strings.HasPrefix(got[0], "Bearer ey")):
+			t.Errorf("%s: the app was sent %q", mode, got)
+		}
+	}
+}
+
+// TestConnectionNamesOurHeader: a proxy removes what Connection names, after the
+// handler has set it (Traefik, CVE-2024-45410). The same goes for headers that the
+// site makes of the identity.
+func TestConnectionNamesOurHeader(t *testing.T) {
+	w := newWorld(t, setup{caddyfile: "%s\nrequest_header X-Signed-In yes\nreverse_proxy %app"})
+	b := w.browser()
+	b.login("/")
+	for _, connection := range []string{
+		"close, Authorization", "authorization,X-Signed-In, close", "Authorization\r\nConnection: x-signed-in\r\nConnection: close", ",\t Authorization ,close,",
+	} {
+		w.requests()
+		w.expect(w.raw(fmt.Sprintf("GET / HTTP/1.1\r\nHost: localhost:%s\r\nCookie: %s\r\nX-Signed-In: made-up\r\nConnection: %s\r\n\r\n",
+			w.port, b.cookieHeader(), connection)), http.StatusOK)
+		r := w.requests()[0]
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") || r.Header.Get("X-Signed-In") != "yes" {
+			t.Errorf("Connection: %q: the app was sent %v", connection, r.Header)
+		}
+	}
+}
+
+// TestAuthorizationInTrailer: what comes after the body is forwarded too, announced
+// or not, and upstreams that merge trailers into headers would believe it.
+func TestAuthorizationInTrailer(t *testing.T) {
+	for _, mode := range []string{"auto", "pass"} {
+		w := newWorld(t, setup{block: "unauthenticated " + mode})
+		cookie := "x=1"
+		if mode == "auto" {
+			b := w.browser()
+			b.login("/")
+			w.requests()
+			cookie = b.cookieHeader()
+		}
+		for _, announced := range []string{"Trailer: X-Sum\r\n", "Trailer: Authorization, X-Sum\r\n", ""} {
+			w.expect(w.raw(fmt.Sprintf("POST / HTTP/1.1\r\nHost: localhost:%s\r\nCookie: %s\r\nTransfer-Encoding: chunked\r\n%sConnection: close\r\n\r\n"+
+				"4\r\nbody\r\n0\r\nX-Sum: 1\r\nAuthorization: Bearer made-up\r\n\r\n", w.port, cookie, announced)), http.StatusOK)
+			r := w.requests()[0]
+			if _, ok := r.Trailer["Authorization"]; ok {
+				t.Errorf("%s, %q: the app was sent the trailers %v", mode, announced, r.Trailer)
+			}
+			if announced != "" && r.Trailer.Get("X-Sum") != "1" {
+				t.Errorf("%s, %q: other trailers are lost: %v", mode, announced, r.Trailer)
+			}
+		}
+	}
+}
+
+// TestForwardedHeaders: nothing that a client can write changes a URL or a cookie
+// (oauth2-proxy, CVE-2025-54576; X-Original-URL and its kin).
+func TestForwardedHeaders(t *testing.T) {
+	w := newWorld(t, setup{})
+	b := w.browser()
+	plain := b.get("/page")
+	a := b.do("GET", "/page", "Sec-Fetch-Mode", "navigate", "X-Forwarded-Host", "evil.test", "X-Forwarded-Proto", "https",
+		"X-Forwarded-Uri", "/oauth2/callback", "X-Forwarded-Prefix", "/x", "Forwarded", "host=evil.test;proto=https",
+		"X-Original-URL", "/logout", "X-Rewrite-URL", "/public", "X-Auth-Request-Redirect", "https://evil.test/")
+	w.expect(a, http.StatusFound)
+	if with(a.location(), "state", "") != with(with(plain.location(), "state", ""), "code_challenge", query(a.location(), "code_challenge")) {
+		t.Errorf("sent to %s\ninstead of %s", a.location(), plain.location())
+	}
+	a = b.get(b.get(a.location()).location())
+	if a.location() != w.site+"/page" {
+		t.Errorf("went back to %s", a.location())
+	}
+}
+
+// TestManyCookies: a header of three thousand semicolons, or of two hundred cookies
+// with our name, is an anonymous request and not a slow one; a good cookie behind
+// a bad one counts.
+func TestManyCookies(t *testing.T) {
+	w := newWorld(t, setup{})
+	b := w.browser()
+	b.login("/")
+	good := b.cookieHeader()
+	for cookie, want := range map[string]int{
+		strings.Repeat(";", 3000):                                      http.StatusFound,
+		strings.Repeat("aventus_session=x;", 200):                      http.StatusFound,
+		"aventus_session=x; " + good:                                   http.StatusOK,
+		good + strings.Repeat("; aventus_session=x", 100):              http.StatusOK,
+		strings.Replace(good, "aventus_session=", "x=", 1):             http.StatusFound,
+		strings.ReplaceAll(good, "aventus_session", "AVENTUS_SESSION"): http.StatusFound,
+	} {
+		w.requests()
+		a := w.browser().do("GET", "/", "Cookie", cookie)
+		if a.StatusCode != want {
+			t.Errorf("%.60s: status %d, want %d", cookie, a.StatusCode, want)
+		}
+		for _, r := range w.requests() {
+			if strings.Contains(r.Header.Get("Cookie"), "aventus_") {
+				t.Errorf("%.60s: the app was sent %s", cookie, r.Header.Get("Cookie"))
+			}
+		}
+	}
+}
+
+// TestSecretsInLogs: at DEBUG, Caddy logs the config as loaded and each request;
+// what was expanded, sealed or handed out is in none of it. (The callback's own
+// URL, code and all, is in Caddy's request lines, which are not the module's.)
+func TestSecretsInLogs(t *testing.T) {
+	w := newWorld(t, setup{block: "logout /logout", caddyfile: "log\n%s\nreverse_proxy %app" + errorsShown})
+	b := w.browser()
+	session := b.login("/").cookie("aventus_session").Value
+	w.expect(b.get("/"), http.StatusOK)
+	token := strings.TrimPrefix(w.requests()[0].Header.Get("Authorization"), "Bearer ")
+	b.get("/logout")
+	log := w.log()
+	for what, secret := range map[string]string{
+		"the client's secret": testSecret,
+		"the token":           token,
+		"the session":         session,
+		"the code verifier":   w.issuer.TokenRequests()[0].Params["code_verifier"],
+	} {
+		if secret == "" || strings.Contains(log, secret) {
+			t.Errorf("the log holds %s", what)
+		}
+	}
+}
+
+// TestVarsShowNoCookies: what blocks of the module hand to each other cannot be
+// read with a placeholder.
+func TestVarsShowNoCookies(t *testing.T) {
+	w := newWorld(t, setup{caddyfile: "%s\nrespond \"<{http.vars." + originalCookies + "}>\""})
+	b := w.browser()
+	b.login("/")
+	if a := b.get("/"); a.body != "<>" {
+		t.Errorf("a page shows %q", a.body)
+	}
+}
