@@ -245,6 +245,7 @@ var (
 // what others said is for the log alone.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause error) error {
 	noStore(w)
+	h.takeIdentity(r) // the error's routes may lead to an upstream, too
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.aventus_auth.error", f.code)
 	repl.Set("http.aventus_auth.error_description", f.description)
@@ -260,4 +261,9 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 	return caddyhttp.Error(f.status, fmt.Errorf("%s: %s", f.code, f.description))
 }
 
-func noStore(w http.ResponseWriter) { w.Header().Set("Cache-Control", "no-store") }
+// noStore marks an answer of our own: no cache keeps it, and where it leads to does
+// not learn its URL, which may hold a code.
+func noStore(w http.ResponseWriter) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+}

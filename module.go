@@ -21,8 +21,9 @@
 // the visitor to the authorization server (startLogin), and takes them back at
 // the callback (finishLogin), where internal/aventus exchanges the code for a
 // token, and session.go seals that into the cookie. With one, passage.go takes
-// out of the request what the visitor may not say, and it goes on with the token. The keys for all of that come from internal/keyring, and
-// config.go says what a good configuration is.
+// out of the request what the visitor may not say, and it goes on with the token.
+// What is sealed is sealed with the keys of internal/keyring, what is used once is
+// claimed in internal/records, and config.go says what a good configuration is.
 package aventusauth
 
 import (
@@ -35,6 +36,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/certmagic"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
@@ -143,6 +145,7 @@ type Handler struct {
 	states   *keyring.Box
 	proofs   *keyring.Box // PKCE code verifiers
 	sessions *keyring.Box
+	opened   *lru.Cache[openedKey, *session]
 	keysID   string // of the keys in keyCaches; empty: none held
 	logger   *zap.Logger
 	now      func() time.Time
@@ -224,6 +227,9 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	h.states = ring.Box("login state", h.cfg.ClientID)
 	h.proofs = ring.Box("code verifier", h.cfg.ClientID)
 	h.sessions = ring.Box("session", h.cfg.ClientID)
+	if h.opened, err = lru.New[openedKey, *session](openedSessions); err != nil {
+		return err
+	}
 	h.claims = records.NewClaims(bounded, "aventus_auth/spent", loginLifetime, h.now)
 
 	h.client = aventus.NewClient(h.cfg.Config)

@@ -41,7 +41,8 @@ func (h *Handler) takeIdentity(r *http.Request) {
 	}
 
 	// Trailers come after the body, long after us, and are forwarded too.
-	if r.Body != nil && r.ContentLength != 0 {
+	_, guarded := r.Body.(*trailerGuard) // by another block, say
+	if r.Body != nil && r.ContentLength != 0 && !guarded {
 		delete(r.Trailer, "Authorization")
 		r.Body = &trailerGuard{ReadCloser: r.Body, request: r}
 	}

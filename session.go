@@ -45,22 +45,50 @@ func (h *Handler) newSession(token aventus.Token) *session {
 	return s
 }
 
+// openedSessions is how many sessions a handler remembers as it opened them, so
+// that opening is done once and not for each request. At the most, each of them
+// holds a cookie and a token of 4 KiB.
+const openedSessions = 4096
+
+// openedKey is what a sealed session is remembered by: the whole of it, and where
+// it was opened.
+type openedKey struct{ origin, value string }
+
 // loadSession returns the session that the request's cookies hold, or nil when
 // they hold none that is good here and now. An error means that it cannot be told.
 func (h *Handler) loadSession(ctx context.Context, at site, cookies []string) (*session, error) {
 	for value := range cookieValues(cookies, h.cfg.cookieName) {
-		plaintext, _, err := h.sessions.Open(ctx, value, at.associated)
-		if errors.Is(err, keyring.ErrInvalid) {
-			continue
-		}
+		s, err := h.openSession(ctx, at, value)
 		if err != nil {
 			return nil, err
 		}
-		if s, ok := parseSession(plaintext); ok && h.now().Before(s.expires) {
+		if s != nil && h.now().Before(s.expires) {
 			return s, nil
 		}
 	}
 	return nil, nil
+}
+
+// openSession returns what is sealed in a cookie's value, or nil if that was not
+// sealed here.
+func (h *Handler) openSession(ctx context.Context, at site, value string) (*session, error) {
+	if s, ok := h.opened.Get(openedKey{at.origin, value}); ok {
+		return s, nil
+	}
+	plaintext, _, err := h.sessions.Open(ctx, value, at.associated)
+	if errors.Is(err, keyring.ErrInvalid) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, ok := parseSession(plaintext)
+	if !ok {
+		return nil, nil
+	}
+	// The value is a piece of the request's header, which is not to stay for it.
+	h.opened.Add(openedKey{at.origin, strings.Clone(value)}, s)
+	return s, nil
 }
 
 // errTooLarge says that a session does not fit its cookie.

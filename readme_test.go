@@ -1,0 +1,138 @@
+package aventusauth
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestReadmeCaddyfiles loads every Caddyfile that people are told to start from,
+// and sees that loading it leaves nothing in the storage.
+func TestReadmeCaddyfiles(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	for name, value := range map[string]string{
+		"AVENTUS_CLIENT_ID":          "the-client",
+		"AVENTUS_CLIENT_SECRET":      "secret",
+		"AVENTUS_REDIRECT_URI":       "https://example.com/oauth2/callback",
+		"AVENTUS_AUDIENCE":           "https://api.example.com/",
+		"AVENTUS_SESSION_KEY":        base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{1}, 32)),
+		"AVENTUS_SESSION_KEY_BEFORE": base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{2}, 32)),
+		"STAFF_CLIENT_ID":            "the-staff",
+		"STAFF_CLIENT_SECRET":        "secret",
+		"SITE_ADDRESS":               "example.com",
+	} {
+		t.Setenv(name, value)
+	}
+
+	files := map[string]string{"Caddyfile.example": readFile(t, "Caddyfile.example")}
+	heading := ""
+	for part := range strings.SplitSeq("\n"+readFile(t, "README.md"), "\n#") {
+		heading, _, _ = strings.Cut(part, "\n")
+		for _, block := range regexp.MustCompile("(?s)\n```caddyfile\n(.*?)```\n").FindAllStringSubmatch(part, -1) {
+			files[strings.TrimLeft(heading, "# ")+" "+strconv.Itoa(len(files))] = block[1]
+		}
+	}
+	if len(files) < 12 {
+		t.Errorf("only %d Caddyfiles were found", len(files))
+	}
+	for name, file := range files {
+		t.Run(name, func(t *testing.T) {
+			if formatted := string(caddyfile.Format([]byte(file))); formatted != file {
+				t.Errorf("caddy fmt would write\n%s", formatted)
+			}
+			if !strings.Contains(file, "aventus_auth") {
+				t.Error("it has no aventus_auth in it")
+			}
+			adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(file), map[string]any{"filename": "Caddyfile"})
+			if err != nil || len(warnings) > 0 {
+				t.Fatalf("adapting: %v %v", err, warnings)
+			}
+			config := new(caddy.Config)
+			if err := json.Unmarshal(adapted, config); err != nil {
+				t.Fatal(err)
+			}
+			// Caddy has its default storage from before the test began.
+			storage := filepath.Join(t.TempDir(), "storage")
+			config.StorageRaw = caddyconfig.JSON(map[string]string{"module": "file_system", "root": storage}, nil)
+			if config.Logging == nil {
+				config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN"}}}}
+			}
+			if err := caddy.Validate(config); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(storage); !os.IsNotExist(err) {
+				t.Errorf("loading it touched the storage: %v", err)
+			}
+		})
+	}
+}
+
+// TestReadmeReference compares the table of subdirectives with those there are.
+func TestReadmeReference(t *testing.T) {
+	_, reference, _ := strings.Cut(readFile(t, "README.md"), "\n## Reference\n")
+	reference, _, _ = strings.Cut(reference, "\n## ")
+	var documented []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `(session )?(?:\\{ )?(\\w+)").FindAllStringSubmatch(reference, -1) {
+		documented = append(documented, row[1]+row[2])
+	}
+	if !slices.Equal(documented, subdirectives) {
+		t.Errorf("the README has %q, want %q", documented, subdirectives)
+	}
+}
+
+// TestReadmeErrors compares the table of errors with the failures in the sources.
+func TestReadmeErrors(t *testing.T) {
+	status := make(map[string]int)
+	for code := range 600 {
+		status["http.Status"+strings.ReplaceAll(http.StatusText(code), " ", "")] = code
+		status[strconv.Itoa(code)] = code
+	}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make(map[string]int)
+	count := 0
+	for _, source := range sources {
+		if strings.HasSuffix(source, "_test.go") {
+			continue
+		}
+		text := readFile(t, source)
+		count += strings.Count(text, "failure{")
+		for _, f := range regexp.MustCompile(`failure\{([\w.]+), "(\w+)"`).FindAllStringSubmatch(text, -1) {
+			want[f[2]] = status[f[1]]
+		}
+	}
+	if count != len(want) {
+		t.Errorf("the sources make %d failures, and this test reads %d", count, len(want))
+	}
+	got := make(map[string]int)
+	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\d+) \\| .").FindAllStringSubmatch(readFile(t, "README.md"), -1) {
+		got[row[1]], _ = strconv.Atoi(row[2])
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("the README has %v, want %v", got, want)
+	}
+}
