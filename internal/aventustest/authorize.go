@@ -41,11 +41,12 @@ var (
 
 // code is what an authorization code stands for.
 type code struct {
-	params url.Values // as they were validated
-	user   User
-	issued time.Time
-	sent   bool // it has reached the token endpoint
-	used   bool // its client has presented it there
+	params  url.Values // as they were validated
+	user    User
+	session *session // nil when no browser was needed
+	issued  time.Time
+	sent    bool // it has reached the token endpoint
+	used    bool // its client has presented it there
 }
 
 // session is a browser in which somebody is signed in.
@@ -53,6 +54,7 @@ type session struct {
 	user      User
 	started   time.Time
 	consented map[string]bool
+	loggedOut bool // and with it the refresh tokens that began here
 }
 
 // refusal is an authorize request that cannot go on. Without a redirect it is
@@ -79,7 +81,7 @@ func (s *Server) IssueCode(v url.Values, sub string) (*url.URL, error) {
 	if refused := s.validate(v); refused != nil {
 		return nil, refused
 	}
-	return s.issue(v, user), nil
+	return s.issue(v, user, nil), nil
 }
 
 // serveAuthorize checks an authorize request, and answers it at once when the
@@ -107,23 +109,23 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 			s.showError(w, http.StatusInternalServerError, "AutoSignIn names a user who does not exist.")
 			return
 		}
-		http.Redirect(w, r, s.issue(v, user).String(), http.StatusFound)
+		http.Redirect(w, r, s.issue(v, user, nil).String(), http.StatusFound)
 		return
 	}
 
-	id, user := s.session(r)
+	id, session := s.session(r)
 	prompt := v.Get("prompt")
 	switch {
-	case prompt == "none" && user == nil:
+	case prompt == "none" && session == nil:
 		http.Redirect(w, r, s.answerError(v, "login_required", "Login required").String(), http.StatusFound)
 	case prompt == "none" && !s.hasConsented(id, v):
 		http.Redirect(w, r, s.answerError(v, "consent_required", "Consent required").String(), http.StatusFound)
-	case user == nil || prompt == "login" || prompt == "select_account":
+	case session == nil || prompt == "login" || prompt == "select_account":
 		s.showLogin(w, s.ensureCookie(w, id), v)
 	case !s.hasConsented(id, v) || prompt == "consent":
-		s.showConsent(w, id, *user, v)
+		s.showConsent(w, id, session.user, v)
 	default:
-		http.Redirect(w, r, s.issue(v, *user).String(), http.StatusFound)
+		http.Redirect(w, r, s.issue(v, session.user, session).String(), http.StatusFound)
 	}
 }
 
@@ -142,12 +144,13 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	fresh := randomText(32)
 	now := s.now()
 	s.mu.Lock()
-	consented := make(map[string]bool)
-	if old := s.sessions.items[id]; old != nil && old.user.Sub == user.Sub {
-		consented = old.consented
+	in := s.sessions.items[id]
+	if in == nil || in.user.Sub != user.Sub {
+		in = &session{user: user, consented: make(map[string]bool)}
 	}
+	in.started = now
 	delete(s.sessions.items, id)
-	s.sessions.add(fresh, &session{user: user, started: now, consented: consented}, now, sessionLifetime)
+	s.sessions.add(fresh, in, now, sessionLifetime)
 	s.mu.Unlock()
 	s.setCookie(w, fresh)
 
@@ -155,7 +158,7 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 		s.showConsent(w, fresh, user, v)
 		return
 	}
-	http.Redirect(w, r, s.issue(v, user).String(), http.StatusSeeOther)
+	http.Redirect(w, r, s.issue(v, user, in).String(), http.StatusSeeOther)
 }
 
 // serveConsent takes the form of the consent page.
@@ -164,22 +167,20 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	_, user := s.session(r)
-	if user == nil {
+	_, session := s.session(r)
+	if session == nil {
 		s.showError(w, http.StatusForbidden, "You are not signed in any more.")
 		return
 	}
 	switch r.PostForm.Get("decision") {
 	case "allow":
 		s.mu.Lock()
-		if session := s.sessions.items[id]; session != nil {
-			if len(session.consented) >= maxConsents {
-				clear(session.consented)
-			}
-			session.consented[consentKey(v)] = true
+		if len(session.consented) >= maxConsents {
+			clear(session.consented)
 		}
+		session.consented[consentKey(v)] = true
 		s.mu.Unlock()
-		http.Redirect(w, r, s.issue(v, *user).String(), http.StatusSeeOther)
+		http.Redirect(w, r, s.issue(v, session.user, session).String(), http.StatusSeeOther)
 	case "refuse":
 		answer := s.answerError(v, "access_denied", "User did not authorize the request")
 		http.Redirect(w, r, answer.String(), http.StatusSeeOther)
@@ -190,16 +191,20 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveLogout ends the browser's session, and sends it back where it came from
-// if that is a place of the client's.
+// serveLogout ends the browser's session with its refresh tokens, and sends it
+// back where it came from if that is a place of the client's.
 func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
-	id, _ := s.session(r)
+	v, err := url.ParseQuery(r.URL.RawQuery)
+	id, session := s.session(r)
 	s.mu.Lock()
+	s.logouts = record(s.logouts, v)
+	if session != nil {
+		session.loggedOut = true
+	}
 	delete(s.sessions.items, id)
 	s.mu.Unlock()
 	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure()})
 
-	v, err := url.ParseQuery(r.URL.RawQuery)
 	for name, values := range v {
 		if err != nil || len(values) != 1 || !slices.Contains([]string{"client_id", "returnTo", "federated"}, name) {
 			s.showError(w, http.StatusBadRequest, "The logout's parameters are not well-formed.")
@@ -277,12 +282,13 @@ func (s *Server) validate(v url.Values) *refusal {
 }
 
 // issue makes a code for validated parameters, and returns where to take it.
-func (s *Server) issue(v url.Values, user User) *url.URL {
+// The session is the browser's, if there is one.
+func (s *Server) issue(v url.Values, user User, in *session) *url.URL {
 	// Codes of one length would let a client come to rely on it.
 	value := randomText(randomBetween(20, 64))
 	now := s.now()
 	s.mu.Lock()
-	s.codes.add(value, &code{params: v, user: user, issued: now}, now, codeMemory)
+	s.codes.add(value, &code{params: v, user: user, session: in, issued: now}, now, codeMemory)
 	s.mu.Unlock()
 	return s.answer(v, url.Values{"code": {value}})
 }
@@ -311,8 +317,9 @@ func (s *Server) answer(v, params url.Values) *url.URL {
 	return u
 }
 
-// session returns the id in the browser's cookie, and who is signed in there.
-func (s *Server) session(r *http.Request) (string, *User) {
+// session returns the id in the browser's cookie, and its session if somebody
+// is signed in there.
+func (s *Server) session(r *http.Request) (string, *session) {
 	cookie, err := r.Cookie(sessionCookie)
 	if err != nil {
 		return "", nil
@@ -323,7 +330,7 @@ func (s *Server) session(r *http.Request) (string, *User) {
 	if session == nil || s.now().Sub(session.started) > sessionLifetime {
 		return cookie.Value, nil
 	}
-	return cookie.Value, &session.user
+	return cookie.Value, session
 }
 
 // ensureCookie gives the browser a cookie if it has none, for its forms to be

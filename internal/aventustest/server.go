@@ -7,8 +7,9 @@
 //
 // A request's way through the files: server.go routes and remembers,
 // authorize.go checks /authorize and walks a person through sign-in and
-// consent, token.go exchanges codes, jwt.go makes access tokens, and pages.go
-// holds what a browser is shown.
+// consent, token.go exchanges codes, refresh.go renews and revokes what they
+// gave, jwt.go makes the tokens and publishes their keys, and pages.go holds
+// what a browser is shown.
 package aventustest
 
 import (
@@ -30,7 +31,7 @@ import (
 const (
 	maxBody     = 1 << 20 // bytes of any request's body
 	maxRecorded = 10_000  // requests kept for the tests to look at; the oldest go first
-	maxKept     = 100_000 // codes, or sessions, kept at a time; the oldest go first
+	maxKept     = 100_000 // codes, refresh tokens or sessions kept at a time; the oldest go first
 	maxConsents = 100     // consents kept in one session; one more, and all are asked for again
 )
 
@@ -78,9 +79,24 @@ type Server struct {
 
 	// Scopes are the scopes that can be granted. Others are left out of the
 	// token without an error, as Auth0 does it, and then the token answer
-	// says which scope was granted. Empty means that everything is granted
-	// but offline_access, because there are no refresh tokens here.
+	// says which scope was granted. Empty means that everything is granted.
+	// NoRefresh rules over offline_access, whether it is among these or not.
 	Scopes []string
+
+	// NoRefresh gives out no refresh tokens: offline_access is granted only
+	// when Scopes names it, and even then in name only. Otherwise it is
+	// granted whenever it is asked for together with an audience, and a
+	// refresh token comes with it.
+	NoRefresh bool
+
+	// KeepRefresh makes a refresh token good for any number of uses.
+	// Otherwise each use answers the next one, and using an old one again
+	// ends them all, as nobody can tell which of the two users was the thief.
+	KeepRefresh bool
+
+	// RefreshLifetime is how long after a login its refresh tokens work. A
+	// new one lives no longer than the first. Default: 30 days.
+	RefreshLifetime time.Duration
 
 	// TokenLifetime is how long an access token lives. Default: 24h.
 	TokenLifetime time.Duration
@@ -88,10 +104,11 @@ type Server struct {
 	// Now is the server's clock. Default: time.Now.
 	Now func() time.Time
 
-	// Form makes the token endpoint take forms instead of JSON.
+	// Form makes the token endpoint and the revocation take forms instead of
+	// JSON.
 	Form bool
 
-	// Basic makes the token endpoint take the client's secret in HTTP Basic
+	// Basic makes these two take the client's secret in HTTP Basic
 	// (id and secret form-encoded, as RFC 6749 section 2.3.1 has it) and
 	// refuse it in the body. Otherwise it is the other way around.
 	Basic bool
@@ -111,21 +128,38 @@ type Server struct {
 	// claims need changes nothing. 0 means as long as it comes out.
 	TokenChars int
 
-	// Claims returns further claims for a user's token. They replace those
-	// of the same name.
+	// Claims returns further claims for a user's access token. They replace
+	// those of the same name.
 	Claims func(User) map[string]any
+
+	// IDClaims does the same for a user's ID token.
+	IDClaims func(User) map[string]any
+
+	// NoIDToken leaves the ID token out where openid was granted.
+	NoIDToken bool
 
 	// TokenFault is called first for each token request, before anything in
 	// it is checked and with its body still to be read. When it returns true,
 	// it has answered, and nothing else happens.
 	TokenFault func(w http.ResponseWriter, r *http.Request) bool
 
+	// RevokeFault and JWKSFault do the same for requests to revoke a token and
+	// for the key set.
+	RevokeFault, JWKSFault func(w http.ResponseWriter, r *http.Request) bool
+
 	mu                sync.Mutex // guards what follows
 	codes             recent[*code]
 	sessions          recent[*session]
+	refreshTokens     recent[*refreshToken]
+	oldestKey         int // the first of the keys that are published,
+	currentKey        int // and the last, which signs
 	codesReused       int
+	refreshReused     int
+	jwksRequests      int
 	tokenRequests     []TokenRequest
 	authorizeRequests []url.Values
+	logouts           []url.Values
+	revoked           []string
 }
 
 // ServeHTTP implements http.Handler.
@@ -146,10 +180,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "consent":
 		handle, method = s.serveConsent, http.MethodPost
 	case "oauth/token":
-		// The endpoint sees every method, so that every attempt is recorded.
+		// These see every method, so that every attempt is recorded.
 		handle, method = s.serveToken, r.Method
+	case "oauth/revoke":
+		handle, method = s.serveRevoke, r.Method
 	case ".well-known/jwks.json":
-		handle = serveKeys
+		handle = s.serveKeys
 	case "v2/logout":
 		handle = s.serveLogout
 	default:
@@ -203,6 +239,40 @@ func (s *Server) CodesReused() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.codesReused
+}
+
+// RefreshReused returns how often a refresh token was sent to the token
+// endpoint by its client after another had taken its place. Trying again with
+// the newest one is no re-use, such as after a request that TokenFault answered.
+func (s *Server) RefreshReused() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refreshReused
+}
+
+// Revoked returns the tokens that clients wanted to be revoked, in their order,
+// whatever became of it; an empty one stands for a request that held none.
+func (s *Server) Revoked() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.revoked)
+}
+
+// Logouts returns the parameters of the requests that reached /v2/logout, in
+// their order, refused ones among them. Their contents are shared, and must not
+// be changed.
+func (s *Server) Logouts() []url.Values {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.logouts)
+}
+
+// JWKSRequests returns how often the key set was asked for, those that
+// JWKSFault answered among them.
+func (s *Server) JWKSRequests() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.jwksRequests
 }
 
 func (s *Server) now() time.Time {

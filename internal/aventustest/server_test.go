@@ -328,6 +328,9 @@ func TestLogout(t *testing.T) {
 			t.Errorf("logout?%s: status %d, Location %q; want %d, %q", tc.query, resp.StatusCode, resp.Header.Get("Location"), tc.status, tc.location)
 		}
 	}
+	if got := s.Logouts(); len(got) != 8 || got[0].Get("returnTo") != "https://app.test/bye" || len(got[1]) != 0 || !got[7].Has("return_to") {
+		t.Errorf("recorded %v", got)
+	}
 	if resp, _ := do(t, browser, "GET", s.Issuer+"authorize?"+authorizeParams().Encode(), "", ""); resp.StatusCode != 200 {
 		t.Errorf("after logging out: status %d, want the sign-in page", resp.StatusCode)
 	}

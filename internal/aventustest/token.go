@@ -18,13 +18,17 @@ import (
 	"time"
 )
 
-// tokenParams are the only parameters that the token endpoint takes.
-var tokenParams = []string{"grant_type", "client_id", "client_secret", "code", "redirect_uri", "code_verifier"}
+// tokenParams are the only parameters that the token endpoint takes, for each
+// grant type that there is.
+var tokenParams = map[string][]string{
+	"authorization_code": {"grant_type", "client_id", "client_secret", "code", "redirect_uri", "code_verifier"},
+	"refresh_token":      {"grant_type", "client_id", "client_secret", "refresh_token", "scope"},
+}
 
 // https://www.rfc-editor.org/rfc/rfc7636#section-4.1
 var verifierFormat = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 
-// tokenError is an error answer of the token endpoint.
+// tokenError is an error answer of the token endpoint, or of the revocation.
 type tokenError struct {
 	status      int
 	Code        string `json:"error"`
@@ -33,11 +37,7 @@ type tokenError struct {
 
 // serveToken records a token request, lets a test interfere, and answers it.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
-	body, whole := readBody(r)
-	params, err := s.parseToken(r, body)
-	if !whole {
-		params, err = nil, &tokenError{http.StatusRequestEntityTooLarge, "invalid_request", "The body is too long or did not arrive."}
-	}
+	body, params, err := s.readParams(r)
 	s.mu.Lock()
 	s.tokenRequests = record(s.tokenRequests, TokenRequest{
 		Method:      r.Method,
@@ -52,32 +52,55 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		}
 		code.sent = true
 	}
+	token := s.refreshTokens.items[params["refresh_token"]]
+	replayed := token != nil && token.used
 	s.mu.Unlock()
 
 	if s.TokenFault != nil && s.TokenFault(w, r) {
+		if replayed {
+			s.mu.Lock()
+			s.refreshReused++
+			s.mu.Unlock()
+		}
 		return
 	}
+	var answer map[string]any
 	if err == nil {
-		var answer map[string]any
-		if answer, err = s.exchange(r, params); err == nil {
-			writeJSON(w, http.StatusOK, answer)
-			return
-		}
+		answer, err = s.answerToken(r, params)
 	}
-	if err.status == http.StatusMethodNotAllowed {
-		w.Header().Set("Allow", http.MethodPost)
+	if err != nil {
+		err.write(w)
+		return
 	}
-	writeJSON(w, err.status, err)
+	writeJSON(w, http.StatusOK, answer)
 }
 
-// parseToken checks a token request's outside, and parses its body.
-func (s *Server) parseToken(r *http.Request, body []byte) (map[string]string, *tokenError) {
+func (e *tokenError) write(w http.ResponseWriter) {
+	if e.status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", http.MethodPost)
+	}
+	writeJSON(w, e.status, e)
+}
+
+// readParams reads the body of a request that comes from a client itself, and
+// the parameters in it if they are in order.
+func (s *Server) readParams(r *http.Request) ([]byte, map[string]string, *tokenError) {
+	body, whole := readBody(r)
+	if !whole {
+		return body, nil, &tokenError{http.StatusRequestEntityTooLarge, "invalid_request", "The body is too long or did not arrive."}
+	}
+	params, err := s.parse(r, body)
+	return body, params, err
+}
+
+// parse checks the outside of such a request, and parses its body.
+func (s *Server) parse(r *http.Request, body []byte) (map[string]string, *tokenError) {
 	if r.Method != http.MethodPost {
-		return nil, &tokenError{http.StatusMethodNotAllowed, "invalid_request", "The token endpoint takes POST only."}
+		return nil, &tokenError{http.StatusMethodNotAllowed, "invalid_request", "This endpoint takes POST only."}
 	}
 	if r.URL.RawQuery != "" {
 		// A query ends up in logs, and holds secrets here.
-		return nil, &tokenError{http.StatusBadRequest, "invalid_request", "The token endpoint takes no query."}
+		return nil, &tokenError{http.StatusBadRequest, "invalid_request", "This endpoint takes no query."}
 	}
 	want, parse := "application/json", parseJSON
 	if s.Form {
@@ -99,24 +122,41 @@ func (s *Server) parseToken(r *http.Request, body []byte) (map[string]string, *t
 	return params, nil
 }
 
-// exchange answers a token request that could be parsed.
-func (s *Server) exchange(r *http.Request, params map[string]string) (map[string]any, *tokenError) {
-	for name := range params {
-		if !slices.Contains(tokenParams, name) {
-			return nil, &tokenError{http.StatusBadRequest, "invalid_request", "Unknown parameter: " + name}
+// answerToken answers a token request that could be parsed.
+func (s *Server) answerToken(r *http.Request, params map[string]string) (map[string]any, *tokenError) {
+	grantType := params["grant_type"]
+	if known, ok := tokenParams[grantType]; ok {
+		if refused := onlyKnown(params, known); refused != nil {
+			return nil, refused
 		}
 	}
 	client, refused := s.authenticate(r, params)
 	if refused != nil {
 		return nil, refused
 	}
-	switch grant := params["grant_type"]; grant {
+	switch grantType {
 	case "authorization_code":
+		return s.exchange(client, params)
+	case "refresh_token":
+		return s.refresh(client, params)
 	case "":
 		return nil, &tokenError{http.StatusBadRequest, "invalid_request", "Missing required parameter: grant_type"}
 	default:
-		return nil, &tokenError{http.StatusForbidden, "unsupported_grant_type", "Unsupported grant type: " + grant}
+		return nil, &tokenError{http.StatusForbidden, "unsupported_grant_type", "Unsupported grant type: " + grantType}
 	}
+}
+
+func onlyKnown(params map[string]string, known []string) *tokenError {
+	for name := range params {
+		if !slices.Contains(known, name) {
+			return &tokenError{http.StatusBadRequest, "invalid_request", "Unknown parameter: " + name}
+		}
+	}
+	return nil
+}
+
+// exchange answers a code with the tokens that it stands for.
+func (s *Server) exchange(client Client, params map[string]string) (map[string]any, *tokenError) {
 	for _, name := range []string{"code", "redirect_uri"} {
 		if params[name] == "" {
 			return nil, &tokenError{http.StatusBadRequest, "invalid_request", "Missing required parameter: " + name}
@@ -137,17 +177,38 @@ func (s *Server) exchange(r *http.Request, params map[string]string) (map[string
 		return nil, &tokenError{http.StatusForbidden, "invalid_grant", "Failed to verify code verifier"}
 	}
 
+	audience := code.params.Get("audience")
 	asked := strings.Fields(code.params.Get("scope"))
-	granted := slices.DeleteFunc(slices.Clone(asked), func(scope string) bool { return !s.grants(scope) })
+	g := &grant{
+		user:     code.user,
+		client:   client,
+		audience: audience,
+		asked:    asked,
+		granted:  slices.DeleteFunc(slices.Clone(asked), func(scope string) bool { return !s.grants(scope, audience) }),
+		began:    s.now(),
+		session:  code.session,
+	}
+	answer := s.tokens(g, g.asked, g.granted, code.params.Get("nonce"))
+	if !s.NoRefresh && slices.Contains(g.granted, "offline_access") {
+		answer["refresh_token"] = s.newRefreshToken(g)
+	}
+	return answer, nil
+}
+
+// tokens is what both grant types answer.
+func (s *Server) tokens(g *grant, asked, granted []string, nonce string) map[string]any {
 	answer := map[string]any{
-		"access_token": s.accessToken(code.user, client, code.params.Get("audience"), granted),
+		"access_token": s.accessToken(g.user, g.client, g.audience, granted),
 		"token_type":   "Bearer",
 		"expires_in":   int(s.tokenLifetime().Seconds()),
 	}
 	if !slices.Equal(asked, granted) {
 		answer["scope"] = strings.Join(granted, " ")
 	}
-	return answer, nil
+	if !s.NoIDToken && slices.Contains(granted, "openid") {
+		answer["id_token"] = s.idToken(g.user, g.client, nonce)
+	}
+	return answer
 }
 
 // authenticate finds out which client is asking. It does not tell an unknown
@@ -200,7 +261,10 @@ func (s *Server) redeem(value string, client Client) *code {
 	return c
 }
 
-func (s *Server) grants(scope string) bool {
+func (s *Server) grants(scope, audience string) bool {
+	if scope == "offline_access" && !s.NoRefresh {
+		return audience != ""
+	}
 	if len(s.Scopes) > 0 {
 		return slices.Contains(s.Scopes, scope)
 	}

@@ -51,12 +51,14 @@ func asForm(body map[string]string) string {
 
 // answer is either answer of the token endpoint.
 type answer struct {
-	AccessToken string  `json:"access_token"`
-	TokenType   string  `json:"token_type"`
-	ExpiresIn   int     `json:"expires_in"`
-	Scope       *string `json:"scope"`
-	Error       string  `json:"error"`
-	Description string  `json:"error_description"`
+	AccessToken  string  `json:"access_token"`
+	TokenType    string  `json:"token_type"`
+	ExpiresIn    int     `json:"expires_in"`
+	Scope        *string `json:"scope"`
+	RefreshToken string  `json:"refresh_token"`
+	IDToken      string  `json:"id_token"`
+	Error        string  `json:"error"`
+	Description  string  `json:"error_description"`
 }
 
 func request(t *testing.T, s *Server, contentType, body string) (int, answer) {
@@ -109,6 +111,7 @@ func TestTokenRefuses(t *testing.T) {
 		{"unknown client", s, jsonType, with("client_id", "x"), 0, 401, "access_denied"},
 		{"another client's secret", s, jsonType, with("client_secret", "other"), 0, 401, "access_denied"},
 		{"no secret", s, jsonType, without("client_secret"), 0, 401, "access_denied"},
+		{"refresh token with a code", s, jsonType, with("refresh_token", "x"), 0, 400, "invalid_request"},
 		{"another client's code", s, jsonType, func(b map[string]string) string {
 			b["client_id"], b["client_secret"] = "other", "other"
 			return asJSON(b)
@@ -291,16 +294,11 @@ func TestTokenChars(t *testing.T) {
 	}
 }
 
-// verify checks a token with the published key, and returns its claims.
+// verify checks a token with the key that is published for it, and returns its
+// claims.
 func verify(t *testing.T, s *Server, token string) map[string]any {
 	t.Helper()
-	var set struct {
-		Keys []struct{ Kid, N, E string }
-	}
-	_, body := do(t, http.DefaultClient, "GET", s.Issuer+".well-known/jwks.json", "", "")
-	if err := json.Unmarshal([]byte(body), &set); err != nil || len(set.Keys) != 1 {
-		t.Fatalf("%v in %s", err, body)
-	}
+	keys := keySet(t, s)
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		t.Fatalf("%q is no JWT", token)
@@ -312,22 +310,100 @@ func verify(t *testing.T, s *Server, token string) map[string]any {
 		}
 		return b
 	}
-	key := &rsa.PublicKey{N: new(big.Int).SetBytes(decode(set.Keys[0].N)), E: int(new(big.Int).SetBytes(decode(set.Keys[0].E)).Int64())}
+	var header struct{ Alg, Kid string }
+	if err := json.Unmarshal(decode(parts[0]), &header); err != nil || header.Alg != "RS256" {
+		t.Errorf("header %+v, %v", header, err)
+	}
+	i := slices.IndexFunc(keys, func(k publicKey) bool { return k.Kid == header.Kid })
+	if i < 0 {
+		t.Fatalf("the key %s is not among %v", header.Kid, keys)
+	}
+	key := &rsa.PublicKey{N: new(big.Int).SetBytes(decode(keys[i].N)), E: int(new(big.Int).SetBytes(decode(keys[i].E)).Int64())}
 	hash := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 	if err := rsa.VerifyPKCS1v15(key, crypto.SHA256, hash[:], decode(parts[2])); err != nil {
 		t.Fatal(err)
 	}
-	var header struct{ Alg, Kid string }
 	var claims map[string]any
-	if err := json.Unmarshal(decode(parts[0]), &header); err != nil || header.Alg != "RS256" || header.Kid != set.Keys[0].Kid {
-		t.Errorf("header %+v, %v", header, err)
-	}
 	d := json.NewDecoder(strings.NewReader(string(decode(parts[1]))))
 	d.UseNumber()
 	if err := d.Decode(&claims); err != nil {
 		t.Fatal(err)
 	}
 	return claims
+}
+
+type publicKey struct{ Kid, N, E string }
+
+func keySet(t *testing.T, s *Server) []publicKey {
+	t.Helper()
+	var set struct{ Keys []publicKey }
+	_, body := do(t, http.DefaultClient, "GET", s.Issuer+".well-known/jwks.json", "", "")
+	if err := json.Unmarshal([]byte(body), &set); err != nil || len(set.Keys) == 0 {
+		t.Fatalf("%v in %s", err, body)
+	}
+	return set.Keys
+}
+
+func TestIDToken(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := start(t, &Server{
+		Now:      func() time.Time { return now },
+		IDClaims: func(u User) map[string]any { return map[string]any{"name": nil, "nickname": u.Name} },
+	})
+	v := authorizeParams()
+	v.Set("nonce", "n")
+	_, got := request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v))))
+	want := fmt.Sprintf(`{"aud":"app","email":"ada@example.com","exp":1800036000,"iat":1800000000,"iss":"%s","name":null,"nickname":"Ada Lovelace","nonce":"n","sub":"auth0|ada"}`, s.Issuer)
+	if claims := string(mustMarshal(verify(t, s, got.IDToken))); claims != want {
+		t.Errorf("claims\n%s, want\n%s", claims, want)
+	}
+	v.Del("nonce")
+	v.Del("audience") // the ID token has nothing to do with it
+	_, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v))))
+	if claims := verify(t, s, got.IDToken); claims["nonce"] != nil {
+		t.Errorf("nonce %v, want none", claims["nonce"])
+	}
+	v.Set("scope", "profile")
+	if _, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v)))); got.IDToken != "" {
+		t.Error("an ID token without the scope openid")
+	}
+	s = start(t, &Server{NoIDToken: true})
+	if _, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, authorizeParams())))); got.IDToken != "" || got.Scope != nil {
+		t.Errorf("NoIDToken: %+v", got)
+	}
+}
+
+func TestRotateKey(t *testing.T) {
+	broken := false
+	s := start(t, &Server{JWKSFault: func(w http.ResponseWriter, r *http.Request) bool {
+		if broken {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		return broken
+	}})
+	old := s.SignJWT(map[string]any{"sub": "x"})
+	first := keySet(t, s)
+	s.RotateKey()
+	fresh := s.SignJWT(map[string]any{"sub": "x"})
+	both := keySet(t, s)
+	if len(first) != 1 || len(both) != 2 || both[0] != first[0] || both[1].Kid == first[0].Kid || both[1].N == first[0].N {
+		t.Errorf("keys %v, then %v", first, both)
+	}
+	verify(t, s, old)
+	verify(t, s, fresh)
+	s.ForgetOldKeys()
+	if keys := keySet(t, s); len(keys) != 1 || keys[0] != both[1] {
+		t.Errorf("keys %v, want the newest only", keys)
+	}
+	verify(t, s, fresh)
+	// Another server knows nothing of it.
+	if keys := keySet(t, start(t, &Server{})); len(keys) != 1 || keys[0] != first[0] {
+		t.Errorf("another server's keys %v", keys)
+	}
+	broken = true
+	if resp, _ := do(t, http.DefaultClient, "GET", s.Issuer+".well-known/jwks.json", "", ""); resp.StatusCode != 503 || s.JWKSRequests() != 7 {
+		t.Errorf("status %d, %d requests", resp.StatusCode, s.JWKSRequests())
+	}
 }
 
 func TestMemoryIsBounded(t *testing.T) {
