@@ -51,6 +51,7 @@ func BenchmarkAuthenticated(b *testing.B) {
 				if err := h.setUp(&certmagic.FileStorage{Path: b.TempDir()}); err != nil {
 					b.Fatal(err)
 				}
+				h.peers = &peers{own: []string{h.cfg.cookieName, h.cfg.bindingName}}
 				cookie := benchCookie(b, h, size)
 				r := benchRequest()
 				w := httptest.NewRecorder()
@@ -78,7 +79,7 @@ func benchCookie(b *testing.B, h *Handler, size int) string {
 	// A header, a payload, and a signature as RS256 makes it.
 	token := "eyJhbGciOiJSUzI1NiJ9." + strings.Repeat("eyJz", (size-21-1-342)/4) + "." + strings.Repeat("A", 342)
 	w := httptest.NewRecorder()
-	err := h.saveSession(w, b.Context(), *h.cfg.fixedSite, h.newSession(aventus.Token{AccessToken: token, ExpiresIn: time.Hour}))
+	err := h.saveSession(w, b.Context(), *h.cfg.fixedSite, h.newSession(aventus.Token{AccessToken: token, ExpiresIn: time.Hour}, nil))
 	if err != nil {
 		b.Fatal(err)
 	}

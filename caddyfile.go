@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,9 +21,9 @@ func init() {
 var subdirectives = []string{
 	"client_id", "client_secret", "redirect_uri", "audience", "scope",
 	"issuer", "authorize_url", "token_url", "token_request", "token_auth", "authorize_param",
-	"unauthenticated",
+	"unauthenticated", "require_scope", "require_claim", "verify_token", "accept_bearer",
 	"session store", "session name", "session lifetime", "session key",
-	"logout",
+	"logout", "profile",
 }
 
 // parseCaddyfile sets up the handler from the Caddyfile. The matcher becomes part
@@ -63,33 +64,38 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //		authorize_param <name> <value>
 //
 //		unauthenticated auto|redirect|deny|pass
+//		require_scope   <scope...>
+//		require_claim   <claim> <value...>
+//		verify_token    [<jwks_url>]
+//		accept_bearer
+//
 //		session {
 //			store    cookie
 //			name     <cookie name>
 //			lifetime <duration>
 //			key      <secret...>
 //		}
-//		logout <path> [<return url>]
+//		logout          <path> [<return url>]
+//		profile         <path>
 //	}
 //
-// The first three are required. scope and authorize_param may be repeated, all
-// others may be given once.
+// The first three are required. scope, authorize_param, require_scope and
+// require_claim may be repeated, all others may be given once.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	var given []string
+	repeatable := []string{"scope", "authorize_param", "require_scope", "require_claim"}
+	given := make(map[string]caddyfile.Token)
 	for d.NextBlock(0) {
 		name := d.Val()
-		if name != "scope" && name != "authorize_param" {
-			if slices.Contains(given, name) {
-				return d.Errf("%s is given twice", name)
-			}
-			given = append(given, name)
+		if _, ok := given[name]; ok && !slices.Contains(repeatable, name) {
+			return d.Errf("%s is given twice", name)
 		}
+		given[name] = d.Token()
 		if name == "session" {
-			if err := h.unmarshalSession(d); err != nil {
+			if err := h.unmarshalSession(d, given); err != nil {
 				return err
 			}
 			continue
@@ -102,8 +108,20 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		}
 	}
 	for _, name := range []string{"client_id", "client_secret", "redirect_uri"} {
-		if !slices.Contains(given, name) {
+		if _, ok := given[name]; !ok {
 			return d.Errf("%s is required", name)
+		}
+	}
+	at := func(err error, name string) error {
+		return fmt.Errorf("%w, at %s:%d", err, given[name].File, given[name].Line)
+	}
+	if name, ok := h.checkAudience(); !ok {
+		return at(fmt.Errorf("%s needs an audience", name), name)
+	}
+	// Some values are good or bad together with others that came later.
+	for _, name := range subdirectives {
+		if err := h.check(name); err != nil {
+			return at(err, name)
 		}
 	}
 	return nil
@@ -123,6 +141,7 @@ func (h *Handler) unmarshalOne(d *caddyfile.Dispenser, name string) error {
 		"token_request":   &h.TokenRequest,
 		"token_auth":      &h.TokenAuth,
 		"unauthenticated": &h.Unauthenticated,
+		"profile":         &h.Profile,
 	}[name]
 
 	switch {
@@ -135,15 +154,37 @@ func (h *Handler) unmarshalOne(d *caddyfile.Dispenser, name string) error {
 		}
 		*one = args[0]
 
-	case name == "scope":
+	case name == "scope" || name == "require_scope":
 		if len(args) == 0 {
-			return d.Errf("scope takes one scope or more")
+			return d.Errf("%s takes one scope or more", name)
 		}
+		scopes := map[string]*[]string{"scope": &h.Scopes, "require_scope": &h.RequireScope}[name]
 		for _, scope := range args {
-			if !slices.Contains(h.Scopes, scope) {
-				h.Scopes = append(h.Scopes, scope)
+			if !slices.Contains(*scopes, scope) {
+				*scopes = append(*scopes, scope)
 			}
 		}
+
+	case name == "require_claim":
+		if len(args) < 2 {
+			return d.Errf("require_claim takes a claim, and a value or more")
+		}
+		h.RequireClaim = append(h.RequireClaim, ClaimRequirement{Claim: args[0], Values: args[1:]})
+
+	case name == "verify_token":
+		if len(args) > 1 {
+			return d.Errf("verify_token takes the URL of a JWKS, or nothing")
+		}
+		h.VerifyToken = new(TokenVerification)
+		if len(args) == 1 {
+			h.VerifyToken.JWKSURL = args[0]
+		}
+
+	case name == "accept_bearer":
+		if len(args) != 0 {
+			return d.Errf("accept_bearer takes no argument")
+		}
+		h.AcceptBearer = true
 
 	case name == "authorize_param":
 		if len(args) != 2 {
@@ -175,18 +216,18 @@ func (h *Handler) unmarshalOne(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-// unmarshalSession reads the session block.
-func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {
+// unmarshalSession reads the session block, and notes what is given in it.
+func (h *Handler) unmarshalSession(d *caddyfile.Dispenser, given map[string]caddyfile.Token) error {
 	if d.NextArg() {
 		return d.Errf("session takes a block, and no argument")
 	}
-	var given []string
+	count := len(given)
 	for d.NextBlock(1) {
 		name := d.Val()
-		if slices.Contains(given, name) {
+		if _, ok := given["session "+name]; ok {
 			return d.Errf("session %s is given twice", name)
 		}
-		given = append(given, name)
+		given["session "+name] = d.Token()
 
 		args := d.RemainingArgs()
 		if len(args) == 0 || args[0] == "" || len(args) > 1 && name != "key" {
@@ -208,9 +249,15 @@ func (h *Handler) unmarshalSession(d *caddyfile.Dispenser) error {
 		default:
 			return d.Errf("unrecognized subdirective session %s", name)
 		}
+		if d.NextBlock(2) {
+			return d.Errf("session %s takes no block", name)
+		}
 		if err := h.check("session " + name); err != nil {
 			return d.WrapErr(err)
 		}
+	}
+	if len(given) == count {
+		return d.Errf("session takes a block with something in it")
 	}
 	return nil
 }

@@ -50,6 +50,13 @@ type settings struct {
 	keys            [][]byte
 	logoutPath      string // empty: none
 	logoutURL       string // empty: a page of our own
+	profilePath     string // empty: none
+	requireClaim    []ClaimRequirement
+	requireScope    []string
+	verify          bool // access tokens are verified
+	acceptBearer    bool
+	vary            []string // the request headers that tell visitors apart
+	jwksURL         string
 }
 
 // settings makes the settings of the config, or the error that tells what is
@@ -70,6 +77,9 @@ func (h *Handler) settings() (*settings, error) {
 		if err := c.check(name); err != nil {
 			return nil, err
 		}
+	}
+	if name, ok := c.checkAudience(); !ok {
+		return nil, fmt.Errorf("%s needs an audience", name)
 	}
 
 	s := &settings{
@@ -101,7 +111,9 @@ func (h *Handler) settings() (*settings, error) {
 	if c.Issuer == "" {
 		c.Issuer = defaultIssuer
 	}
-	s.issuer, _ = aventus.CheckIssuer(c.Issuer)
+	if s.issuer, err = aventus.CheckIssuer(c.Issuer); err != nil {
+		return nil, fmt.Errorf("issuer %w", err)
+	}
 	if s.AuthorizeURL == "" {
 		s.AuthorizeURL = s.issuer + "authorize"
 	}
@@ -135,6 +147,17 @@ func (h *Handler) settings() (*settings, error) {
 	if c.Logout != nil {
 		s.logoutPath, s.logoutURL = c.Logout.Path, c.Logout.ReturnURL
 	}
+	s.profilePath = c.Profile
+	s.requireScope, s.requireClaim = c.RequireScope, c.RequireClaim
+	s.vary = []string{"Cookie"}
+	if s.acceptBearer = c.AcceptBearer; s.acceptBearer {
+		s.vary = append(s.vary, "Authorization")
+	}
+	s.verify = c.VerifyToken != nil || c.AcceptBearer
+	s.jwksURL = s.issuer + ".well-known/jwks.json"
+	if c.VerifyToken != nil && c.VerifyToken.JWKSURL != "" {
+		s.jwksURL = c.VerifyToken.JWKSURL
+	}
 	if !strings.Contains(s.redirectURI, hostPlaceholder) {
 		at := s.site(s.redirectURI)
 		s.fixedSite = &at
@@ -153,6 +176,10 @@ func (s *settings) site(redirectURI string) site {
 	bound := []string{s.cookieName, s.issuer, s.ClientID, s.Audience, strings.Join(slices.Sorted(slices.Values(s.Scopes)), " "), origin}
 	return site{origin: origin, redirectURI: redirectURI, associated: []byte(strings.Join(bound, "\x00"))}
 }
+
+// asksForID reports whether an ID token is asked for (OpenID Connect Core 1.0,
+// section 3.1.2.1).
+func (s *settings) asksForID() bool { return slices.Contains(s.Scopes, "openid") }
 
 // expanded returns a copy of the config with its placeholders replaced.
 func (h *Handler) expanded() (*Handler, error) {
@@ -179,6 +206,7 @@ func (h *Handler) expanded() (*Handler, error) {
 		return strings.Join(parts, keep)
 	}
 	c := &Handler{
+		isExpanded:      true,
 		ClientID:        expand("client_id", h.ClientID),
 		ClientSecret:    expand("client_secret", h.ClientSecret),
 		RedirectURI:     expand("redirect_uri", h.RedirectURI),
@@ -189,6 +217,8 @@ func (h *Handler) expanded() (*Handler, error) {
 		TokenRequest:    expand("token_request", h.TokenRequest),
 		TokenAuth:       expand("token_auth", h.TokenAuth),
 		Unauthenticated: expand("unauthenticated", h.Unauthenticated),
+		AcceptBearer:    h.AcceptBearer,
+		Profile:         expand("profile", h.Profile),
 		Session: Session{
 			Store:    expand("session: store", h.Session.Store),
 			Name:     expand("session: name", h.Session.Name),
@@ -203,6 +233,19 @@ func (h *Handler) expanded() (*Handler, error) {
 			c.AuthorizeParams = make(map[string]string)
 		}
 		c.AuthorizeParams[name] = expand("authorize_param", h.AuthorizeParams[name])
+	}
+	for _, scope := range h.RequireScope {
+		c.RequireScope = append(c.RequireScope, expand("require_scope", scope))
+	}
+	for _, req := range h.RequireClaim {
+		values := make([]string, len(req.Values))
+		for i, value := range req.Values {
+			values[i] = expand("require_claim", value)
+		}
+		c.RequireClaim = append(c.RequireClaim, ClaimRequirement{Claim: expand("require_claim", req.Claim), Values: values})
+	}
+	if h.VerifyToken != nil {
+		c.VerifyToken = &TokenVerification{JWKSURL: expand("verify_token", h.VerifyToken.JWKSURL)}
 	}
 	for _, key := range h.Session.Keys {
 		c.Session.Keys = append(c.Session.Keys, expand("session: key", key))
@@ -233,7 +276,7 @@ func (h *Handler) checkValue(name string) error {
 	case "audience":
 		return checkText(h.Audience)
 	case "redirect_uri":
-		if waits(h.RedirectURI) {
+		if h.waits(h.RedirectURI) {
 			return nil
 		}
 		if _, err := parseRedirectURI(h.RedirectURI); err != nil {
@@ -241,23 +284,43 @@ func (h *Handler) checkValue(name string) error {
 		}
 		return h.checkPaths()
 	case "scope":
-		for _, scope := range h.Scopes {
-			if err := aventus.CheckScope(scope); err != nil && !waits(scope) {
-				return err
+		return h.checkScopes(h.Scopes)
+	case "require_scope":
+		return h.checkScopes(h.RequireScope)
+	case "require_claim":
+		for _, req := range h.RequireClaim {
+			if req.Claim == "" || len(req.Values) == 0 {
+				return errors.New("needs a claim, and a value or more")
 			}
 		}
+	case "verify_token":
+		if h.VerifyToken == nil {
+			return nil
+		}
+		if to := h.VerifyToken.JWKSURL; to != "" && !h.waits(to) {
+			_, err := aventus.CheckURL(to)
+			return err
+		}
+	case "profile":
+		if h.Profile == "" {
+			return nil
+		}
+		if err := h.checkPath(h.Profile); err != nil {
+			return err
+		}
+		return h.checkPaths()
 	case "issuer":
-		if h.Issuer != "" && !waits(h.Issuer) {
+		if h.Issuer != "" && !h.waits(h.Issuer) {
 			_, err := aventus.CheckIssuer(h.Issuer)
 			return err
 		}
 	case "token_url":
-		if h.TokenURL != "" && !waits(h.TokenURL) {
+		if h.TokenURL != "" && !h.waits(h.TokenURL) {
 			_, err := aventus.CheckURL(h.TokenURL)
 			return err
 		}
 	case "authorize_url":
-		if h.AuthorizeURL != "" && !waits(h.AuthorizeURL) {
+		if h.AuthorizeURL != "" && !h.waits(h.AuthorizeURL) {
 			return aventus.CheckAuthorizeURL(h.AuthorizeURL, h.AuthorizeParams)
 		}
 	case "authorize_param":
@@ -267,33 +330,36 @@ func (h *Handler) checkValue(name string) error {
 			}
 		}
 	case "token_request":
-		return checkOneOf(h.TokenRequest, "json", "form")
+		return h.checkOneOf(h.TokenRequest, "json", "form")
 	case "token_auth":
-		return checkOneOf(h.TokenAuth, "post", "basic")
+		return h.checkOneOf(h.TokenAuth, "post", "basic")
 	case "unauthenticated":
-		return checkOneOf(h.Unauthenticated, "auto", "redirect", "deny", "pass")
+		return h.checkOneOf(h.Unauthenticated, "auto", "redirect", "deny", "pass")
 	case "session store":
-		return checkOneOf(h.Session.Store, "cookie")
+		return h.checkOneOf(h.Session.Store, "cookie")
 	case "session name":
 		return h.checkCookieName()
 	case "session lifetime":
-		if h.Session.Lifetime < 0 {
-			return errors.New("must be positive")
+		if h.Session.Lifetime != 0 && time.Duration(h.Session.Lifetime) < time.Second {
+			return errors.New("must be a second or more")
 		}
 	case "session key":
-		for _, text := range h.Session.Keys {
-			if _, err := parseKey(text); err != nil && !waits(text) {
+		for i, text := range h.Session.Keys {
+			if _, err := parseKey(text); err != nil && !h.waits(text) {
 				return err
+			}
+			if slices.Contains(h.Session.Keys[:i], text) {
+				return errors.New("is given the same key twice")
 			}
 		}
 	case "logout":
 		if h.Logout == nil {
 			return nil
 		}
-		if path := h.Logout.Path; !waits(path) && (!isPath(path) || strings.ContainsAny(path, "?#%*")) {
-			return errors.New("needs a path that begins with a slash, and no query or wildcard")
+		if err := h.checkPath(h.Logout.Path); err != nil {
+			return err
 		}
-		if to := h.Logout.ReturnURL; to != "" && !waits(to) && !isPath(to) {
+		if to := h.Logout.ReturnURL; to != "" && !h.waits(to) && !isPath(to) {
 			to, _, _ = strings.Cut(to, "#") // a single-page app may route by it
 			if _, err := aventus.CheckURL(to); err != nil {
 				return fmt.Errorf("return url must be a path on this site, or it %w", err)
@@ -306,18 +372,41 @@ func (h *Handler) checkValue(name string) error {
 
 // checkPaths reports two of the handler's own paths that are one.
 func (h *Handler) checkPaths() error {
-	if h.Logout == nil || h.RedirectURI == "" || waits(h.RedirectURI) {
-		return nil
+	var paths []string
+	if u, err := parseRedirectURI(h.RedirectURI); err == nil && !h.waits(h.RedirectURI) {
+		paths = append(paths, u.Path)
 	}
-	if u, err := parseRedirectURI(h.RedirectURI); err == nil && u.Path == h.Logout.Path {
-		return fmt.Errorf("has the path %s, which is another's already: callback and logout need a path each", u.Path)
+	if h.Logout != nil {
+		paths = append(paths, h.Logout.Path)
+	}
+	if h.Profile != "" {
+		paths = append(paths, h.Profile)
+	}
+	for i, path := range paths {
+		if !h.waits(path) && slices.Contains(paths[:i], path) {
+			return fmt.Errorf("has the path %s, which is another's already: callback, logout and profile need a path each", path)
+		}
 	}
 	return nil
 }
 
+// checkAudience names what needs an audience where there is none: a token that was
+// made for something else would do.
+func (h *Handler) checkAudience() (name string, ok bool) {
+	switch {
+	case h.Audience != "":
+		return "", true
+	case h.AcceptBearer:
+		return "accept_bearer", false
+	case h.VerifyToken != nil:
+		return "verify_token", false
+	}
+	return "", true
+}
+
 func (h *Handler) checkCookieName() error {
 	name := h.Session.Name
-	if name == "" || waits(name) {
+	if name == "" || h.waits(name) {
 		return nil
 	}
 	bare := strings.TrimPrefix(name, hostPrefix)
@@ -328,7 +417,7 @@ func (h *Handler) checkCookieName() error {
 		return errors.New("is the name of another cookie of this module")
 	case strings.HasPrefix(strings.ToLower(bare), "__host-"), strings.HasPrefix(strings.ToLower(bare), "__secure-"):
 		return errors.New("has a prefix that browsers would hold against it; __Host- is added where it can be")
-	case bare != name && strings.HasPrefix(h.RedirectURI, "http:"):
+	case bare != name && strings.HasPrefix(strings.ToLower(h.RedirectURI), "http:"):
 		return errors.New("has the prefix __Host-, which needs an https redirect_uri")
 	}
 	return nil
@@ -354,6 +443,18 @@ func parseRedirectURI(raw string) (*url.URL, error) {
 	if u.Path == "" || u.Path == "/" {
 		return nil, errors.New("needs a path of its own, such as /oauth2/callback")
 	}
+	if strings.Contains(u.Path+"/", "/../") || strings.Contains(u.Path+"/", "/./") {
+		return nil, errors.New("has a path that no browser asks for")
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return nil, errors.New("has a query that is not well-formed")
+	}
+	for name, values := range query {
+		if len(values) > 1 || slices.Contains([]string{"code", "state", "error", "error_description", "error_uri", "iss"}, name) {
+			return nil, fmt.Errorf("has the parameter %s in its query, which would be there twice", name)
+		}
+	}
 	return u, nil
 }
 
@@ -371,14 +472,30 @@ func parseKey(text string) ([]byte, error) {
 }
 
 // waits reports whether a value still holds a placeholder.
-func waits(value string) bool {
-	return strings.Contains(strings.ReplaceAll(value, hostPlaceholder, ""), "{")
+func (h *Handler) waits(value string) bool {
+	return !h.isExpanded && strings.Contains(strings.ReplaceAll(value, hostPlaceholder, ""), "{")
 }
 
 func isPath(s string) bool {
 	// Browsers take the two others for the beginning of a host.
 	return strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") && !strings.HasPrefix(s, `/\`) &&
 		!strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+func (h *Handler) checkPath(path string) error {
+	if !h.waits(path) && (!isPath(path) || path == "/" || strings.ContainsAny(path, "?#%*")) {
+		return errors.New("needs a path of its own that begins with a slash, and no query or wildcard")
+	}
+	return nil
+}
+
+func (h *Handler) checkScopes(scopes []string) error {
+	for _, scope := range scopes {
+		if err := aventus.CheckScope(scope); err != nil && !h.waits(scope) {
+			return err
+		}
+	}
+	return nil
 }
 
 func checkText(s string) error {
@@ -388,8 +505,8 @@ func checkText(s string) error {
 	return nil
 }
 
-func checkOneOf(value string, known ...string) error {
-	if value == "" || waits(value) || slices.Contains(known, value) {
+func (h *Handler) checkOneOf(value string, known ...string) error {
+	if value == "" || h.waits(value) || slices.Contains(known, value) {
 		return nil
 	}
 	return fmt.Errorf("must be %s, not %q", strings.Join(known, " or "), value)

@@ -18,18 +18,22 @@ import (
 
 // ServeHTTP lets a request with a session through, with its token; sends a page
 // visit without one to the login, or does with it what the config says; and serves
-// the callback and the logout.
+// the callback, the logout and the profile.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	switch original(r).URL.Path {
-	case h.cfg.callbackPath:
+	switch path := original(r).URL.Path; {
+	case path == "": // of a CONNECT, or no page's; and of what is not configured
+	case path == h.cfg.callbackPath:
 		return h.finishLogin(w, r)
-	case h.cfg.logoutPath:
+	case path == h.cfg.logoutPath:
 		return h.leave(w, r)
+	case path == h.cfg.profilePath:
+		return h.serveProfile(w, r)
 	}
-	if protected, err := h.protects(r); err != nil || !protected {
-		if err != nil {
-			return err
-		}
+	protected, err := h.protects(r)
+	if err != nil {
+		return h.fail(w, r, errInternal, fmt.Errorf("the matcher: %w", err))
+	}
+	if !protected {
 		return next.ServeHTTP(w, r)
 	}
 
@@ -37,31 +41,34 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.fail(w, r, errBadHost, err)
 	}
-	session, err := h.loadSession(r.Context(), at, cookies(r))
-	if err != nil {
-		return h.fail(w, r, errStorage, err)
+	session, refused := h.identify(r, at)
+	if refused != nil {
+		return h.refuse(w, r, refused)
 	}
 	h.takeIdentity(r)
+	h.introduce(r, session)
 	if session == nil {
 		return h.serveAnonymous(w, r, next)
 	}
+	if refused := h.lacks(session); refused != nil {
+		return h.refuse(w, r, refused)
+	}
 	r.Header["Authorization"] = []string{session.bearer}
-	return letThrough(w, r, next)
+	return h.letThrough(w, r, next)
 }
 
 // serveAnonymous answers a request that needs a session and has none.
 func (h *Handler) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	switch mode := h.cfg.unauthenticated; {
 	case mode == "pass":
-		return letThrough(w, r, next)
+		return h.letThrough(w, r, next)
 	case mode != "deny" && isPage(r):
 		return h.startLogin(w, r, returnPath(r), 0, http.StatusFound)
 	case mode == "redirect" && !isWebSocket(r):
 		// The browser is to come back by GET, whatever it came with.
 		return h.startLogin(w, r, returnPath(r), 0, http.StatusSeeOther)
 	}
-	w.Header().Set("WWW-Authenticate", "Bearer")
-	return h.fail(w, r, errLoginRequired, nil)
+	return h.refuse(w, r, &refusal{failure: errLoginRequired, challenge: "Bearer"})
 }
 
 // leave ends the session, at the logout path.
@@ -238,6 +245,7 @@ var (
 	errBadHost       = failure{http.StatusBadRequest, "invalid_host", "This site cannot be reached by this name."}
 	errMethod        = failure{http.StatusMethodNotAllowed, "method_not_allowed", "This address does not take this kind of request."}
 	errForcedLogout  = failure{http.StatusForbidden, "cross_site_logout", "Another site tried to sign you out."}
+	errInternal      = failure{http.StatusInternalServerError, "internal_error", "Something went wrong here."}
 	errStorage       = failure{http.StatusServiceUnavailable, "storage_unavailable", "Sign-in is unavailable for the moment. Try again soon."}
 )
 

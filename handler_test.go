@@ -236,6 +236,10 @@ func TestLogout(t *testing.T) {
 			if got := a.Header["Set-Cookie"]; len(got) != 1 || got[0] != session+"="+attributes {
 				t.Errorf("Set-Cookie %q", got)
 			}
+			if a.Header.Get("X-Content-Type-Options") != "nosniff" || a.Header.Get("Referrer-Policy") != "no-referrer" ||
+				!strings.HasPrefix(a.Header.Get("Content-Security-Policy"), "default-src 'none'") {
+				t.Errorf("%v", a.Header)
+			}
 			if !strings.Contains(a.body, "signed out") || !strings.Contains(a.body, `<a href="/">`) || a.Header.Get("Cache-Control") != "no-store" {
 				t.Errorf("%v\n%s", a.Header, a.body)
 			}
@@ -273,6 +277,14 @@ func TestCaches(t *testing.T) {
 			header Cache-Control "public, max-age=60"
 			respond "static"
 		}
+		handle /nothing {
+			vars x y
+		}
+		handle /flushed {
+			reverse_proxy %app {
+				flush_interval -1
+			}
+		}
 		handle /missing {
 			error 404
 		}
@@ -282,6 +294,8 @@ func TestCaches(t *testing.T) {
 	b := w.browser()
 	b.login("/")
 	for path, want := range map[string]string{
+		"/nothing":                        "private",
+		"/flushed":                        "private",
 		"/page":                           "private",
 		"/page?cache=public,max-age=3600": "public,max-age=3600",
 		"/static/x":                       "public, max-age=60",
@@ -316,11 +330,25 @@ func TestSeveralBlocks(t *testing.T) {
 			t.Errorf("the app saw %v", r.Header)
 		}
 	}
-	// The third block has a login of its own, behind the second one's.
+	// The third block has a login of its own, behind the second one's, and its
+	// callback comes to the first.
 	a := b.get("/admin/x")
 	w.expect(a, http.StatusFound)
 	if !strings.Contains(a.location(), "scope=admin+profile") {
 		t.Errorf("sent to %s", a.location())
+	}
+	a = b.get(b.get(a.location()).location())
+	w.expect(a, http.StatusSeeOther)
+	if a.cookie("admin_session") == nil {
+		t.Errorf("%v", a.Header)
+	}
+	w.requests()
+	w.expect(b.get("/admin/x"), http.StatusOK)
+	w.expect(b.get("/page"), http.StatusOK)
+	for _, r := range w.requests() {
+		if len(r.Header["Authorization"]) != 1 || r.Header["Cookie"] != nil {
+			t.Errorf("the app saw %v", r.Header) // neither its own cookies, nor another block's
+		}
 	}
 }
 
@@ -354,6 +382,60 @@ func TestErrorPages(t *testing.T) {
 	}
 	if a.Header.Get("Cache-Control") != "no-store" || a.Header.Get("WWW-Authenticate") != "Bearer" {
 		t.Errorf("%v", a.Header)
+	}
+}
+
+// TestBlockOrder: blocks go in the order in which they are written.
+func TestBlockOrder(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		return w.site + " {\n" + w.directive("/api/*", "unauthenticated deny") + "\n" + w.directive("", "") + "\nreverse_proxy " + w.app + "\n}"
+	}})
+	w.expect(w.browser().get("/api/x"), http.StatusUnauthorized)
+	w.expect(w.browser().get("/x"), http.StatusFound)
+}
+
+// TestMatcherFails: a matcher that cannot tell lets nothing through, and the error
+// is one of ours.
+func TestMatcherFails(t *testing.T) {
+	w := newWorld(t, setup{matcher: "@m", caddyfile: "@m expression `int({http.request.uri.query.n}) > 5`\n%s\nreverse_proxy %app" + errorsShown})
+	a := w.browser().get("/?n=abc")
+	w.expect(a, http.StatusInternalServerError)
+	if !strings.HasPrefix(a.body, "internal_error: ") || a.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%v %s", a.Header, a.body)
+	}
+	if len(w.requests()) != 0 {
+		t.Error("the app was reached")
+	}
+	if !strings.Contains(w.log(), `"level":"error"`) {
+		t.Error("the operator is not told")
+	}
+}
+
+// TestEmptyPath: a request without a path is not for a logout that is not there.
+func TestEmptyPath(t *testing.T) {
+	w := newWorld(t, setup{matcher: "/private/*"})
+	a := w.raw("GET http://localhost:" + w.port + "?x=1 HTTP/1.1\r\nHost: localhost:" + w.port + "\r\nConnection: close\r\n\r\n")
+	if a.StatusCode != http.StatusOK || a.body != "the app" || a.Header["Set-Cookie"] != nil {
+		t.Errorf("status %d, %v, %s", a.StatusCode, a.Header, a.body)
+	}
+	w = newWorld(t, setup{})
+	a = w.raw("CONNECT localhost:" + w.port + " HTTP/1.1\r\nHost: localhost:" + w.port + "\r\nConnection: close\r\n\r\n")
+	w.expect(a, http.StatusUnauthorized)
+}
+
+// TestErrorRoutes: what leads from an error to an upstream is not told who the
+// client says it is either.
+func TestErrorRoutes(t *testing.T) {
+	w := newWorld(t, setup{block: "logout /logout", caddyfile: "%s\nreverse_proxy %app\nhandle_errors {\nreverse_proxy %app\n}"})
+	b := w.browser()
+	b.login("/")
+	for _, path := range []string{"/oauth2/callback?state=x&code=y", "/logout"} {
+		w.requests()
+		b.do("GET", path, "Authorization", "Bearer made-up", "Sec-Fetch-Site", "cross-site")
+		seen := w.requests()
+		if len(seen) != 1 || seen[0].Header["Authorization"] != nil || seen[0].Header["Cookie"] != nil {
+			t.Errorf("%s: the error's upstream saw %v", path, seen)
+		}
 	}
 }
 

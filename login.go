@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
@@ -96,7 +97,7 @@ func (h *Handler) startLogin(w http.ResponseWriter, r *http.Request, returnTo st
 
 	h.setCookie(w, h.cfg.bindingName, binding, loginLifetime)
 	noStore(w)
-	w.Header().Set("Location", h.client.AuthorizeURL(at.redirectURI, state, verifier))
+	w.Header().Set("Location", h.client.AuthorizeURL(at.redirectURI, state, verifier, h.idNonce(l)))
 	w.WriteHeader(status)
 	return nil
 }
@@ -128,6 +129,16 @@ func (h *Handler) verifier(r *http.Request, state string, l *login) (string, err
 	return aventus.Verifier(secret), nil
 }
 
+// idNonce returns what the ID token of a login has to repeat (OpenID Connect Core
+// 1.0, section 15.5.2), or "" where none is asked for. A hash will do: it binds the
+// token to the login that the state is the record of.
+func (h *Handler) idNonce(l *login) string {
+	if h.idTokens == nil {
+		return ""
+	}
+	return claimID("nonce", string(l.nonce[:]))
+}
+
 var (
 	errCallback     = failure{http.StatusBadRequest, "invalid_callback", "This is not an answer from the sign-in server. Start again from the site."}
 	errState        = failure{http.StatusBadRequest, "invalid_state", "This sign-in was not begun here. Start again from the site."}
@@ -137,6 +148,7 @@ var (
 	errServer       = failure{http.StatusBadGateway, "server_error", "The sign-in server could not sign you in. Try again soon."}
 	errTokenTimeout = failure{http.StatusGatewayTimeout, "token_timeout", "The sign-in server did not answer in time. Try again soon."}
 	errToken        = failure{http.StatusBadGateway, "token_refused", "The sign-in server did not confirm your sign-in. Try again."}
+	errTokenInvalid = failure{http.StatusBadGateway, "token_invalid", "The sign-in server sent something that this site cannot trust. Try again."}
 	errGone         = failure{499, "client_gone", "The request was given up."} // as reverse_proxy does
 	errTokenTooLong = failure{http.StatusBadGateway, "token_too_large", "Your sign-in worked, but what came with it is too large for this site to keep."}
 )
@@ -166,6 +178,13 @@ func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
 	state := params.Get("state")
 	l, err := h.openLogin(r, at, state)
 	if errors.Is(err, keyring.ErrInvalid) {
+		for _, other := range h.peers.sharing(h) {
+			if otherSite, siteErr := other.site(r); siteErr == nil {
+				if _, otherErr := other.openLogin(r, otherSite, state); otherErr == nil {
+					return other.finishLogin(w, r)
+				}
+			}
+		}
 		return h.fail(w, r, errState, errors.New("the callback's state was not sealed here, or not for this site and client"))
 	}
 	if err != nil {
@@ -183,10 +202,9 @@ func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
 	sameBrowser := h.beganIn(r, l)
 	stale := h.now().Sub(l.began) > loginLifetime
 	if !sameBrowser || stale {
-		if sameBrowser {
-			if s, err := h.loadSession(r.Context(), at, cookies(r)); err == nil && s != nil {
-				return h.goBack(w, at, l) // another tab was faster
-			}
+		// Whoever is signed in has what this login was for: another tab was faster.
+		if s, err := h.loadSession(r.Context(), at, cookies(r)); err == nil && s != nil {
+			return h.goBack(w, at, l)
 		}
 		if l.restarts >= maxRestarts {
 			return h.fail(w, r, errLoginLost, nil)
@@ -224,7 +242,18 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if tokenErr != nil {
 		return h.failExchange(w, r, tokenErr)
 	}
-	err = h.saveSession(w, r.Context(), at, h.newSession(token))
+	idToken, expires, err := h.verifyTokens(r, l, token)
+	if err != nil {
+		if errors.Is(err, aventus.ErrToken) {
+			return h.fail(w, r, errTokenInvalid, err)
+		}
+		return h.fail(w, r, failureOf(kindOf(err)), err)
+	}
+	s := h.newSession(token, idToken)
+	if !expires.IsZero() && expires.Before(s.expires) {
+		s.expires = expires
+	}
+	err = h.saveSession(w, r.Context(), at, s)
 	if errors.Is(err, errTooLarge) {
 		return h.fail(w, r, errTokenTooLong, err)
 	}
@@ -232,6 +261,27 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		return h.fail(w, r, errStorage, err)
 	}
 	return h.goBack(w, at, l)
+}
+
+// verifyTokens checks what the token answer brought, as far as the config asks for
+// it. It returns the ID token's claims that the access token has not, and when a
+// verified access token expires.
+func (h *Handler) verifyTokens(r *http.Request, l *login, token aventus.Token) (idToken []byte, expires time.Time, err error) {
+	if h.tokens != nil {
+		if _, expires, err = h.tokens.Verify(r.Context(), token.AccessToken); err != nil {
+			return nil, time.Time{}, fmt.Errorf("verifying the access token: %w", err)
+		}
+	}
+	if h.idTokens != nil && token.IDToken != "" {
+		payload, err := h.idTokens.Verify(r.Context(), token.IDToken, h.idNonce(l))
+		if err != nil {
+			return nil, time.Time{}, fmt.Errorf("verifying the ID token: %w", err)
+		}
+		if idToken, err = claims.Further(payload, token.AccessToken); err != nil {
+			return nil, time.Time{}, fmt.Errorf("%w: the ID token: %w", aventus.ErrToken, err)
+		}
+	}
+	return idToken, expires, nil
 }
 
 // goBack sends the visitor to where they wanted to go. The origin stands in front,

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -252,6 +253,118 @@ func TestAnotherBrowser(t *testing.T) {
 	w.expect(a, http.StatusBadRequest)
 }
 
+// TestTenTabsAtOnce opens ten tabs in a fresh browser at the same moment: each gets
+// a binding cookie of its own, and the last one stays. The first to finish signs all
+// of them in.
+func TestTenTabsAtOnce(t *testing.T) {
+	w := newWorld(t, setup{})
+	b := w.browser()
+	var started [10]answer
+	for i := range started {
+		started[i] = w.browser().get(fmt.Sprintf("/tab/%d", i)) // no cookie yet
+	}
+	u, _ := url.Parse(w.site)
+	b.client.Jar.SetCookies(u, started[9].Cookies())
+	for _, i := range []int{9, 0, 5, 1, 8, 2, 7, 3, 6, 4} {
+		a := b.get(b.get(started[i].location()).location())
+		w.expect(a, http.StatusSeeOther)
+		if want := fmt.Sprintf("%s/tab/%d", w.site, i); a.location() != want {
+			t.Errorf("went back to %s, want %s", a.location(), want)
+		}
+	}
+	w.expectTokenRequests(1)
+}
+
+// TestCallbackAgainMuchLater: the binding cookie is gone, the session lives.
+func TestCallbackAgainMuchLater(t *testing.T) {
+	w := newWorld(t, setup{})
+	b := w.browser()
+	callback := b.begin("/page")
+	w.expect(b.get(callback), http.StatusSeeOther)
+	w.clock.Add(3 * time.Hour)
+	u, _ := url.Parse(w.site)
+	b.client.Jar.SetCookies(u, []*http.Cookie{{Name: "aventus_login", Path: "/", MaxAge: -1}})
+	a := b.get(callback)
+	w.expect(a, http.StatusSeeOther)
+	if a.location() != w.site+"/page" || a.Header["Set-Cookie"] != nil {
+		t.Errorf("%v", a.Header)
+	}
+	w.expectTokenRequests(1)
+}
+
+// TestStateOnce: a state is not good for a second code.
+func TestStateOnce(t *testing.T) {
+	w := newWorld(t, setup{})
+	b := w.browser()
+	first := b.begin("/1")
+	u, _ := url.Parse(first)
+	w.expect(b.get(first), http.StatusSeeOther)
+	another, err := w.issuer.IssueCode(w.issuer.AuthorizeRequests()[0], "auth0|ada")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if another.Query().Get("state") != u.Query().Get("state") || another.Query().Get("code") == u.Query().Get("code") {
+		t.Fatal("not the same state with another code")
+	}
+	w.expect(b.get(another.String()), http.StatusSeeOther)
+	w.expectTokenRequests(1)
+}
+
+// TestRandom: nothing that has to be new is the same twice.
+func TestRandom(t *testing.T) {
+	w := newWorld(t, setup{block: "session {\nkey " + strings.Repeat("A", 43) + "=\n}"})
+	seen := map[string]bool{}
+	for range 5 {
+		a := w.browser().get("/")
+		for _, value := range []string{a.cookie("aventus_login").Value, query(a.location(), "state"), query(a.location(), "code_challenge"), query(a.location(), "nonce")} {
+			if value == "" || seen[value] {
+				t.Fatalf("%q again", value)
+			}
+			seen[value] = true
+		}
+	}
+	var h Handler
+	h.now, h.cfg = time.Now, new(settings)
+	if a, b := h.newSession(aventus.Token{}, nil), h.newSession(aventus.Token{}, nil); a.id == b.id {
+		t.Error("two sessions have one id")
+	}
+	// A binding cookie that is none of ours is replaced.
+	for _, value := range []string{"x", strings.Repeat("A", 40), ""} {
+		a := w.browser().do("GET", "/", "Cookie", "aventus_login="+value)
+		if got := a.cookie("aventus_login").Value; got == value || len(got) != 22 {
+			t.Errorf("the binding cookie %q became %q", value, got)
+		}
+	}
+}
+
+// TestBadHost: what is no host name gets into no redirect URI.
+func TestBadHost(t *testing.T) {
+	// TLS ends elsewhere, as it does behind a load balancer.
+	w := newWorld(t, setup{sites: func(w *world) string {
+		block := strings.Replace(w.directive("", ""), w.site+"/", "https://{host}:"+w.port+"/", 1)
+		return fmt.Sprintf("http://:%s {\n%s\nreverse_proxy %s\n}", w.port, block, w.app)
+	}})
+	for host, want := range map[string]string{
+		"localhost":              "https://localhost:" + w.port + "/oauth2/callback",
+		"LocalHost":              "https://localhost:" + w.port + "/oauth2/callback",
+		"[::1]:443":              "https://[::1]:" + w.port + "/oauth2/callback",
+		"a(b)":                   "",
+		"evil.test%2f":           "",
+		"a'b;c":                  "",
+		"evil.test&x=y":          "",
+		strings.Repeat("a", 300): "",
+	} {
+		a := w.raw("GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
+		if want == "" {
+			if a.StatusCode != http.StatusBadRequest {
+				t.Errorf("%.20s: status %d", host, a.StatusCode)
+			}
+		} else if w.expect(a, http.StatusFound); query(a.location(), "redirect_uri") != want {
+			t.Errorf("%s: redirect_uri %s", host, query(a.location(), "redirect_uri"))
+		}
+	}
+}
+
 // TestTenTabs: ten logins at once in one browser end in any order, and nothing
 // piles up in its cookies.
 func TestTenTabs(t *testing.T) {
@@ -328,16 +441,16 @@ func TestBinding(t *testing.T) {
 // TestTokenEndpointFails: each way to fail, what the visitor gets, and what the
 // operator reads. The code is sent once.
 func TestTokenEndpointFails(t *testing.T) {
-	var fault func(http.ResponseWriter)
+	var current atomic.Pointer[func(http.ResponseWriter)]
 	w := newWorld(t, setup{
 		caddyfile: "%s\nreverse_proxy %app" + errorsShown,
 		issuer: func(s *aventustest.Server) {
 			s.TokenFault = func(rw http.ResponseWriter, _ *http.Request) bool {
-				if fault == nil {
-					return false
+				fault := current.Load()
+				if fault != nil {
+					(*fault)(rw)
 				}
-				fault(rw)
-				return true
+				return fault != nil
 			}
 		},
 	})
@@ -366,7 +479,7 @@ func TestTokenEndpointFails(t *testing.T) {
 		"terminal":      {says(400, `{"error":"x","error_description":"\u001b[31m\nred"}`), 502, "token_refused", "x: ?[31m?red"},
 		"closed":        {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, 502, "token_refused", "check that this server can reach"},
 	} {
-		fault = c.fault
+		current.Store(&c.fault)
 		b := w.browser()
 		callback := b.begin("/page")
 		a := b.get(callback)
@@ -384,7 +497,7 @@ func TestTokenEndpointFails(t *testing.T) {
 			t.Errorf("%s: the log does not say %q", name, c.log)
 		}
 		// The server is well again: the same callback starts the login again.
-		fault = nil
+		current.Store(nil)
 		a = b.get(callback)
 		w.expect(a, http.StatusFound)
 		w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)

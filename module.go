@@ -16,12 +16,13 @@
 // Aventus Platform.
 //
 // A request's way through the files: ServeHTTP in handler.go tells the callback,
-// the logout, what is protected and what is not apart. What is protected needs a
+// the logout, the profile, what is protected and what is not apart. What is protected needs a
 // session, which session.go opens from its cookie. Without one, login.go sends
 // the visitor to the authorization server (startLogin), and takes them back at
 // the callback (finishLogin), where internal/aventus exchanges the code for a
-// token, and session.go seals that into the cookie. With one, passage.go takes
-// out of the request what the visitor may not say, and it goes on with the token.
+// token, and session.go seals that into the cookie. With one, identity.go says who
+// it is and whether they may, passage.go takes out of the request what the visitor
+// may not say, and it goes on with the token.
 // What is sealed is sealed with the keys of internal/keyring, what is used once is
 // claimed in internal/records, and config.go says what a good configuration is.
 package aventusauth
@@ -29,6 +30,7 @@ package aventusauth
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -64,7 +66,16 @@ func init() {
 // String values may hold global placeholders, such as `{env.NAME}` and
 // `{file./path}`, which are replaced when the config is loaded.
 //
-// When a request fails, these placeholders are set for the error routes:
+// These placeholders are set for a request with a session, and are empty where
+// there is none, or no such claim:
+//
+// Placeholder | Description
+// ------------|------------
+// `{http.auth.user.id}` | The subject: the token's `sub`
+// `{http.auth.user.scope}` | The scopes that were granted, separated by spaces
+// `{http.auth.user.*}` | A claim of the access token, or else of the ID token. Dots lead into objects
+//
+// When a request fails, these are set for the error routes:
 //
 // Placeholder | Description
 // ------------|------------
@@ -132,11 +143,35 @@ type Handler struct {
 	// Default: `auto`.
 	Unauthenticated string `json:"unauthenticated,omitempty"`
 
+	// Scopes that a request needs to have been granted, all of them; it gets 403
+	// without. Entries of Auth0's `permissions` claim count as scopes. Default:
+	// none.
+	RequireScope []string `json:"require_scope,omitempty"`
+
+	// Claims that a request needs, all of them; it gets 403 without. Default: none.
+	RequireClaim []ClaimRequirement `json:"require_claim,omitempty"`
+
+	// Check the access token's signature, `iss`, `aud` and `exp` when it comes.
+	// Needs an audience. Default: the token is taken as it comes, over TLS, from
+	// the token endpoint.
+	VerifyToken *TokenVerification `json:"verify_token,omitempty"`
+
+	// Let API clients in that send a verified token of their own, as
+	// `Authorization: Bearer <token>` (RFC 6750). Needs an audience, and implies
+	// verify_token. Default: false.
+	AcceptBearer bool `json:"accept_bearer,omitempty"`
+
 	// How a session is kept.
 	Session Session `json:"session,omitzero"`
 
 	// A path that ends the session. Default: none.
 	Logout *Logout `json:"logout,omitempty"`
+
+	// A path that answers JSON about the session, for a page's script. Default:
+	// none.
+	Profile string `json:"profile,omitempty"`
+
+	isExpanded bool // it is a copy without placeholders, as the settings are made of
 
 	matchers caddyhttp.MatcherSets
 	cfg      *settings
@@ -146,9 +181,32 @@ type Handler struct {
 	proofs   *keyring.Box // PKCE code verifiers
 	sessions *keyring.Box
 	opened   *lru.Cache[openedKey, *session]
+	keySet   *aventus.KeySet        // the authorization server's public keys
+	idTokens *aventus.IDVerifier    // nil where none are asked for
+	tokens   *aventus.TokenVerifier // nil where access tokens are taken as they come
+	verified *lru.Cache[[32]byte, *session]
 	keysID   string // of the keys in keyCaches; empty: none held
+	config   any    // of the peers in configs; nil: none
+	peers    *peers
 	logger   *zap.Logger
 	now      func() time.Time
+}
+
+// ClaimRequirement says what a claim has to be.
+type ClaimRequirement struct {
+	// The claim's name. Dots lead into objects. Required.
+	Claim string `json:"claim,omitempty"`
+
+	// The values of which the claim has to be one, or to contain one. A number or
+	// a boolean is compared as its JSON text. Required.
+	Values []string `json:"values,omitempty"`
+}
+
+// TokenVerification says how an access token is verified.
+type TokenVerification struct {
+	// Where the authorization server publishes its keys (RFC 7517). Default:
+	// `.well-known/jwks.json` below the issuer.
+	JWKSURL string `json:"jwks_url,omitempty"`
 }
 
 // Session says how a session is kept.
@@ -205,6 +263,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.setUp(ctx.Storage()); err != nil {
 		return err
 	}
+	if err := h.join(ctx); err != nil {
+		return err
+	}
 	matchers, err := ctx.LoadModule(h, "MatcherSetsRaw")
 	if err != nil {
 		return fmt.Errorf("loading matchers: %v", err)
@@ -233,7 +294,15 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	h.claims = records.NewClaims(bounded, "aventus_auth/spent", loginLifetime, h.now)
 
 	h.client = aventus.NewClient(h.cfg.Config)
-	return nil
+	h.keySet = aventus.NewKeySet(h.cfg.jwksURL, h.now)
+	if h.cfg.asksForID() {
+		h.idTokens = aventus.NewIDVerifier(h.cfg.issuer, h.cfg.ClientID, h.keySet, h.now)
+	}
+	if h.cfg.verify {
+		h.tokens = aventus.NewTokenVerifier(h.cfg.issuer, h.cfg.Audience, h.keySet, h.now)
+	}
+	h.verified, err = lru.New[[32]byte, *session](verifiedTokens)
+	return err
 }
 
 // keys returns the ring of the keys in the config, or of those in the storage.
@@ -275,11 +344,19 @@ func (h *Handler) Cleanup() error {
 	if h.client != nil {
 		h.client.Close()
 	}
+	if h.keySet != nil {
+		h.keySet.Close()
+	}
+	var errs []error
+	if h.config != nil {
+		_, err := configs.Delete(h.config)
+		errs = append(errs, err)
+	}
 	if h.keysID != "" {
 		_, err := keyCaches.Delete(h.keysID)
-		return err
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Interface guards

@@ -42,9 +42,10 @@ type world struct {
 	clock  *testClock
 	site   string // the site's origin
 	port   string
-	dir    string // Caddy's storage and log
-	app    string // the app's address
-	config string // what Caddy runs
+	dir    string      // Caddy's storage and log
+	app    string      // the app's address
+	config string      // what Caddy runs
+	loaded atomic.Bool // a config was loaded since the last answer
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
@@ -128,6 +129,9 @@ func newWorld(t *testing.T, s setup) *world {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping Caddy: %v", err)
 		}
+		if strings.Contains(w.log(), "panic") {
+			t.Errorf("a panic:\n%s", w.log())
+		}
 	})
 	return w
 }
@@ -165,6 +169,7 @@ func (w *world) caddyfile(global, sites string) string {
 func (w *world) run(caddyfile string) {
 	w.t.Helper()
 	w.config = caddyfile
+	w.loaded.Store(true)
 	adapter := caddyconfig.GetAdapter("caddyfile")
 	config, _, err := adapter.Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
@@ -240,6 +245,7 @@ func (w *world) browser() *browser {
 	transport := &http.Transport{
 		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // a CA made for this test
 		ForceAttemptHTTP2: true,
+		DisableKeepAlives: true, // a reload closes idle connections at any moment
 	}
 	w.t.Cleanup(transport.CloseIdleConnections)
 	return &browser{w: w, client: &http.Client{
@@ -287,9 +293,15 @@ func (b *browser) do(method, target string, headers ...string) answer {
 		}
 	}
 	resp, err := b.client.Do(req)
+	// While it loads a config, Caddy may reset a connection that it has accepted
+	// just then; browsers try again.
+	for tries := 0; err != nil && b.w.loaded.Load() && method == "GET" && tries < 3; tries++ {
+		resp, err = b.client.Do(req)
+	}
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
+	b.w.loaded.Store(false)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -424,8 +436,13 @@ func TestLogin(t *testing.T) {
 					t.Errorf("%s is %q, want %q once", name, got, want)
 				}
 			}
-			if n := len(u.Query()); n != 8 {
-				t.Errorf("%d authorize parameters, want 8: %v", n, u.Query())
+			for _, random := range []string{"state", "code_challenge", "nonce"} {
+				if got := u.Query()[random]; len(got) != 1 || len(got[0]) < 32 {
+					t.Errorf("%s is %q", random, got)
+				}
+			}
+			if n := len(u.Query()); n != 9 {
+				t.Errorf("%d authorize parameters, want 9: %v", n, u.Query())
 			}
 
 			a = b.get(a.location())

@@ -13,6 +13,9 @@ import (
 // takeIdentity takes everything out of a request that says, or could say, who
 // sent it: the next handler is told by us, or not at all.
 func (h *Handler) takeIdentity(r *http.Request) {
+	if asSent(r) == nil {
+		caddyhttp.SetVar(r.Context(), sentVar, &sent{r.Header["Cookie"], r.Header["Authorization"]})
+	}
 	delete(r.Header, "Authorization")
 	h.takeCookies(r)
 
@@ -63,20 +66,19 @@ func (g *trailerGuard) Read(p []byte) (int, error) {
 }
 
 // letThrough calls the next handler, whose answer is for this visitor alone.
-func letThrough(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	own := &privateWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	own := &privateWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, vary: h.cfg.vary}
 	err := next.ServeHTTP(own, r)
-	if err != nil {
-		own.makePrivate() // for the error's page
-	}
+	own.makePrivate() // what nobody has written yet: an error's page, or nothing
 	return err
 }
 
 // privateWriter keeps shared caches from giving one visitor's page to another:
 // what does not say itself who may store it is private (RFC 9111, section
-// 5.2.2.7), and what may be stored is only for the same cookies (section 4.1).
+// 5.2.2.7), and what may be stored is only for who sends the same (section 4.1).
 type privateWriter struct {
 	caddyhttp.ResponseWriterWrapper
+	vary        []string // what tells visitors apart
 	wroteHeader bool
 }
 
@@ -89,8 +91,10 @@ func (p *privateWriter) makePrivate() {
 	if _, ok := header["Cache-Control"]; !ok {
 		header["Cache-Control"] = []string{"private"}
 	}
-	if !httpguts.HeaderValuesContainsToken(header["Vary"], "Cookie") {
-		header["Vary"] = append(header["Vary"], "Cookie")
+	for _, name := range p.vary {
+		if !httpguts.HeaderValuesContainsToken(header["Vary"], name) {
+			header["Vary"] = append(header["Vary"], name)
+		}
 	}
 }
 

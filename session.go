@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -8,8 +9,10 @@ import (
 	"fmt"
 	"iter"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -17,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
@@ -31,15 +35,50 @@ type session struct {
 	expires time.Time
 	scope   string // what was granted; empty if the server did not say
 	bearer  string // the Authorization that goes on: "Bearer ", and the access token
+	idToken []byte // the claims of the ID token that the access token has not, as JSON; may be empty
+
+	isBearer bool // it is no session, but an API client's own token
+
+	parse  sync.Once
+	access claims.Claims // of the access token
+	all    claims.Claims // and those of the ID token
 }
 
 const bearer = "Bearer "
 
 func (s *session) token() string { return s.bearer[len(bearer):] }
 
+// accessClaims returns the claims of the access token, parsed when first asked for.
+func (s *session) accessClaims() claims.Claims {
+	s.parse.Do(func() {
+		s.access = claims.Of(s.token())
+		s.all = s.access
+		if len(s.idToken) > 0 {
+			if id, err := claims.Parse(s.idToken); err == nil {
+				s.all = s.access.Join(id)
+			}
+		}
+	})
+	return s.access
+}
+
+// claims returns all that is known of the person.
+func (s *session) claims() claims.Claims {
+	s.accessClaims()
+	return s.all
+}
+
+// subject returns who the person is at the authorization server, or "" if nothing
+// says it.
+func (s *session) subject() string {
+	sub, _ := s.claims().Lookup("sub")
+	text, _ := sub.(string)
+	return text
+}
+
 // newSession makes the session of a token that has just come.
-func (h *Handler) newSession(token aventus.Token) *session {
-	s := &session{created: h.now(), scope: token.Scope, bearer: bearer + token.AccessToken}
+func (h *Handler) newSession(token aventus.Token, idToken []byte) *session {
+	s := &session{created: h.now(), scope: token.Scope, bearer: bearer + token.AccessToken, idToken: idToken}
 	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
 	s.expires = s.created.Add(min(token.ExpiresIn, h.cfg.lifetime))
 	return s
@@ -129,7 +168,7 @@ func (h *Handler) setCookie(w http.ResponseWriter, name, value string, maxAge ti
 
 // A session's plaintext is
 //
-//	version (1) || id (16) || created (8) || expires (8) || scope (2+n) || token
+//	version (1) || id (16) || created (8) || expires (8) || scope (2+n) || ID claims (2+n) || token
 //
 // with times in Unix seconds, and the token's form in a byte before it: a JWT is
 // kept as its decoded parts, so that the cookie, which encodes them once more, is
@@ -147,6 +186,7 @@ func (s *session) marshal() ([]byte, error) {
 	b.AddUint64(uint64(s.created.Unix()))
 	b.AddUint64(uint64(s.expires.Unix()))
 	addBytes(b, []byte(s.scope))
+	addBytes(b, s.idToken)
 	if parts := jwtParts(s.token()); parts != nil {
 		b.AddUint8(tokenAsJWT)
 		for _, part := range parts {
@@ -173,14 +213,14 @@ func parseSession(plaintext []byte) (*session, bool) {
 	s := new(session)
 	var version, form uint8
 	var created, expires uint64
-	var scope cryptobyte.String
+	var scope, idToken cryptobyte.String
 	if !in.ReadUint8(&version) || version != sessionVersion ||
 		!in.CopyBytes(s.id[:]) || !in.ReadUint64(&created) || !in.ReadUint64(&expires) ||
-		!in.ReadUint16LengthPrefixed(&scope) || !in.ReadUint8(&form) {
+		!in.ReadUint16LengthPrefixed(&scope) || !in.ReadUint16LengthPrefixed(&idToken) || !in.ReadUint8(&form) {
 		return nil, false
 	}
 	s.created, s.expires = time.Unix(int64(created), 0), time.Unix(int64(expires), 0)
-	s.scope = string(scope)
+	s.scope, s.idToken = string(scope), bytes.Clone(idToken)
 
 	var parts [3]cryptobyte.String
 	switch form {
@@ -229,39 +269,53 @@ func jwtParts(token string) [][]byte {
 	return parts
 }
 
-// originalCookies is where the first block of the module that a request meets
-// keeps the Cookie header's lines for the others, before it takes its own out.
-const originalCookies = "aventus_auth.cookies"
+// sentVar is where the first block of the module that a request meets keeps what
+// it takes out of it, for the others.
+const sentVar = "aventus_auth.sent"
 
-// cookieLines are a Cookie header's lines as they came. As a placeholder, they
-// are empty: what stands in them is for this module alone.
-type cookieLines []string
+// sent is what a request came with. As a placeholder, it is empty: what stands in
+// it is for this module alone.
+type sent struct{ cookies, authorization []string }
 
-func (cookieLines) String() string { return "" }
+func (*sent) String() string { return "" }
+
+func asSent(r *http.Request) *sent {
+	if was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent); ok {
+		return was
+	}
+	return nil
+}
 
 // cookies returns the lines of the request's Cookie header as they came.
 func cookies(r *http.Request) []string {
-	if lines, ok := caddyhttp.GetVar(r.Context(), originalCookies).(cookieLines); ok {
-		return lines
+	if was := asSent(r); was != nil {
+		return was.cookies
 	}
 	return r.Header["Cookie"]
 }
 
+// authorization returns the lines of the request's Authorization header as they
+// came.
+func authorization(r *http.Request) []string {
+	if was := asSent(r); was != nil {
+		return was.authorization
+	}
+	return r.Header["Authorization"]
+}
+
 // takeCookies takes the module's own cookies out of the request.
 func (h *Handler) takeCookies(r *http.Request) {
-	lines := r.Header["Cookie"]
-	if !hasCookie(lines, h.cfg.cookieName) && !hasCookie(lines, h.cfg.bindingName) {
+	lines, own := r.Header["Cookie"], h.peers.cookieNames()
+	if !slices.ContainsFunc(lines, func(line string) bool {
+		return slices.ContainsFunc(own, func(name string) bool { return strings.Contains(line, name) })
+	}) {
 		return
-	}
-	if _, ok := caddyhttp.GetVar(r.Context(), originalCookies).(cookieLines); !ok {
-		caddyhttp.SetVar(r.Context(), originalCookies, cookieLines(lines))
 	}
 	var kept []string
 	for _, line := range lines {
 		var rest strings.Builder
 		for pair := range strings.SplitSeq(line, ";") {
-			name, _ := cutCookie(pair)
-			if name == h.cfg.cookieName || name == h.cfg.bindingName {
+			if name, _ := cutCookie(pair); slices.Contains(own, name) {
 				continue
 			}
 			if rest.Len() > 0 {
@@ -280,15 +334,6 @@ func (h *Handler) takeCookies(r *http.Request) {
 	} else {
 		r.Header["Cookie"] = kept
 	}
-}
-
-func hasCookie(lines []string, name string) bool {
-	for _, line := range lines {
-		if strings.Contains(line, name) {
-			return true
-		}
-	}
-	return false
 }
 
 // cookieValues returns the values of every cookie of that name: an old cookie may

@@ -1,11 +1,18 @@
 package main
 
 import (
+	"bufio"
+	"context"
+	"encoding/json"
 	"fmt"
+	"html"
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +41,97 @@ func TestPortTaken(t *testing.T) {
 		if err == nil || err.Error() != want || out.Len() != 0 {
 			t.Errorf("%s: error %v, output %q; want %q", flag, err, &out, want)
 		}
+	}
+}
+
+// The demo runs, somebody signs in, and what its page asks for is there.
+func TestDemo(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	printed, stdout := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := run(ctx, []string{"-port=0", "-issuer-port=0", "-upstream-port=0"}, stdout)
+		stdout.CloseWithError(io.EOF)
+		ended <- err
+	}()
+	site := ""
+	lines := bufio.NewScanner(printed)
+	for lines.Scan() {
+		if found := regexp.MustCompile(`Open (http://localhost:\d+)/`).FindStringSubmatch(lines.Text()); found != nil {
+			site = found[1]
+		}
+		if strings.Contains(lines.Text(), "Ctrl-C") {
+			break
+		}
+	}
+	go io.Copy(io.Discard, printed)
+	defer func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	if site == "" {
+		t.Fatal("it does not say where it is")
+	}
+
+	jar, _ := cookiejar.New(nil)
+	client := &http.Client{Jar: jar, Timeout: 30 * time.Second}
+	read := func(resp *http.Response, err error) (int, string) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	// submit posts the form of one of the stand-in's pages.
+	submit := func(page, name, value string) (int, string) {
+		t.Helper()
+		action := regexp.MustCompile(`action="([^"]+)"`).FindStringSubmatch(page)
+		if action == nil {
+			t.Fatalf("there is no form: %s", page)
+		}
+		form := url.Values{name: {value}}
+		for _, hidden := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+			form.Set(hidden[1], html.UnescapeString(hidden[2]))
+		}
+		return read(client.PostForm(html.UnescapeString(action[1]), form))
+	}
+
+	if status, body := read(client.Get(site + "/me")); status != http.StatusUnauthorized {
+		t.Errorf("without a session, /me answers %d %s", status, body)
+	}
+	_, page := read(client.Get(site + "/"))
+	_, page = submit(page, "user", "auth0|ada")
+	if status, page := submit(page, "decision", "allow"); status != http.StatusOK || !strings.Contains(page, "/app.js") {
+		t.Fatalf("the login ends at %d %s", status, page)
+	}
+	_, body := read(client.Get(site + "/me"))
+	var me struct {
+		Sub     string
+		Expires time.Time `json:"expires_at"`
+		Claims  struct{ Name, Email, Iss, Azp string }
+	}
+	if err := json.Unmarshal([]byte(body), &me); err != nil || me.Sub != "auth0|ada" || time.Until(me.Expires) <= 0 ||
+		me.Claims.Name == "" || me.Claims.Email == "" || me.Claims.Iss == "" || me.Claims.Azp == "" {
+		t.Errorf("/me answers %s", body)
+	}
+	if status, body := read(client.Get(site + "/app/me")); status != http.StatusOK || !strings.Contains(body, me.Claims.Name) {
+		t.Errorf("/app/me answers %d %s", status, body)
+	}
+	if status, body := read(client.Get(site + "/app/headers")); status != http.StatusOK || !strings.Contains(body, `"Authorization":["Bearer ey`) {
+		t.Errorf("/app/headers answers %d %s", status, body)
+	}
+	if status, body := read(client.Post(site+"/logout", "", nil)); status != http.StatusOK {
+		t.Errorf("/logout answers %d %s", status, body)
+	}
+	if status, _ := read(client.Get(site + "/me")); status != http.StatusUnauthorized {
+		t.Errorf("after the logout, /me answers %d", status)
 	}
 }
 

@@ -2,8 +2,9 @@
 
 const $ = (id) => document.getElementById(id);
 
-// ask gets JSON from the app behind the site. A 401 means that the session is
-// over: a page that is loaded anew runs the login again, which a script cannot.
+// ask gets JSON: from Caddy, which knows the session, or from the app behind it.
+// A 401 means that the session is over: a page that is loaded anew runs the login
+// again, which a script cannot.
 async function ask(path) {
 	const response = await fetch(path, { headers: { Accept: 'application/json' } });
 	if (response.status === 401) {
@@ -20,7 +21,7 @@ async function ask(path) {
 function signInAgain() {
 	const last = Number(sessionStorage.getItem('reloaded'));
 	if (Date.now() - last < 10_000) {
-		throw new Error('The app does not accept the session, even after a new login.');
+		throw new Error('There is no session, even after a new login.');
 	}
 	sessionStorage.setItem('reloaded', String(Date.now()));
 	location.reload();
@@ -31,12 +32,14 @@ function showProblem(error) {
 	$('problem').hidden = false;
 }
 
+// showUser shows what the profile says: who it is, and when the session ends.
 function showUser(me) {
-	$('hello').textContent = `Hello, ${me.name || me.sub}`;
-	$('email').textContent = me.email;
+	const name = me.claims.name || me.sub;
+	$('hello').textContent = `Hello, ${name}`;
+	$('email').textContent = me.claims.email || '';
 	$('sub').textContent = me.sub;
-	$('avatar').textContent = (me.name || me.sub).split(/\s+/).slice(0, 2).map((word) => word[0]).join('');
-	document.title = `${me.name || me.sub} · behind the Aventus login`;
+	$('avatar').textContent = name.split(/\s+/).slice(0, 2).map((word) => word[0]).join('');
+	document.title = `${name} · behind the Aventus login`;
 
 	const end = new Date(me.expires_at);
 	$('end').dateTime = me.expires_at;
@@ -47,7 +50,7 @@ function showUser(me) {
 		$('countdown').textContent = `${two(Math.floor(left / 3600))}:${two(Math.floor(left / 60) % 60)}:${two(left % 60)}`;
 		if (left === 0) {
 			clearInterval(timer);
-			location.reload();
+			ask('/me').catch(showProblem); // nobody is typing here: the page may go
 		}
 	};
 	const timer = setInterval(tick, 1000);
@@ -58,10 +61,15 @@ function showUser(me) {
 	$('switch').hidden = false;
 	$('switch').addEventListener('click', async () => {
 		await fetch('/logout', { method: 'POST' });
-		const logout = new URL('v2/logout', me.issuer);
-		logout.search = new URLSearchParams({ client_id: me.client_id, returnTo: `${location.origin}/` });
+		const logout = new URL('v2/logout', me.claims.iss);
+		logout.search = new URLSearchParams({ client_id: me.claims.azp, returnTo: `${location.origin}/` });
 		location.assign(logout);
 	});
+}
+
+// showChecked shows what the app itself makes of the token.
+function showChecked(user) {
+	$('checked').textContent = `It checked the token: ${user.issuer} signed it, for ${user.name}.`;
 }
 
 function showHeaders(headers) {
@@ -99,8 +107,9 @@ function shortened(value) {
 }
 
 async function start() {
-	showUser(await ask('/app/me'));
+	showUser(await ask('/me'));
 	showHeaders(await ask('/app/headers'));
+	showChecked(await ask('/app/me'));
 }
 
 start().catch(showProblem);

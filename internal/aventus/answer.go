@@ -22,6 +22,7 @@ type answer struct {
 	TokenType   string `json:"token_type"`
 	ExpiresIn   int64  `json:"expires_in"` // seconds, positive
 	Scope       string `json:"scope,omitempty"`
+	IDToken     string `json:"id_token,omitempty"` // not verified
 }
 
 // parseAnswer reads the body of a token answer with a status of success.
@@ -33,7 +34,7 @@ func parseAnswer(status int, body []byte, clean func(string) string) (answer, *E
 	if err != nil {
 		return malformed("the token answer %w", err)
 	}
-	if _, ok := fields["error"]; ok {
+	if raw, ok := fields["error"]; ok && !isNull(raw) {
 		return answer{}, refusal(status, body, clean) // some servers say no with a 200
 	}
 
@@ -63,6 +64,14 @@ func parseAnswer(status int, body []byte, clean func(string) string) (answer, *E
 	if raw, ok := fields["scope"]; ok && !isNull(raw) {
 		if a.Scope, ok = stringField(fields, "scope"); !ok || !validScopes(a.Scope) {
 			return malformed("the token answer's scope is not a list of scopes")
+		}
+		if a.Scope == "" {
+			a.Scope = " " // nothing was granted, which is not the same as nothing said
+		}
+	}
+	if raw, ok := fields["id_token"]; ok && !isNull(raw) {
+		if a.IDToken, ok = stringField(fields, "id_token"); !ok {
+			return malformed("the token answer's id_token is not a string")
 		}
 	}
 	return a, nil

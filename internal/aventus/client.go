@@ -6,6 +6,7 @@ package aventus
 import (
 	"context"
 	"encoding/base64"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -32,7 +33,7 @@ type Config struct {
 
 // ReservedParams are the authorize parameters that the client sets itself.
 var ReservedParams = []string{
-	"audience", "client_id", "code_challenge", "code_challenge_method",
+	"audience", "client_id", "code_challenge", "code_challenge_method", "nonce",
 	"redirect_uri", "response_type", "scope", "state",
 }
 
@@ -70,11 +71,16 @@ func NewClient(cfg Config) *Client {
 }
 
 // AuthorizeURL returns where to send a person to sign in (RFC 6749, section
-// 4.1.1). Each parameter stands in it exactly once.
-func (c *Client) AuthorizeURL(redirectURI, state, verifier string) string {
+// 4.1.1). Each parameter stands in it exactly once. The nonce, for an ID token, may
+// be empty: strict servers refuse parameters that they do not know.
+func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string {
 	cfg := c.oauth2
 	cfg.RedirectURL = redirectURI
-	return cfg.AuthCodeURL(state, append(c.params[:len(c.params):len(c.params)], oauth2.S256ChallengeOption(verifier))...)
+	params := append(c.params[:len(c.params):len(c.params)], oauth2.S256ChallengeOption(verifier))
+	if nonce != "" {
+		params = append(params, oauth2.SetAuthURLParam("nonce", nonce))
+	}
+	return cfg.AuthCodeURL(state, params...)
 }
 
 // Exchange asks for the token that code stands for (RFC 6749, section 4.1.3).
@@ -92,11 +98,27 @@ func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier strin
 		return Token{}, asError(ctx, err)
 	}
 	scope, _ := token.Extra("scope").(string)
+	idToken, _ := token.Extra("id_token").(string)
 	return Token{
 		AccessToken: token.AccessToken,
 		ExpiresIn:   time.Duration(token.ExpiresIn) * time.Second,
 		Scope:       scope,
+		IDToken:     idToken,
 	}, nil
+}
+
+// newTransport returns a transport with bounds. It is not http.DefaultTransport's
+// clone, which other modules of the same Caddy may have changed.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: tokenTimeout}).DialContext,
+		TLSHandshakeTimeout:    tokenTimeout,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    64, // all there is to reuse is one host
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
 }
 
 // Close lets go of idle connections.
@@ -110,7 +132,8 @@ func Verifier(secret []byte) string { return base64.RawURLEncoding.EncodeToStrin
 type Token struct {
 	AccessToken string
 	ExpiresIn   time.Duration // positive
-	Scope       string        // as the server granted it; empty: not said
+	Scope       string        // as the server granted it; empty: not said; blank: none
+	IDToken     string        // not verified; may be empty
 }
 
 // SameIssuer reports whether two issuers are the same, a final slash or none

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -17,7 +18,10 @@ func CheckURL(raw string) (*url.URL, error) {
 		// The error of url.Parse repeats the URL, which may hold a password.
 		return nil, errors.New("is not a valid URL")
 	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	switch {
+	case u.Port() != "" && (err != nil || port == 0):
+		return nil, errors.New("has a port that is none")
 	case u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
 		return nil, errors.New("must be an absolute https URL")
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
@@ -26,7 +30,7 @@ func CheckURL(raw string) (*url.URL, error) {
 		return nil, errors.New("must not hold a user name or password")
 	case strings.Contains(raw, "#"):
 		return nil, errors.New("must not have a fragment")
-	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' }):
+	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^`{|}", r) }):
 		return nil, errors.New("holds a character that a URL may not hold")
 	}
 	return u, nil
@@ -69,6 +73,9 @@ func CheckParam(name string) error {
 	}
 	if slices.Contains(ReservedParams, name) {
 		return fmt.Errorf("%s is set by the module itself", name)
+	}
+	if name == "response_mode" {
+		return errors.New("response_mode cannot be changed: the callback takes its answer from the query")
 	}
 	return nil
 }

@@ -31,11 +31,7 @@ type dialect struct {
 }
 
 func newDialect(cfg Config) *dialect {
-	base := http.DefaultTransport.(*http.Transport).Clone()
-	base.MaxIdleConnsPerHost = 64 // all there is to reuse is one host
-	base.IdleConnTimeout = idleTimeout
-	base.MaxResponseHeaderBytes = 64 << 10
-	return &dialect{base: base, form: cfg.Form, secret: cfg.ClientSecret}
+	return &dialect{base: newTransport(), form: cfg.Form, secret: cfg.ClientSecret}
 }
 
 // RoundTrip sends the token request once. Since it returns no answer but a good
@@ -78,7 +74,8 @@ func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("reading the token answer: %w", err)
 	}
 
-	clean := cleaner(d.secret, params.Get("code"), params.Get("code_verifier"))
+	clean := cleaner(d.secret, params.Get("code"), params.Get("code_verifier"),
+		strings.TrimPrefix(out.Header.Get("Authorization"), "Basic "))
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, refusal(resp.StatusCode, body, clean)
 	}
@@ -110,9 +107,10 @@ func cleaner(secrets ...string) func(string) string {
 		if secret == "" {
 			continue
 		}
-		pairs = append(pairs, secret, "[redacted]")
-		if escaped := url.QueryEscape(secret); escaped != secret {
-			pairs = append(pairs, escaped, "[redacted]")
+		inJSON, _ := json.Marshal(secret) // never fails for a string
+		forms := []string{secret, url.QueryEscape(secret), url.PathEscape(secret), string(inJSON[1 : len(inJSON)-1])}
+		for _, form := range forms {
+			pairs = append(pairs, form, "[redacted]")
 		}
 	}
 	redact := strings.NewReplacer(pairs...)

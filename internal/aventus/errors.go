@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
+	"strings"
 )
 
 // Kind says why there is no token.
@@ -97,5 +99,12 @@ func asError(ctx context.Context, err error) *Error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout() {
 		return &Error{Kind: TimedOut, Err: errors.New("no answer in time")}
 	}
-	return &Error{Kind: Unreachable, Err: errors.New(CleanText(err.Error()))}
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err
+	}
+	// net/http quotes what it could not make out of an answer, and that may be an
+	// echo of the request, secrets and all.
+	text, _, _ := strings.Cut(CleanText(err.Error()), `"`)
+	return &Error{Kind: Unreachable, Err: errors.New(strings.TrimRight(text, ": "))}
 }

@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"sync"
 	"sync/atomic"
@@ -73,9 +74,13 @@ func (s *keySet) has(id [4]byte) bool {
 // the Ring that filled it, so that a configuration loaded while the storage is
 // down still opens the sessions of the one before.
 type Cache struct {
-	set atomic.Pointer[keySet]
-	mu  sync.Mutex // held while the storage is asked
+	set    atomic.Pointer[keySet]
+	failed atomic.Pointer[failure] // the last one
+	mu     sync.Mutex              // held while the storage is asked
 }
+
+// failure is an attempt to load the keys that failed.
+type failure struct{ err error }
 
 // Destruct implements caddy.Destructor. There is nothing to release.
 func (*Cache) Destruct() error { return nil }
@@ -121,10 +126,17 @@ func (r *Ring) current(ctx context.Context) (*keySet, error) {
 	if set := r.cache.set.Load(); set != nil {
 		return set, nil
 	}
+	before := r.cache.failed.Load()
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
 	if set := r.cache.set.Load(); set != nil {
 		return set, nil
+	}
+	// Those that waited for an attempt share its failure. Were each to make its
+	// own, the last one would wait for a storage that hangs as often as all of
+	// them together.
+	if last := r.cache.failed.Load(); last != before {
+		return nil, last.err
 	}
 	return r.load(ctx)
 }
@@ -142,13 +154,14 @@ func (r *Ring) with(ctx context.Context, id [4]byte) (*keySet, error) {
 	if set = r.cache.set.Load(); set.has(id) || r.lookedLately(set) {
 		return set, nil
 	}
-	newer, err := r.load(ctx)
+	// A file that is gone is not made anew for this: anyone can make up an id,
+	// and the keys at hand still open what there is.
+	newer, err := r.read(ctx)
 	if err != nil {
-		// Remember the attempt, or whoever sends made-up ids could have a
-		// failing storage asked at every request.
-		newer = &keySet{keys: set.keys, loaded: r.now()}
-		r.cache.set.Store(newer)
+		newer = &keySet{keys: set.keys}
 	}
+	newer.loaded = r.now() // failures too: a failing storage is not asked at every request
+	r.cache.set.Store(newer)
 	return newer, nil
 }
 
@@ -157,15 +170,17 @@ func (r *Ring) lookedLately(set *keySet) bool {
 	return 0 <= age && age < reloadInterval
 }
 
-// load reads the keys from the storage, or makes the first one. The cache's
-// mutex must be held.
+// load reads the keys from the storage, or makes the first one. The cache's mutex
+// must be held.
 func (r *Ring) load(ctx context.Context) (*keySet, error) {
 	set, err := r.read(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		set, err = r.create(ctx)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("loading the sealing keys: %w", err)
+		err = fmt.Errorf("loading the sealing keys: %w", err)
+		r.cache.failed.Store(&failure{err})
+		return nil, err
 	}
 	set.loaded = r.now()
 	r.cache.set.Store(set)
@@ -189,10 +204,10 @@ func (r *Ring) read(ctx context.Context) (*keySet, error) {
 	}
 	var file stored
 	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
 	// A file that cannot be read is left alone: whatever it still holds,
 	// sessions may hang on it.
-	if err := dec.Decode(&file); err != nil {
+	err = dec.Decode(&file)
+	if _, end := dec.Token(); err != nil || end != io.EOF {
 		return nil, fmt.Errorf("%s is damaged; restore it, or delete it to end all sessions", storageKey)
 	}
 	if len(file.Keys) == 0 {
@@ -213,6 +228,11 @@ func (r *Ring) read(ctx context.Context) (*keySet, error) {
 // start on an empty storage, one makes it, and the others find it.
 func (r *Ring) create(ctx context.Context) (*keySet, error) {
 	if err := r.storage.Lock(ctx, storageLock); err != nil {
+		// Some engines poll a lock once a second, so where many instances start
+		// at once it may not come in time, though the key is there by now.
+		if set, readErr := r.read(ctx); readErr == nil {
+			return set, nil
+		}
 		return nil, err
 	}
 	// A lock that cannot be released goes stale by itself.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -15,8 +17,8 @@ const (
 	// A request waits no longer than this for one call of the storage.
 	storageTimeout = 5 * time.Second
 
-	// A storage that hangs holds on to at most this many goroutines; calls
-	// beyond them fail at once, so that an outage ties up nothing.
+	// A storage that hangs holds on to at most this many goroutines; calls beyond
+	// them wait for their turn, and fail if it does not come.
 	storageCalls = 128
 )
 
@@ -29,7 +31,12 @@ var ErrStorage = errors.New("storage")
 // network share do), so a call that is given up on goes on in the background,
 // and its result is dropped.
 func Bounded(storage certmagic.Storage) certmagic.Storage {
-	return &bounded{Storage: storage, timeout: storageTimeout, slots: make(chan struct{}, storageCalls)}
+	return &bounded{
+		Storage: storage,
+		timeout: storageTimeout,
+		slots:   make(chan struct{}, storageCalls),
+		held:    make(map[string]context.CancelFunc),
+	}
 }
 
 // bounded leaves Stat to the embedded storage: nothing here calls it.
@@ -37,6 +44,9 @@ type bounded struct {
 	certmagic.Storage
 	timeout time.Duration
 	slots   chan struct{}
+
+	mu   sync.Mutex
+	held map[string]context.CancelFunc // ends the context of a lock that is held
 }
 
 // call runs f within the bounds. If f succeeds after it was given up on, undo
@@ -46,9 +56,24 @@ func call[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 	select {
 	case b.slots <- struct{}{}:
 	default:
-		return zero, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing)
+		// A burst waits for its turn, for as long as it would wait for an answer.
+		turn := time.NewTimer(b.timeout)
+		defer turn.Stop()
+		select {
+		case b.slots <- struct{}{}:
+		case <-turn.C:
+			return zero, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing)
+		}
 	}
+	return wait(ctx, b, doing, func(ctx context.Context) (T, error) {
+		defer func() { <-b.slots }()
+		return f(ctx)
+	}, undo)
+}
 
+// wait runs f within the time bound alone.
+func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error), undo func()) (T, error) {
+	var zero T
 	// The caller's own end does not end a call of the storage: a claim that
 	// is half made when the visitor closes the tab would be a lost login.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.timeout)
@@ -58,9 +83,8 @@ func call[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 	}
 	done := make(chan result)
 	go func() {
-		defer func() { <-b.slots }()
 		defer cancel()
-		value, err := f(ctx)
+		value, err := sure(ctx, f)
 		select {
 		case done <- result{value, err}:
 		case <-ctx.Done():
@@ -72,6 +96,9 @@ func call[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 
 	select {
 	case r := <-done:
+		if errors.Is(r.err, fs.ErrNotExist) {
+			return zero, fmt.Errorf("%s: %w", doing, r.err)
+		}
 		if r.err != nil {
 			return zero, fmt.Errorf("%w: %s: %w", ErrStorage, doing, r.err)
 		}
@@ -79,6 +106,17 @@ func call[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 	case <-ctx.Done():
 		return zero, fmt.Errorf("%w: %s: no answer within %s", ErrStorage, doing, b.timeout)
 	}
+}
+
+// sure makes an error of a panic: these goroutines have nobody else to catch it, and
+// a storage engine's mistake is not to end the whole server.
+func sure[T any](ctx context.Context, f func(context.Context) (T, error)) (value T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	return f(ctx)
 }
 
 func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
@@ -107,16 +145,44 @@ func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]stri
 	}, nil)
 }
 
+// Lock hands down a context that lasts until Unlock: some engines keep a lock fresh
+// for as long as the context lives that it was taken with.
 func (b *bounded) Lock(ctx context.Context, name string) error {
+	held, release := context.WithCancel(context.WithoutCancel(ctx))
 	_, err := call(ctx, b, "locking "+name, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, b.Storage.Lock(ctx, name)
+		stop := context.AfterFunc(ctx, release) // given up, or answered
+		err := b.Storage.Lock(held, name)
+		if !stop() && err == nil {
+			return struct{}{}, errors.Join(ctx.Err(), b.Storage.Unlock(context.WithoutCancel(ctx), name))
+		}
+		return struct{}{}, err
 	}, func() { _ = b.Storage.Unlock(context.Background(), name) })
-	return err
+	if err != nil {
+		release()
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held[name] = release
+	return nil
 }
 
+// Unlock needs no slot, for there are no more of them than locks, which had one:
+// an engine may keep a lock that is not released alive for as long as the process
+// lives.
 func (b *bounded) Unlock(ctx context.Context, name string) error {
-	_, err := call(ctx, b, "unlocking "+name, func(ctx context.Context) (struct{}, error) {
+	defer b.release(name)
+	_, err := wait(ctx, b, "unlocking "+name, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, b.Storage.Unlock(ctx, name)
 	}, nil)
 	return err
+}
+
+func (b *bounded) release(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if release, ok := b.held[name]; ok {
+		release()
+		delete(b.held, name)
+	}
 }

@@ -3,6 +3,7 @@ package records
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strconv"
@@ -14,6 +15,9 @@ import (
 
 // ClockSkew is how far the clocks of instances that share a storage may differ.
 const ClockSkew = 5 * time.Minute
+
+// claimTimeout bounds a claim, lock and all.
+const claimTimeout = 10 * time.Second
 
 // Claims makes sure that a thing is used once, by one instance of all that share
 // a storage, also after a restart. Claims are filed by the hour in which they
@@ -54,6 +58,9 @@ func (c *Claims) Claim(ctx context.Context, ids ...string) (bool, error) {
 	// A lock that cannot be released goes stale by itself, and the claim stands.
 	defer func() { _ = c.storage.Unlock(ctx, lock) }()
 
+	// Each call is bounded; together they are too, or a claim that takes for ever
+	// could outlast its lock.
+	patience := time.Now().Add(claimTimeout)
 	now := c.now()
 	for hour := hourOf(now.Add(-c.keep - ClockSkew)); hour <= hourOf(now.Add(ClockSkew)); hour++ {
 		for _, id := range ids {
@@ -67,11 +74,17 @@ func (c *Claims) Claim(ctx context.Context, ids ...string) (bool, error) {
 			}
 		}
 	}
+	if time.Now().After(patience) {
+		return false, fmt.Errorf("%w: too slow to claim %s", ErrStorage, ids[0])
+	}
 	for _, id := range ids {
 		// Some engines cannot hold an empty value.
 		if err := c.storage.Store(ctx, c.key(hourOf(now), id), []byte{1}); err != nil {
 			return false, err
 		}
+	}
+	if time.Now().After(patience) {
+		return false, fmt.Errorf("%w: too slow to claim %s", ErrStorage, ids[0])
 	}
 	if c.sweepIsDue(now) {
 		go c.sweep(context.WithoutCancel(ctx), now)
@@ -125,16 +138,25 @@ func (c *Claims) sweep(ctx context.Context, now time.Time) {
 		claims, err := c.storage.List(ctx, dir, true)
 		for _, key := range claims {
 			if err == nil {
-				err = c.storage.Delete(ctx, key)
+				err = c.remove(ctx, key)
 			}
 		}
 		if err == nil {
-			err = c.storage.Delete(ctx, dir)
+			err = c.remove(ctx, dir)
 		}
 		if err != nil {
 			return // the storage is failing: leave it in peace
 		}
 	}
+}
+
+// remove deletes a key. For some engines it is an error that it is gone: another
+// instance sweeps too, and a directory goes with its last file.
+func (c *Claims) remove(ctx context.Context, key string) error {
+	if err := c.storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (c *Claims) key(hour int64, id string) string {

@@ -1,0 +1,268 @@
+package aventus
+
+import (
+	"encoding/json"
+	"math"
+	"strings"
+	"testing"
+)
+
+// asIs keeps what the server says as it is.
+func asIs(s string) string { return s }
+
+// answerWith returns a good token answer with one field different; without a
+// value, without the field.
+func answerWith(name, value string) string {
+	fields := []string{`"access_token":"a.b.c"`, `"token_type":"Bearer"`, `"expires_in":86400`}
+	kept := fields[:0]
+	for _, field := range fields {
+		if !strings.HasPrefix(field, `"`+name+`"`) {
+			kept = append(kept, field)
+		}
+	}
+	if value != "" {
+		kept = append(kept, `"`+name+`":`+value)
+	}
+	return "{" + strings.Join(kept, ",") + "}"
+}
+
+func TestParseAnswer(t *testing.T) {
+	for _, tc := range []struct {
+		body string
+		want answer
+	}{
+		{`{"access_token":"a.b.c","token_type":"Bearer","expires_in":86400}`, answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400}},
+		{" \r\n{ \"expires_in\" :\t60 , \"token_type\" : \"Bearer\" , \"access_token\" : \"a.b.c\" }\n\n", answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 60}},
+		{answerWith("scope", `"openid profile"`), answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400, Scope: "openid profile"}},
+		{answerWith("scope", `null`), answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400}},
+		// What nobody asked for is left alone, whatever it is.
+		{answerWith("x", `{"a":[1,{"a":2,"a":3}]}`), answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400}},
+		{answerWith("Error", `"x"`), answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400}},
+		{answerWith("access_token", `"\u0061.<&>"`), answer{AccessToken: "a.<&>", TokenType: "Bearer", ExpiresIn: 86400}},
+	} {
+		got, err := parseAnswer(200, []byte(tc.body), asIs)
+		if err != nil || got != tc.want {
+			t.Errorf("%s: %+v, error %v", tc.body, got, err)
+		}
+	}
+}
+
+func TestParseAnswerRefuses(t *testing.T) {
+	for _, tc := range []struct{ body, text string }{
+		// Nothing that could be read two ways (RFC 8259, section 4).
+		{``, "is not a JSON object"},
+		{`null`, "is not a JSON object"},
+		{`[]`, "is not a JSON object"},
+		{`"a.b.c"`, "is not a JSON object"},
+		{`access_token=a.b.c&token_type=Bearer`, "is not a JSON object"},
+		{"\ufeff" + answerWith("", ""), "is not a JSON object"},
+		{`<html>`, "is not a JSON object"},
+		{`{"access_token":"a.b.c","token_type":"Bearer"`, "is not valid JSON"},
+		{`{"access_token":"a.b.c","token_type":"Bearer",}`, "is not valid JSON"},
+		{`{"access_token":"a.b.c" "token_type":"Bearer"}`, "is not valid JSON"},
+		{`{access_token:"a.b.c"}`, "is not valid JSON"},
+		{`{"access_token"}`, "is not valid JSON"},
+		{`{1:2}`, "is not valid JSON"},
+		{"{\"access_token\":\"a.\nb\",\"token_type\":\"Bearer\"}", "is not valid JSON"},
+		{`{"access_token":` + strings.Repeat("[", 20_000) + `}`, "is not valid JSON"},
+		{answerWith("", "") + `{}`, "has something behind its end"},
+		{answerWith("", "") + "\x00", "has something behind its end"},
+		{answerWith("", "") + answerWith("", ""), "has something behind its end"},
+		{`{"access_token":"a","access_token":"b","token_type":"Bearer"}`, "has a name twice"},
+		{`{"access_token":"a","access_toke\u006e":"b","token_type":"Bearer"}`, "has a name twice"},
+		{`{"access_token":"a","token_type":"Bearer","expires_in":1,"expires_in":2}`, "has a name twice"},
+		{`{"access_token":"a","token_type":"Bearer","x":1,"x":1}`, "has a name twice"},
+
+		// encoding/json would take a name in any case.
+		{`{"Access_Token":"a.b.c","token_type":"Bearer"}`, "has no access_token"},
+		{`{"access_token":"a.b.c","TOKEN_TYPE":"Bearer"}`, "token_type is not Bearer"},
+
+		{answerWith("access_token", ""), "has no access_token"},
+		{answerWith("access_token", `null`), "has no access_token"},
+		{answerWith("access_token", `""`), "has no access_token"},
+		{answerWith("access_token", `123`), "has no access_token"},
+		{answerWith("access_token", `["a.b.c"]`), "has no access_token"},
+		{answerWith("access_token", `{"a":"b"}`), "has no access_token"},
+
+		{answerWith("scope", `["openid"]`), "scope is not a list of scopes"},
+		{answerWith("scope", `7`), "scope is not a list of scopes"},
+		{answerWith("scope", `"a\nb"`), "scope is not a list of scopes"},
+		{answerWith("scope", `"a\"b"`), "scope is not a list of scopes"},
+		{answerWith("scope", `"a\\b"`), "scope is not a list of scopes"},
+		{answerWith("scope", `"ä"`), "scope is not a list of scopes"},
+	} {
+		got, err := parseAnswer(200, []byte(tc.body), asIs)
+		if err == nil || got != (answer{}) || err.Kind != Malformed || err.Status != 200 || !strings.Contains(err.Error(), tc.text) {
+			t.Errorf("%.80q: %+v, error %v; want %q", tc.body, got, err, tc.text)
+		}
+	}
+	// A megabyte is enough for any token.
+	long := answerWith("access_token", `"`+strings.Repeat("a", maxAnswer-len(answerWith("access_token", `""`)))+`"`)
+	if got, err := parseAnswer(200, []byte(long), asIs); len(long) != 1<<20 || err != nil || len(got.AccessToken) < 1<<20-100 {
+		t.Errorf("an answer of %d bytes: %v", len(long), err)
+	}
+	if got, err := parseAnswer(200, []byte(long+" "), asIs); err == nil || got != (answer{}) || !strings.Contains(err.Error(), "is larger than 1 MiB") {
+		t.Errorf("an answer of 1 MiB and a byte: %v", err)
+	}
+}
+
+// A byte that no header may hold would end the header and begin another, or be
+// refused by whoever reads it.
+func TestAccessTokenBytes(t *testing.T) {
+	for c := range rune(0x180) {
+		token, err := json.Marshal("a" + string(c) + "b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, tokenErr := parseAnswer(200, []byte(answerWith("access_token", string(token))), asIs)
+		if good := '!' <= c && c <= '~'; good && (tokenErr != nil || got.AccessToken != "a"+string(c)+"b") {
+			t.Errorf("%U: error %v", c, tokenErr)
+		} else if !good && (tokenErr == nil || tokenErr.Kind != Malformed || got != (answer{}) || !strings.Contains(tokenErr.Error(), "a byte that no Authorization header may hold")) {
+			t.Errorf("%U: %+v, error %v", c, got, tokenErr)
+		}
+	}
+	for _, token := range []string{`" a"`, `"a "`, `"a\r\nX: y"`, `"a\u0000"`, "\"a\xff\"", `"\ud800"`, `"a\u2028"`} {
+		if got, err := parseAnswer(200, []byte(answerWith("access_token", token)), asIs); err == nil || got != (answer{}) {
+			t.Errorf("%q: %+v", token, got)
+		}
+	}
+}
+
+func TestTokenType(t *testing.T) {
+	for _, good := range []string{`"Bearer"`, `"bearer"`, `"BEARER"`, `"bEARer"`} {
+		if got, err := parseAnswer(200, []byte(answerWith("token_type", good)), asIs); err != nil || got.TokenType != "Bearer" {
+			t.Errorf("%s: %+v, error %v", good, got, err)
+		}
+	}
+	for _, bad := range []string{``, `null`, `""`, `"DPoP"`, `"mac"`, `"N_A"`, `"Bearer "`, `" Bearer"`, `"Bearer,Bearer"`, `["Bearer"]`, `true`, `1`, `{}`, `"Bear\u0435r"`} {
+		if got, err := parseAnswer(200, []byte(answerWith("token_type", bad)), asIs); err == nil || err.Kind != Malformed || got != (answer{}) || !strings.Contains(err.Error(), "token_type is not Bearer") {
+			t.Errorf("%s: %+v, error %v", bad, got, err)
+		}
+	}
+}
+
+func TestExpiresIn(t *testing.T) {
+	for _, tc := range []struct {
+		value string
+		want  int64
+	}{
+		{``, 3600},
+		{`null`, 3600},
+		{`1`, 1},
+		{`86400`, 86400},
+		{`59.999`, 59}, // a fraction is cut
+		{`1.0`, 1},
+		{`3.6e3`, 3600},
+		{`36E+2`, 3600},
+		{`"86400"`, 86400},
+		{`"86400.5"`, 86400},
+		{`"8.64e4"`, 86400},
+		{`"\u0038"`, 8},
+		{`2147483647`, math.MaxInt32},
+		{`2147483648`, math.MaxInt32},
+		{`9e18`, math.MaxInt32},
+		{`9223372036854775808`, math.MaxInt32},
+		{`1e308`, math.MaxInt32},
+		{`"99999999999999999999"`, math.MaxInt32},
+	} {
+		got, err := parseAnswer(200, []byte(answerWith("expires_in", tc.value)), asIs)
+		if err != nil || got.ExpiresIn != tc.want {
+			t.Errorf("%s: %d, error %v; want %d", tc.value, got.ExpiresIn, err, tc.want)
+		}
+	}
+	for _, tc := range []struct{ value, text string }{
+		{`0`, "is not positive"},
+		{`-0`, "is not positive"},
+		{`0.9`, "is not positive"},
+		{`-1`, "is not positive"},
+		{`-86400`, "is not positive"},
+		{`-1e308`, "is not positive"},
+		{`1e-400`, "is not positive"},
+		{`"0"`, "is not positive"},
+		{`"-1"`, "is not positive"},
+		{`1e400`, "is not finite"},
+		{`-1e400`, "is not finite"},
+		{`"1e400"`, "is not finite"},
+		{`""`, "is no number"},
+		{`" 60"`, "is no number"},
+		{`"60 "`, "is no number"},
+		{`"60s"`, "is no number"},
+		{`"Inf"`, "is no number"},
+		{`"+Inf"`, "is no number"},
+		{`"NaN"`, "is no number"},
+		{`"infinity"`, "is no number"},
+		{`"0x10"`, "is no number"},
+		{`"1_000"`, "is no number"},
+		{`"1,000"`, "is no number"},
+		{`"1e"`, "is no number"},
+		{`"."`, "is no number"},
+		{`"--1"`, "is no number"},
+		{`"\ud83d\ude00"`, "is no number"},
+		{`true`, "is no number"},
+		{`false`, "is no number"},
+		{`[60]`, "is no number"},
+		{`{"seconds":60}`, "is no number"},
+		{`[]`, "is no number"},
+	} {
+		got, err := parseAnswer(200, []byte(answerWith("expires_in", tc.value)), asIs)
+		if err == nil || err.Kind != Malformed || got != (answer{}) || !strings.Contains(err.Error(), "expires_in "+tc.text) {
+			t.Errorf("%s: %+v, error %v; want %q", tc.value, got, err, tc.text)
+		}
+	}
+}
+
+// Some servers say no with a 200.
+func TestErrorIn200(t *testing.T) {
+	got, err := parseAnswer(200, []byte(answerWith("error", `"invalid_grant"`)), asIs)
+	if err == nil || err.Kind != Refused || err.Code != "invalid_grant" || got != (answer{}) {
+		t.Errorf("%+v, error %v", got, err)
+	}
+}
+
+// FuzzParseAnswer looks for an answer that a login must not rest on.
+func FuzzParseAnswer(f *testing.F) {
+	for _, body := range []string{
+		answerWith("", ""),
+		answerWith("scope", `"openid profile"`),
+		answerWith("expires_in", `"3600"`),
+		answerWith("expires_in", `1e400`),
+		answerWith("expires_in", `0.5`),
+		answerWith("access_token", `"a\u000ab"`),
+		answerWith("error", `"\u001b[31mx"`),
+		`{"access_token":"a","access_toke\u006e":"b","token_type":"Bearer"}`,
+		`{"error":"invalid_grant","error_description":"no\nno"}`,
+		answerWith("", "") + "{}",
+		"null", "", "{",
+	} {
+		f.Add([]byte(body))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		a, err := parseAnswer(200, body, CleanText)
+		if err != nil {
+			if a != (answer{}) {
+				t.Fatalf("error %v, and yet %+v", err, a)
+			}
+			if err.Kind != Malformed && err.Kind != Refused || err.Status != 200 {
+				t.Fatalf("error %#v", err)
+			}
+			if text := err.Error(); len(text) > 1000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Fatalf("an error that is not fit for a log: %q", text)
+			}
+			return
+		}
+		if a.AccessToken == "" || strings.ContainsFunc(a.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			t.Fatalf("access token %q", a.AccessToken)
+		}
+		if a.TokenType != "Bearer" || a.ExpiresIn < 1 || a.ExpiresIn > math.MaxInt32 || !validScopes(a.Scope) {
+			t.Fatalf("%+v", a)
+		}
+		// Other readers see the same answer.
+		var fields map[string]any
+		if err := json.Unmarshal(body, &fields); err != nil {
+			t.Fatalf("not for others: %v", err)
+		}
+		if _, ok := fields["error"]; ok || fields["access_token"] != a.AccessToken {
+			t.Fatalf("others read %v", fields)
+		}
+	})
+}

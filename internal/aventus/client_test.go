@@ -1,0 +1,695 @@
+package aventus
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+)
+
+const (
+	testID       = "app:1" // what HTTP Basic must not take for the end of the id
+	testSecret   = "s3cr&t:+%/\"<ü>"
+	testCode     = "c0de+/=&"
+	testVerifier = "a-verifier-that-is-just-43-characters-long."
+	testRedirect = "https://site.example.com/cb?x=a%20b&y=1"
+	goodAnswer   = `{"access_token":"a.b.c","token_type":"Bearer","expires_in":86400}`
+)
+
+func newClient(t *testing.T, tokenURL string, change func(*Config)) *Client {
+	t.Helper()
+	cfg := Config{
+		AuthorizeURL: "https://auth.example.com/authorize",
+		TokenURL:     tokenURL,
+		ClientID:     testID,
+		ClientSecret: testSecret,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	c := NewClient(cfg)
+	t.Cleanup(c.Close)
+	return c
+}
+
+// within is a context whose end is far enough away that no test meets it, unless
+// something hangs.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// serve starts a server, and returns its token endpoint.
+func serve(t *testing.T, handler http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL + "/oauth/token"
+}
+
+// fails exchanges a code in vain, and returns the error.
+func fails(t *testing.T, ctx context.Context, c *Client) *Error {
+	t.Helper()
+	token, e := c.Exchange(ctx, testCode, testRedirect, testVerifier)
+	if e == nil || token != (Token{}) {
+		t.Fatalf("token %+v, error %v", token, e)
+	}
+	return e
+}
+
+func challenge(verifier string) string {
+	sum := sha256.Sum256([]byte(verifier))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// Each parameter stands in the authorize URL once, and no other one does: strict
+// servers refuse what they do not know.
+func TestAuthorizeURL(t *testing.T) {
+	plain := map[string]string{
+		"response_type":         "code",
+		"client_id":             testID,
+		"redirect_uri":          testRedirect,
+		"state":                 "a state&more",
+		"code_challenge":        challenge(testVerifier),
+		"code_challenge_method": "S256",
+	}
+	with := func(further map[string]string) map[string]string {
+		all := maps.Clone(plain)
+		maps.Copy(all, further)
+		return all
+	}
+	for _, tc := range []struct {
+		what   string
+		change func(*Config)
+		nonce  string
+		base   string
+		want   map[string]string
+	}{
+		{"the least", nil, "", "https://auth.example.com/authorize?", plain},
+		{
+			"everything", func(c *Config) {
+				c.Audience = "https://api.example.com/?a=b&c"
+				c.Scopes = []string{"openid", "read:things", "a+b"}
+				c.Params = url.Values{"prompt": {"login"}, "login_hint": {"a b&c=d@example.com"}}
+			}, "a nonce", "https://auth.example.com/authorize?",
+			with(map[string]string{
+				"audience": "https://api.example.com/?a=b&c", "scope": "openid read:things a+b",
+				"prompt": "login", "login_hint": "a b&c=d@example.com", "nonce": "a nonce",
+			}),
+		},
+		{
+			"a query in the URL", func(c *Config) { c.AuthorizeURL = "https://auth.example.com/authorize?tenant=t%201" }, "",
+			"https://auth.example.com/authorize?tenant=t%201&", with(map[string]string{"tenant": "t 1"}),
+		},
+		{"a value given twice", func(c *Config) { c.Params = url.Values{"prompt": {"login", "none"}} }, "", "https://auth.example.com/authorize?", with(map[string]string{"prompt": "login"})},
+	} {
+		got := newClient(t, "https://auth.example.com/oauth/token", tc.change).AuthorizeURL(testRedirect, "a state&more", testVerifier, tc.nonce)
+		query, ok := strings.CutPrefix(got, tc.base)
+		if !ok {
+			t.Errorf("%s: %s", tc.what, got)
+		}
+		_, query, _ = strings.Cut(tc.base+query, "?")
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			t.Errorf("%s: %v", tc.what, err)
+		}
+		flat := make(map[string]string)
+		for name, v := range values {
+			flat[name] = strings.Join(v, " AND ")
+		}
+		if !maps.Equal(flat, tc.want) {
+			t.Errorf("%s:\n got %v\nwant %v", tc.what, flat, tc.want)
+		}
+		if strings.Contains(got, testVerifier) || strings.Contains(got, "s3cr") {
+			t.Errorf("%s: shows what is secret: %s", tc.what, got)
+		}
+	}
+	// RFC 7636, appendix B, and section 4.1: 43 characters at least.
+	const known = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+	if got := challenge(known); got != "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" {
+		t.Errorf("the challenge of the RFC's verifier is %s", got)
+	}
+	secret, err := base64.RawURLEncoding.DecodeString(known)
+	if err != nil || Verifier(secret) != known {
+		t.Errorf("the RFC's verifier is %s, error %v", Verifier(secret), err)
+	}
+}
+
+// Many visitors are sent away at once, each with parameters of their own.
+func TestAuthorizeURLParallel(t *testing.T) {
+	c := newClient(t, "https://auth.example.com/oauth/token", func(c *Config) {
+		c.Audience, c.Params = "api", url.Values{"prompt": {"login"}, "connection": {"c"}}
+	})
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			verifier, state, nonce := fmt.Sprintf("verifier%d", i), fmt.Sprintf("state%d", i), fmt.Sprintf("nonce%d", i)
+			u, err := url.Parse(c.AuthorizeURL(testRedirect, state, verifier, nonce))
+			if q := u.Query(); err != nil || q.Get("code_challenge") != challenge(verifier) || q.Get("state") != state || q.Get("nonce") != nonce {
+				t.Errorf("%d: %s", i, u)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// The token request as it is on the wire.
+func TestTokenRequest(t *testing.T) {
+	params := map[string]string{
+		"grant_type": "authorization_code", "client_id": testID, "client_secret": testSecret,
+		"code": testCode, "redirect_uri": testRedirect, "code_verifier": testVerifier,
+	}
+	withoutClient := maps.Clone(params)
+	delete(withoutClient, "client_id")
+	delete(withoutClient, "client_secret")
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(testID)+":"+url.QueryEscape(testSecret)))
+
+	for _, tc := range []struct {
+		form, basic   bool
+		contentType   string
+		authorization []string
+		params        map[string]string
+	}{
+		{false, false, "application/json", nil, params},
+		{true, false, "application/x-www-form-urlencoded", nil, params},
+		{false, true, "application/json", []string{basic}, withoutClient},
+		{true, true, "application/x-www-form-urlencoded", []string{basic}, withoutClient},
+	} {
+		what := fmt.Sprintf("form %v, basic %v", tc.form, tc.basic)
+		var seen []*http.Request
+		var body []byte
+		endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			seen = append(seen, r)
+			body, _ = io.ReadAll(r.Body)
+			_, _ = io.WriteString(w, goodAnswer)
+		})
+		c := newClient(t, endpoint, func(c *Config) { c.Form, c.Basic = tc.form, tc.basic })
+		token, err := c.Exchange(within(t), testCode, testRedirect, testVerifier)
+		if want := (Token{AccessToken: "a.b.c", ExpiresIn: 24 * time.Hour}); err != nil || token != want {
+			t.Errorf("%s: token %+v, error %v", what, token, err)
+		}
+		if len(seen) != 1 {
+			t.Fatalf("%s: %d requests", what, len(seen))
+		}
+		r := seen[0]
+		if r.Method != "POST" || r.RequestURI != "/oauth/token" || r.ContentLength != int64(len(body)) || r.TransferEncoding != nil {
+			t.Errorf("%s: %s %s, Content-Length %d, Transfer-Encoding %v", what, r.Method, r.RequestURI, r.ContentLength, r.TransferEncoding)
+		}
+		for name, want := range map[string][]string{
+			"Content-Type": {tc.contentType}, "Accept": {"application/json"}, "Authorization": tc.authorization,
+			"Cookie": nil, "Referer": nil, "X-Forwarded-For": nil,
+		} {
+			if !slices.Equal(r.Header[name], want) {
+				t.Errorf("%s: %s %q, want %q", what, name, r.Header[name], want)
+			}
+		}
+		got := make(map[string]string)
+		if tc.form {
+			values, err := url.ParseQuery(string(body))
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			for name, v := range values {
+				got[name] = strings.Join(v, " AND ")
+			}
+		} else if err := json.Unmarshal(body, &got); err != nil {
+			t.Errorf("%s: %v in %s", what, err, body)
+		}
+		if !maps.Equal(got, tc.params) {
+			t.Errorf("%s:\n got %v\nwant %v", what, got, tc.params)
+		}
+		if !tc.form { // a map would not show a name that is there twice
+			if fields, err := parseObject(body); err != nil || len(fields) != len(tc.params) {
+				t.Errorf("%s: %v in %s", what, err, body)
+			}
+		}
+	}
+}
+
+// The strict stand-in takes each kind of request, and no other kind.
+func TestExchange(t *testing.T) {
+	for _, form := range []bool{false, true} {
+		for _, basic := range []bool{false, true} {
+			issuer := &aventustest.Server{
+				Clients: []aventustest.Client{{ID: testID, Secret: testSecret, RedirectURIs: []string{testRedirect}}},
+				Form:    form, Basic: basic, Scopes: []string{"openid"}, TokenLifetime: time.Hour,
+			}
+			server := httptest.NewServer(issuer)
+			defer server.Close()
+			issuer.Issuer = server.URL + "/"
+			client := func(form, basic bool) *Client {
+				return newClient(t, issuer.Issuer+"oauth/token", func(c *Config) {
+					c.Form, c.Basic, c.Audience, c.Scopes = form, basic, "https://api.example.com/", []string{"openid", "email"}
+				})
+			}
+			// code signs a person in.
+			code := func(c *Client) string {
+				t.Helper()
+				u, err := url.Parse(c.AuthorizeURL(testRedirect, "a state", testVerifier, ""))
+				if err != nil {
+					t.Fatal(err)
+				}
+				back, err := issuer.IssueCode(u.Query(), "auth0|ada")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return back.Query().Get("code")
+			}
+			what := fmt.Sprintf("form %v, basic %v", form, basic)
+
+			c := client(form, basic)
+			token, err := c.Exchange(within(t), code(c), testRedirect, testVerifier)
+			if err != nil || strings.Count(token.AccessToken, ".") != 2 || token.ExpiresIn != time.Hour || token.Scope != "openid" {
+				t.Errorf("%s: token %+v, error %v", what, token, err)
+			}
+			for _, tc := range []struct {
+				what string
+				c    *Client
+				uri  string
+				verifier,
+				code string
+				status int
+			}{
+				{"the other kind of body", client(!form, basic), testRedirect, testVerifier, "invalid_request", 415},
+				{"the other place for the secret", client(form, !basic), testRedirect, testVerifier, "access_denied", 401},
+				{"another redirect URI", c, "https://site.example.com/cb", testVerifier, "unauthorized_client", 403},
+				{"another verifier", c, testRedirect, strings.Repeat("x", 43), "invalid_grant", 403},
+			} {
+				token, e := tc.c.Exchange(within(t), code(c), tc.uri, tc.verifier)
+				if e == nil || e.Kind != Refused || e.Code != tc.code || e.Status != tc.status || token != (Token{}) {
+					t.Errorf("%s, %s: token %+v, error %v", what, tc.what, token, e)
+				}
+			}
+			if n := len(issuer.TokenRequests()); n != 5 {
+				t.Errorf("%s: %d token requests for 5 codes", what, n)
+			}
+			if n := issuer.CodesReused(); n != 0 {
+				t.Errorf("%s: %d codes were sent again", what, n)
+			}
+		}
+	}
+}
+
+func TestBadAnswers(t *testing.T) {
+	for _, tc := range []struct {
+		what, body string
+		status     int
+		kind       Kind
+		text       string // of the error, after "the token endpoint answered "
+		advice     string // a word of it
+	}{
+		{"a wrong code", `{"error":"invalid_grant","error_description":"Invalid authorization code"}`, 403, Refused, "403 invalid_grant: Invalid authorization code", "redirect_uri"},
+		{"a wrong secret", `{"error":"access_denied","error_description":"Unauthorized"}`, 401, Refused, "401 access_denied: Unauthorized", "client_secret"},
+		{"a wrong secret, as the RFC has it", `{"error":"invalid_client"}`, 401, Refused, "401 invalid_client", "client_secret"},
+		{"a client that may not", `{"error":"unauthorized_client"}`, 403, Refused, "403 unauthorized_client", "registered"},
+		{"too many", `{"error":"too_many_requests","error_description":"Slow down"}`, 429, Unavailable, "429 too_many_requests: Slow down", "quota"},
+		{"down", `<html>down</html>`, 503, Unavailable, "503", "down for now"},
+		{"broken, and speechless", ``, 500, Refused, "500", ""},
+		{"a gateway's page", `<!DOCTYPE html><title>Bad gateway</title>`, 502, Refused, "502", ""},
+		{"no such page", `Not Found`, 404, Refused, "404", "token_url"},
+		{"no form", ``, 415, Refused, "415", "token_request"},
+		{"an error that is no text", `{"error":{"code":1},"error_description":["x"]}`, 400, Refused, "400", ""},
+		{"an error given twice", `{"error":"a","error":"b"}`, 400, Refused, "400", ""},
+		{"an error and more", `{"error":"a"}{"error":"b"}`, 400, Refused, "400", ""},
+		{"a good answer with a bad status", goodAnswer, 400, Refused, "400", ""},
+		{"an error with a good status", `{"error":"invalid_grant","access_token":"a","token_type":"Bearer"}`, 200, Refused, "200 invalid_grant", "redirect_uri"},
+		{"no JSON", `<html>Sign in</html>`, 200, Malformed, "200: the token answer is not a JSON object", "token_url"},
+		{"nothing", ``, 200, Malformed, "200: the token answer is not a JSON object", "token_url"},
+		{"no content", ``, 204, Malformed, "204: the token answer is not a JSON object", "token_url"},
+		{"a form", `access_token=a&token_type=Bearer`, 200, Malformed, "200: the token answer is not a JSON object", "token_url"},
+		{"another type", `{"access_token":"a","token_type":"DPoP"}`, 200, Malformed, "200: the token answer's token_type is not Bearer", ""},
+		{"no token", `{"token_type":"Bearer"}`, 201, Malformed, "201: the token answer has no access_token", ""},
+		{"a token that ends a header", `{"access_token":"a\r\nX: y","token_type":"Bearer"}`, 200, Malformed, "200: the access token holds a byte that no Authorization header may hold", ""},
+		{"a token that has died", `{"access_token":"a","token_type":"Bearer","expires_in":0}`, 200, Malformed, "200: the token answer's expires_in is not positive", ""},
+		{"too much", goodAnswer + strings.Repeat(" ", maxAnswer), 200, Malformed, "200: the token answer is larger than 1 MiB", ""},
+		{"too much of an error", `{"error":"x"}` + strings.Repeat(" ", maxAnswer), 400, Refused, "400", ""},
+		{"a redirect", ``, 302, Refused, "302", ""},
+	} {
+		for _, contentType := range []string{"application/json", "text/plain", "text/html; charset=utf-8"} {
+			var requests atomic.Int64
+			endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				w.Header().Set("Content-Type", contentType)
+				w.WriteHeader(tc.status)
+				_, _ = io.WriteString(w, tc.body)
+			})
+			e := fails(t, within(t), newClient(t, endpoint, nil))
+			if text := "the token endpoint answered " + tc.text; e.Kind != tc.kind || e.Status != tc.status || e.Error() != text {
+				t.Errorf("%s, %s: kind %d, status %d, %q; want kind %d, %q", tc.what, contentType, e.Kind, e.Status, e, tc.kind, text)
+			}
+			if !strings.Contains(e.Advice(), tc.advice) {
+				t.Errorf("%s: advice %q", tc.what, e.Advice())
+			}
+			if n := requests.Load(); n != 1 {
+				t.Errorf("%s: the code was sent %d times", tc.what, n)
+			}
+		}
+	}
+}
+
+// A redirect would take the secret and the code to another place.
+func TestNoRedirect(t *testing.T) {
+	var there atomic.Int64
+	other := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		there.Add(1)
+		_, _ = io.WriteString(w, goodAnswer)
+	})
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		for _, basic := range []bool{false, true} {
+			endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Location", other)
+				w.WriteHeader(status)
+			})
+			e := fails(t, within(t), newClient(t, endpoint, func(c *Config) { c.Basic = basic }))
+			if e.Kind != Refused || e.Status != status {
+				t.Errorf("%d: %v", status, e)
+			}
+		}
+	}
+	if n := there.Load(); n != 0 {
+		t.Errorf("%d requests went on to another server", n)
+	}
+}
+
+// rawServer serves connections byte for byte. It returns its token endpoint, and
+// a count of the whole requests that it has read.
+func rawServer(t *testing.T, answer func(conn net.Conn, request string, n int64)) (string, *atomic.Int64) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var requests atomic.Int64
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { listener.Close() })
+	wg.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				in := bufio.NewReader(conn)
+				for {
+					r, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					body, err := io.ReadAll(r.Body)
+					if err != nil {
+						return
+					}
+					answer(conn, r.Header.Get("Authorization")+string(body), requests.Add(1))
+				}
+			})
+		}
+	})
+	return "http://" + listener.Addr().String() + "/oauth/token", &requests
+}
+
+// A code is sent once, whatever becomes of the connection: a server that sees it
+// again takes back what it gave for it (RFC 6749, section 4.1.2).
+func TestSentOnce(t *testing.T) {
+	const ok = "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+	for what, broken := range map[string]func(net.Conn){
+		"closed":                    func(conn net.Conn) {},
+		"reset":                     func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0) },
+		"closed in the status line": func(conn net.Conn) { _, _ = io.WriteString(conn, "HTTP/1.1 2") },
+		"closed in the header":      func(conn net.Conn) { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Le") },
+		"closed in the body":        func(conn net.Conn) { fmt.Fprintf(conn, ok, len(goodAnswer)+1, goodAnswer) },
+		"no HTTP":                   func(conn net.Conn) { _, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.0\r\n") },
+	} {
+		endpoint, requests := rawServer(t, func(conn net.Conn, _ string, n int64) {
+			if n == 2 { // the first one leaves an idle connection behind
+				fmt.Fprintf(conn, ok, len(goodAnswer), goodAnswer)
+				return
+			}
+			broken(conn)
+			conn.Close()
+		})
+		c := newClient(t, endpoint, nil)
+		if e := fails(t, within(t), c); e.Kind != Unreachable || e.Status != 0 || e.Advice() == "" {
+			t.Errorf("%s, a new connection: kind %d, %v", what, e.Kind, e)
+		}
+		if n := requests.Load(); n != 1 {
+			t.Errorf("%s, a new connection: sent %d times", what, n)
+		}
+		if _, err := c.Exchange(within(t), testCode, testRedirect, testVerifier); err != nil {
+			t.Errorf("%s: then a good answer: %v", what, err)
+		}
+		if e := fails(t, within(t), c); e.Kind != Unreachable {
+			t.Errorf("%s, a connection used before: kind %d, %v", what, e.Kind, e)
+		}
+		if n := requests.Load(); n != 3 {
+			t.Errorf("%s, a connection used before: sent %d times", what, n-2)
+		}
+	}
+}
+
+// net/http sends a request again that it can rewind, where it believes that
+// nothing was sent; here it is never given the means.
+func TestCannotBeSentAgain(t *testing.T) {
+	c := newClient(t, "stub://auth.example.com/oauth/token", nil)
+	var got *http.Request
+	c.http.Transport.(*dialect).base.RegisterProtocol("stub", roundTripper(func(r *http.Request) (*http.Response, error) {
+		got = r
+		return nil, errors.New("enough seen")
+	}))
+	fails(t, within(t), c)
+	if got == nil || got.GetBody != nil {
+		t.Errorf("the request can be sent again: %+v", got)
+	}
+	// It has ten seconds, from the dial to the last byte.
+	deadline, ok := got.Context().Deadline()
+	if left := time.Until(deadline); !ok || left > 10*time.Second {
+		t.Errorf("the request has %v", left)
+	}
+	fails(t, context.WithoutCancel(t.Context()), c)
+	deadline, ok = got.Context().Deadline()
+	if left := time.Until(deadline); !ok || left > 10*time.Second || left < 5*time.Second {
+		t.Errorf("the request has %v", left)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A server that hangs, drips, or never ends is given up on.
+func TestTimedOut(t *testing.T) {
+	for what, handler := range map[string]http.HandlerFunc{
+		"hangs": func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"hangs in the body": func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w, goodAnswer[:20])
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		},
+		"drips": func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, " ")
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(time.Millisecond)
+			}
+		},
+		"drips an error": func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(500)
+			for r.Context().Err() == nil {
+				_, _ = io.WriteString(w, " ")
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(time.Millisecond)
+			}
+		},
+	} {
+		endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body) // or the server does not learn that the client is gone
+			handler(w, r)
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		e := fails(t, ctx, newClient(t, endpoint, nil))
+		if e.Kind != TimedOut || e.Error() != "the token endpoint: no answer in time" || e.Advice() == "" {
+			t.Errorf("%s: kind %d, %v", what, e.Kind, e)
+		}
+		if waited := time.Since(start); waited > 5*time.Second {
+			t.Errorf("%s: waited %v", what, waited)
+		}
+	}
+
+	// A body without end is not read to its end, whatever the time.
+	endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			_, _ = w.Write(bytes.Repeat([]byte(" "), 1<<16))
+		}
+	})
+	if e := fails(t, within(t), newClient(t, endpoint, nil)); e.Kind != Malformed {
+		t.Errorf("endless: kind %d, %v", e.Kind, e)
+	}
+
+	// That the visitor closed the tab is not the server's fault.
+	endpoint = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(50*time.Millisecond, cancel)
+	if e := fails(t, ctx, newClient(t, endpoint, nil)); e.Kind != Unreachable {
+		t.Errorf("cancelled: kind %d, %v", e.Kind, e)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	e := fails(t, within(t), newClient(t, "http://"+listener.Addr().String()+"/oauth/token", nil))
+	if e.Kind != Unreachable || e.Status != 0 || !strings.Contains(e.Error(), "refused") {
+		t.Errorf("kind %d, %v", e.Kind, e)
+	}
+
+	// A certificate that nobody vouches for is no certificate.
+	var requests atomic.Int64
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	defer server.Close()
+	e = fails(t, within(t), newClient(t, server.URL+"/oauth/token", nil))
+	if e.Kind != Unreachable || !strings.Contains(e.Error(), "certificate") || requests.Load() != 0 {
+		t.Errorf("kind %d, %v, after %d requests", e.Kind, e, requests.Load())
+	}
+}
+
+// The largest header that is taken is bounded, too.
+func TestLongHeader(t *testing.T) {
+	endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		for i := range 100 {
+			w.Header().Set(fmt.Sprintf("X-Long-%d", i), strings.Repeat("x", 1000))
+		}
+		_, _ = io.WriteString(w, goodAnswer)
+	})
+	if e := fails(t, within(t), newClient(t, endpoint, nil)); e.Kind != Unreachable {
+		t.Errorf("kind %d, %v", e.Kind, e)
+	}
+}
+
+// leaks returns what of the secrets stands in a text, in whatever form.
+func leaks(text string) string {
+	inJSON := func(s string) string {
+		b, _ := json.Marshal(s)
+		return strings.Trim(string(b), `"`)
+	}
+	basic := url.QueryEscape(testID) + ":" + url.QueryEscape(testSecret)
+	for _, form := range []string{
+		testSecret, testCode, testVerifier,
+		url.QueryEscape(testSecret), url.QueryEscape(testCode), url.PathEscape(testSecret), url.PathEscape(testCode),
+		inJSON(testSecret), inJSON(testCode), inJSON(inJSON(testSecret)), inJSON(inJSON(testCode)),
+		basic, base64.StdEncoding.EncodeToString([]byte(basic)),
+		"s3cr", "c0de", "43-characters",
+	} {
+		if strings.Contains(text, form) {
+			return form
+		}
+	}
+	return ""
+}
+
+// What a server says goes into the operator's log: without what it was sent, which
+// servers are known to echo, and without what a terminal acts on.
+func TestErrorText(t *testing.T) {
+	for _, form := range []bool{false, true} {
+		for _, basic := range []bool{false, true} {
+			what := fmt.Sprintf("form %v, basic %v", form, basic)
+			configure := func(c *Config) { c.Form, c.Basic = form, basic }
+
+			// The request comes back, as it was sent or as it was meant.
+			for _, echo := range []func(r *http.Request, body string) string{
+				func(_ *http.Request, body string) string { return body },
+				func(r *http.Request, _ string) string { return "You sent " + r.Header.Get("Authorization") },
+				func(r *http.Request, _ string) string { id, secret, _ := r.BasicAuth(); return id + ":" + secret },
+				func(*http.Request, string) string { return testSecret + testCode + testVerifier },
+				func(*http.Request, string) string { return url.QueryEscape(testSecret + testCode) },
+				func(*http.Request, string) string { return url.PathEscape(testSecret + testCode) },
+			} {
+				for _, status := range []int{200, 400, 503} {
+					endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+						body, _ := io.ReadAll(r.Body)
+						said, _ := json.Marshal(echo(r, string(body)))
+						w.WriteHeader(status)
+						fmt.Fprintf(w, `{"error":%s,"error_description":%s}`, said, said)
+					})
+					e := fails(t, within(t), newClient(t, endpoint, configure))
+					if leak := leaks(e.Error() + e.Code + e.Description); leak != "" {
+						t.Errorf("%s: the error shows %s: %v", what, leak, e)
+					}
+				}
+			}
+
+			// It comes back where an answer's header should be: net/http's errors
+			// repeat what they could not read.
+			for _, answer := range []string{"%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%[1]s: %[1]s\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\n"} {
+				endpoint, _ := rawServer(t, func(conn net.Conn, request string, _ int64) {
+					fmt.Fprintf(conn, answer, request)
+					conn.Close()
+				})
+				e := fails(t, within(t), newClient(t, endpoint, configure))
+				if leak := leaks(e.Error()); leak != "" {
+					t.Errorf("%s, %q: the error shows %s: %v", what, answer, leak, e)
+				}
+			}
+		}
+	}
+
+	// One line of printable ASCII, and not too long.
+	endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(400)
+		fmt.Fprintf(w, `{"error":"a\nb\u001b[31mc","error_description":"\u0000\r\n\t\u007f\u009b\u2028\u202e\u00e4%s"}`, strings.Repeat("é", 1000))
+	})
+	e := fails(t, within(t), newClient(t, endpoint, nil))
+	if e.Code != "a?b?[31mc" || !strings.HasPrefix(e.Description, "?????????") || len(e.Description) > 303 {
+		t.Errorf("code %q, description %q", e.Code, e.Description)
+	}
+}
+
+func TestCleanText(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                             "",
+		"plain text, ~!":               "plain text, ~!",
+		"a\r\nb\tc":                    "a??b?c",
+		"\x1b]0;x\x07":                 "?]0;x?",
+		"\xff\x80ü\u202e":              "????",
+		strings.Repeat("a", 300):       strings.Repeat("a", 300),
+		strings.Repeat("a", 301):       strings.Repeat("a", 300) + "...",
+		strings.Repeat("a", 299) + "ü": strings.Repeat("a", 299) + "?...",
+	} {
+		if got := CleanText(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

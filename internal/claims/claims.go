@@ -1,0 +1,238 @@
+// Package claims reads what a JWT says about a person (RFC 7519, section 4). It
+// verifies nothing: a token must come from where it can be trusted, or have been
+// verified before.
+//
+// Whatever a value looks like, it is data: nothing here gives a meaning to braces,
+// dots or slashes in a claim's name or value.
+package claims
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// MaxSize bounds the tokens and payloads that are read, and with them the time that
+// anything here takes.
+const MaxSize = 64 << 10
+
+// Claims are the claims of a token. The zero value has none. They are never
+// changed, and safe for concurrent use.
+type Claims struct{ top map[string]any }
+
+// List is a claim that is an array. As text, its elements are joined with commas,
+// which is what users of JWTs in Caddy know; in an expression it is a list. An
+// element may hold a comma itself, so who decides by one must take the list.
+type List []any
+
+// String implements fmt.Stringer.
+func (l List) String() string {
+	texts := make([]string, len(l))
+	for i, element := range l {
+		texts[i] = text(element)
+	}
+	return strings.Join(texts, ",")
+}
+
+// Object is a claim that is an object. As text, it is JSON.
+type Object map[string]any
+
+// String implements fmt.Stringer.
+func (o Object) String() string { return toJSON(o) }
+
+// Parse reads a JWT's payload. Where a name is there twice, the last one counts
+// (RFC 7519, section 4); what is not UTF-8 is replaced.
+func Parse(payload []byte) (Claims, error) {
+	if len(payload) > MaxSize {
+		return Claims{}, errors.New("the claims are longer than 64 KiB")
+	}
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.UseNumber() // a float64 cannot tell the ids past 2^53 apart
+	var value any
+	if err := dec.Decode(&value); err != nil {
+		return Claims{}, errors.New("the claims are not valid JSON")
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return Claims{}, errors.New("the claims have something behind their end")
+	}
+	top, ok := value.(map[string]any)
+	if !ok {
+		return Claims{}, errors.New("the claims are not a JSON object")
+	}
+	return Claims{top}, nil
+}
+
+// Of returns the claims of an access token. One that is opaque, or cannot be read,
+// has none.
+func Of(token string) Claims {
+	if len(token) > MaxSize {
+		return Claims{}
+	}
+	parts := strings.SplitN(token, ".", 4)
+	if len(parts) != 3 { // RFC 7515, section 7.1
+		return Claims{}
+	}
+	payload, err := base64.RawURLEncoding.Strict().DecodeString(parts[1])
+	if err != nil {
+		return Claims{}
+	}
+	c, err := Parse(payload)
+	if err != nil {
+		return Claims{}
+	}
+	return c
+}
+
+// Join returns the claims together with those that only other has. The result tells
+// who someone is, not what was granted: Scopes and Grants are for an access token's
+// own claims.
+func (c Claims) Join(other Claims) Claims {
+	top := make(map[string]any, len(c.top)+len(other.top))
+	for _, claims := range []Claims{other, c} {
+		for name, value := range claims.top {
+			if value != nil {
+				top[name] = value
+			}
+		}
+	}
+	return Claims{top}
+}
+
+// MarshalJSON implements json.Marshaler. No claims are an empty object.
+func (c Claims) MarshalJSON() ([]byte, error) {
+	if c.top == nil {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(c.top)
+}
+
+// Lookup returns the claim at path: a string, a json.Number, a bool, a [List] or an
+// [Object], which must not be changed. Null is the same as no claim.
+//
+// Dots in the path lead into objects, and numbers into arrays, from 0. A name may
+// hold dots itself ("https://example.com/roles"), so of several that fit, the
+// longest counts.
+func (c Claims) Lookup(path string) (any, bool) {
+	switch v := find(c.top, path).(type) {
+	case nil:
+		return nil, false
+	case []any:
+		return List(v), true
+	case map[string]any:
+		return Object(v), true
+	default:
+		return v, true
+	}
+}
+
+// find returns what is at path within v, or nil. Each value is visited once at
+// most, since one path alone leads to it.
+func find(v any, path string) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for end := len(path); end >= 0; end = strings.LastIndexByte(path[:end], '.') {
+			child := v[path[:end]]
+			if end < len(path) {
+				child = find(child, path[end+1:])
+			}
+			if child != nil {
+				return child
+			}
+		}
+	case []any:
+		index, rest, deeper := strings.Cut(path, ".")
+		i, err := strconv.ParseUint(index, 10, 31)
+		if err != nil || i >= uint64(len(v)) {
+			return nil
+		}
+		if deeper {
+			return find(v[i], rest)
+		}
+		return v[i]
+	}
+	return nil
+}
+
+// Strings returns the values to compare with those that are asked for: the claim
+// itself, or an array's elements. A number or a boolean is its JSON text; what is
+// inside a further array or an object is no value.
+func (c Claims) Strings(path string) []string {
+	claim, _ := c.Lookup(path)
+	list, ok := claim.(List)
+	if !ok {
+		list = List{claim}
+	}
+	var values []string
+	for _, value := range list {
+		switch value.(type) {
+		case string, json.Number, bool:
+			values = append(values, text(value))
+		}
+	}
+	return values
+}
+
+// Scopes returns the scopes that an access token with these claims was granted: as
+// the token answer said, else as the token itself does, else all that were asked
+// for (RFC 6749, section 5.1). A token that says something that cannot be read
+// was granted nothing.
+func (c Claims) Scopes(answer string, asked []string) []string {
+	if answer != "" {
+		return strings.Fields(answer)
+	}
+	// RFC 8693, section 4.2, has one string; others have arrays, or call it scp.
+	for _, name := range []string{"scope", "scp"} {
+		switch v := c.top[name].(type) {
+		case nil:
+		case string:
+			return strings.Fields(v)
+		default:
+			return elements(v)
+		}
+	}
+	return asked
+}
+
+// Grants returns the scopes, and after them the permissions: Auth0 puts into that
+// array what a person's roles allow.
+func (c Claims) Grants(answer string, asked []string) []string {
+	return slices.Concat(c.Scopes(answer, asked), elements(c.top["permissions"]))
+}
+
+// elements returns the strings in v, if it is an array.
+func elements(v any) []string {
+	list, _ := v.([]any)
+	var texts []string
+	for _, element := range list {
+		if s, ok := element.(string); ok {
+			texts = append(texts, s)
+		}
+	}
+	return texts
+}
+
+// text returns a claim, or a part of one, as text.
+func text(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	case json.Number:
+		return v.String() // as it stood in the token
+	}
+	return toJSON(v)
+}
+
+func toJSON(v any) string {
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // it is no part of a page
+	_ = enc.Encode(v)        // what came out of JSON goes in again
+	return strings.TrimSuffix(b.String(), "\n")
+}

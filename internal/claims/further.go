@@ -1,0 +1,37 @@
+package claims
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// aboutIDToken are the claims that tell about an ID token itself, and nothing of the
+// person (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
+var aboutIDToken = []string{"iss", "aud", "exp", "iat", "nbf", "jti", "azp", "nonce", "at_hash", "c_hash"}
+
+// Further returns, as JSON, what an ID token's payload says about a person that the
+// access token does not: that is all of it that needs to be kept.
+func Further(payload []byte, accessToken string) ([]byte, error) {
+	id, err := Parse(payload)
+	if err != nil {
+		return nil, err
+	}
+	access := Of(accessToken)
+	further := make(map[string]any)
+	for name, value := range id.top {
+		if value != nil && access.top[name] == nil {
+			further[name] = value
+		}
+	}
+	for _, name := range aboutIDToken {
+		delete(further, name)
+	}
+	if len(further) == 0 {
+		return nil, nil
+	}
+	data, err := json.Marshal(further)
+	if err != nil {
+		return nil, fmt.Errorf("keeping the ID token's claims: %w", err)
+	}
+	return data, nil
+}
