@@ -70,7 +70,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //		accept_bearer
 //
 //		session {
-//			store    cookie
+//			store    cookie|storage
 //			name     <cookie name>
 //			lifetime <duration>
 //			key      <secret...>

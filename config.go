@@ -47,6 +47,7 @@ type settings struct {
 	cookieName      string
 	bindingName     string
 	lifetime        time.Duration
+	inStorage       bool // all sessions rest there
 	keys            [][]byte
 	logoutPath      string // empty: none
 	logoutURL       string // empty: a page of our own
@@ -98,6 +99,7 @@ func (h *Handler) settings() (*settings, error) {
 		cookieName:      c.Session.Name,
 		bindingName:     bindingName,
 		lifetime:        time.Duration(c.Session.Lifetime),
+		inStorage:       c.Session.Store == "storage",
 	}
 	for _, scope := range c.Scopes {
 		if !slices.Contains(s.Scopes, scope) {
@@ -336,7 +338,7 @@ func (h *Handler) checkValue(name string) error {
 	case "unauthenticated":
 		return h.checkOneOf(h.Unauthenticated, "auto", "redirect", "deny", "pass")
 	case "session store":
-		return h.checkOneOf(h.Session.Store, "cookie")
+		return h.checkOneOf(h.Session.Store, "cookie", "storage")
 	case "session name":
 		return h.checkCookieName()
 	case "session lifetime":

@@ -82,7 +82,20 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
 		return h.fail(w, r, errForcedLogout, nil)
 	}
-	h.endSession(w)
+	at, err := h.site(r)
+	if err != nil {
+		return h.fail(w, r, errBadHost, err)
+	}
+	// The cookie goes in any case; that a copy of it is no good any more needs the
+	// storage.
+	h.clearSession(w)
+	s, err := h.loadSession(r.Context(), at, cookies(r))
+	if err == nil && s != nil {
+		err = h.endSession(r.Context(), s)
+	}
+	if err != nil {
+		return h.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+	}
 	noStore(w)
 	if h.cfg.logoutURL != "" {
 		w.Header().Set("Location", h.cfg.logoutURL)
@@ -92,7 +105,7 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, err := io.WriteString(w, signedOutPage)
+	_, err = io.WriteString(w, signedOutPage)
 	return err
 }
 

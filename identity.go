@@ -125,8 +125,8 @@ func (h *Handler) asked(s *session) []string {
 // introduce sets the placeholders that tell who a request is from; for nobody they
 // are empty. The claims are parsed when a placeholder is asked for.
 func (h *Handler) introduce(r *http.Request, s *session) {
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	repl.Map(func(key string) (any, bool) {
+	was := asSent(r) // takeIdentity has seen to it
+	was.whoIs = func(key string) (any, bool) {
 		name, ok := strings.CutPrefix(key, "http.auth.user.")
 		switch {
 		case !ok:
@@ -142,7 +142,14 @@ func (h *Handler) introduce(r *http.Request, s *session) {
 			return value, true
 		}
 		return "", true
-	})
+	}
+	// Of several blocks, the last one set the token that goes on; the placeholders
+	// say who that is.
+	if !was.introduced {
+		was.introduced = true
+		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		repl.Map(func(key string) (any, bool) { return was.whoIs(key) })
+	}
 }
 
 // scopeOf returns the scopes that someone was granted.

@@ -274,6 +274,7 @@ func TestVerifyToken(t *testing.T) {
 		"another audience": {"aud": "https://other.example.com/"},
 		"another issuer":   {"iss": "https://evil.test/"},
 		"expired":          {"exp": w.clock.Now().Add(-2 * time.Minute).Unix()},
+		"just expired":     {"exp": w.clock.Now().Unix()},
 		"no expiry":        {"exp": nil},
 		"not yet":          {"nbf": w.clock.Now().Add(2 * time.Minute).Unix()},
 	} {
@@ -422,6 +423,24 @@ func TestSecondBlockTakesNoBearer(t *testing.T) {
 	b := w.browser()
 	b.login("/")
 	w.expect(b.get("/"), http.StatusUnauthorized)
+}
+
+// TestTwoBlocksOneIdentity: of two blocks with a session each, the placeholders and
+// the token that goes on are the same one's.
+func TestTwoBlocksOneIdentity(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		return w.site + " {\nroute {\n" + w.directive("", "unauthenticated pass") + "\n" + w.directive("", "session {\nname other\n}") +
+			"\nrequest_header X-User-Id {http.auth.user.id}\nreverse_proxy " + w.app + "\n}\n}"
+	}})
+	b := w.browser()
+	a := b.get("/") // the second block sends it to the login, and the first takes the callback
+	a = b.get(b.get(a.location()).location())
+	w.expect(a, http.StatusSeeOther)
+	w.expect(b.get("/"), http.StatusOK)
+	r := w.requests()[0].Header
+	if r.Get("X-User-Id") != "auth0|ada" || !strings.HasPrefix(r.Get("Authorization"), "Bearer ey") {
+		t.Errorf("the app was told %v", r)
+	}
 }
 
 func TestProfile(t *testing.T) {

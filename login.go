@@ -253,6 +253,9 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if !expires.IsZero() && expires.Before(s.expires) {
 		s.expires = expires
 	}
+	if !h.now().Before(s.expires) { // within the leeway of the clocks
+		return h.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
+	}
 	err = h.saveSession(w, r.Context(), at, s)
 	if errors.Is(err, errTooLarge) {
 		return h.fail(w, r, errTokenTooLong, err)

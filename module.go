@@ -32,6 +32,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -180,12 +181,16 @@ type Handler struct {
 	states   *keyring.Box
 	proofs   *keyring.Box // PKCE code verifiers
 	sessions *keyring.Box
+	shelf    *records.Shelf // sessions that rest in the storage
+	memory   *memory        // of what is in the storage
+	storage  certmagic.Storage
+	learning *sync.Once // sees to it that what others end is learned
 	opened   *lru.Cache[openedKey, *session]
 	keySet   *aventus.KeySet        // the authorization server's public keys
 	idTokens *aventus.IDVerifier    // nil where none are asked for
 	tokens   *aventus.TokenVerifier // nil where access tokens are taken as they come
 	verified *lru.Cache[[32]byte, *session]
-	keysID   string // of the keys in keyCaches; empty: none held
+	memoryID string // of the memory in memories; empty: none held
 	config   any    // of the peers in configs; nil: none
 	peers    *peers
 	logger   *zap.Logger
@@ -211,7 +216,9 @@ type TokenVerification struct {
 
 // Session says how a session is kept.
 type Session struct {
-	// Where a session rests: `cookie`, in its own cookie. Default: `cookie`.
+	// Where a session rests: `cookie`, in its own cookie if it fits one of 4,096
+	// bytes, or else in Caddy's storage; or `storage`, there in any case, with a
+	// cookie that holds only its handle. Default: `cookie`.
 	Store string `json:"store,omitempty"`
 
 	// The name of the session's cookie. Where the redirect URI is https, it gets
@@ -248,10 +255,19 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// keyCaches holds what this process knows of the keys in its storage. It lasts
-// from one config to the next, so that a reload while the storage is down costs
-// no session.
-var keyCaches = caddy.NewUsagePool()
+// memory is what this process knows of what is in its storage. It lasts from one
+// config to the next, so that a reload while the storage is down costs no session,
+// and brings none back that has ended.
+type memory struct {
+	keys  keyring.Cache
+	ended *records.Ended
+}
+
+// Destruct implements caddy.Destructor.
+func (m *memory) Destruct() error { return m.ended.Destruct() }
+
+// memories holds the memory of each storage that a loaded config has.
+var memories = caddy.NewUsagePool()
 
 // clock is replaced by tests, and read when a config is loaded.
 var clock = time.Now
@@ -280,18 +296,24 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	if h.cfg, err = h.settings(); err != nil {
 		return err
 	}
-	bounded := records.Bounded(storage)
-	ring, err := h.keys(storage, bounded)
-	if err != nil {
+	h.storage, h.learning = records.Bounded(storage), new(sync.Once)
+	if err := h.remember(storageID(storage)); err != nil {
 		return err
 	}
+	ring := keyring.Stored(h.storage, &h.memory.keys, h.now)
+	if len(h.cfg.keys) > 0 {
+		if ring, err = keyring.Fixed(h.cfg.keys, h.now); err != nil {
+			return fmt.Errorf("session key: %w", err)
+		}
+	}
+	h.shelf = records.NewShelf(h.storage, "aventus_auth/sessions", h.now)
 	h.states = ring.Box("login state", h.cfg.ClientID)
 	h.proofs = ring.Box("code verifier", h.cfg.ClientID)
 	h.sessions = ring.Box("session", h.cfg.ClientID)
 	if h.opened, err = lru.New[openedKey, *session](openedSessions); err != nil {
 		return err
 	}
-	h.claims = records.NewClaims(bounded, "aventus_auth/spent", loginLifetime, h.now)
+	h.claims = records.NewClaims(h.storage, "aventus_auth/spent", loginLifetime, h.now)
 
 	h.client = aventus.NewClient(h.cfg.Config)
 	h.keySet = aventus.NewKeySet(h.cfg.jwksURL, h.now)
@@ -305,24 +327,16 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	return err
 }
 
-// keys returns the ring of the keys in the config, or of those in the storage.
-func (h *Handler) keys(storage, bounded certmagic.Storage) (*keyring.Ring, error) {
-	if len(h.cfg.keys) > 0 {
-		ring, err := keyring.Fixed(h.cfg.keys, h.now)
-		if err != nil {
-			return nil, fmt.Errorf("session: key: %w", err)
-		}
-		return ring, nil
-	}
-	id := storageID(storage)
-	cache, _, err := keyCaches.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return new(keyring.Cache), nil
+// remember gives the handler the memory of its storage.
+func (h *Handler) remember(id string) error {
+	value, _, err := memories.LoadOrNew(id, func() (caddy.Destructor, error) {
+		return &memory{ended: records.NewEnded(h.now)}, nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	h.keysID = id
-	return keyring.Stored(bounded, cache.(*keyring.Cache), h.now), nil
+	h.memory, h.memoryID = value.(*memory), id
+	return nil
 }
 
 // storageID returns a string that is the same for two storages if they are of
@@ -352,8 +366,8 @@ func (h *Handler) Cleanup() error {
 		_, err := configs.Delete(h.config)
 		errs = append(errs, err)
 	}
-	if h.keysID != "" {
-		_, err := keyCaches.Delete(h.keysID)
+	if h.memoryID != "" {
+		_, err := memories.Delete(h.memoryID)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -14,7 +14,7 @@ import (
 // sent it: the next handler is told by us, or not at all.
 func (h *Handler) takeIdentity(r *http.Request) {
 	if asSent(r) == nil {
-		caddyhttp.SetVar(r.Context(), sentVar, &sent{r.Header["Cookie"], r.Header["Authorization"]})
+		caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], authorization: r.Header["Authorization"]})
 	}
 	delete(r.Header, "Authorization")
 	h.takeCookies(r)

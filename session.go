@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"iter"
 	"net/http"
 	"slices"
@@ -35,6 +34,7 @@ type session struct {
 	expires time.Time
 	scope   string // what was granted; empty if the server did not say
 	bearer  string // the Authorization that goes on: "Bearer ", and the access token
+	stored  bool   // it rests in the storage
 	idToken []byte // the claims of the ID token that the access token has not, as JSON; may be empty
 
 	isBearer bool // it is no session, but an API client's own token
@@ -101,15 +101,14 @@ func (h *Handler) loadSession(ctx context.Context, at site, cookies []string) (*
 		if err != nil {
 			return nil, err
 		}
-		if s != nil && h.now().Before(s.expires) {
+		if s != nil && h.now().Before(s.expires) && !h.hasEnded(s) {
 			return s, nil
 		}
 	}
 	return nil, nil
 }
 
-// openSession returns what is sealed in a cookie's value, or nil if that was not
-// sealed here.
+// openSession returns the session of a cookie's value, or nil if there is none.
 func (h *Handler) openSession(ctx context.Context, at site, value string) (*session, error) {
 	if s, ok := h.opened.Get(openedKey{at.origin, value}); ok {
 		return s, nil
@@ -121,8 +120,12 @@ func (h *Handler) openSession(ctx context.Context, at site, value string) (*sess
 	if err != nil {
 		return nil, err
 	}
-	s, ok := parseSession(plaintext)
-	if !ok {
+	var s *session
+	if stored, ok := parseHandle(plaintext); ok {
+		if s, err = h.fetchSession(ctx, at, stored); err != nil || s == nil {
+			return nil, err
+		}
+	} else if s, ok = parseSession(plaintext); !ok {
 		return nil, nil
 	}
 	// The value is a piece of the request's header, which is not to stay for it.
@@ -130,17 +133,20 @@ func (h *Handler) openSession(ctx context.Context, at site, value string) (*sess
 	return s, nil
 }
 
-// errTooLarge says that a session does not fit its cookie.
-var errTooLarge = errors.New("the session does not fit a cookie of 4,096 bytes: the access token is too long")
+// errTooLarge says that a session cannot be kept.
+var errTooLarge = errors.New("the access token is longer than 64 KiB")
 
-// saveSession sets the session's cookie.
+// saveSession sets the session's cookie, which holds it, or the handle of its
+// record in the storage.
 func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at site, s *session) error {
 	plaintext, err := s.marshal()
 	if err != nil {
 		return err
 	}
-	if len(h.cfg.cookieName)+len("=")+keyring.EncodedLen(len(plaintext)) > maxCookie {
-		return fmt.Errorf("%w (%d characters)", errTooLarge, len(s.token()))
+	if h.cfg.inStorage || len(h.cfg.cookieName)+len("=")+keyring.EncodedLen(len(plaintext)) > maxCookie {
+		if plaintext, err = h.storeSession(ctx, at, s, plaintext); err != nil {
+			return err
+		}
 	}
 	value, err := h.sessions.Seal(ctx, plaintext, at.associated)
 	if err != nil {
@@ -150,8 +156,8 @@ func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at sit
 	return nil
 }
 
-// endSession clears the session's cookie.
-func (h *Handler) endSession(w http.ResponseWriter) {
+// clearSession deletes the session's cookie.
+func (h *Handler) clearSession(w http.ResponseWriter) {
 	h.setCookie(w, h.cfg.cookieName, "", 0)
 }
 
@@ -273,9 +279,13 @@ func jwtParts(token string) [][]byte {
 // it takes out of it, for the others.
 const sentVar = "aventus_auth.sent"
 
-// sent is what a request came with. As a placeholder, it is empty: what stands in
-// it is for this module alone.
-type sent struct{ cookies, authorization []string }
+// sent is what a request came with, and who it is from by now. As a placeholder, it
+// is empty: what stands in it is for this module alone.
+type sent struct {
+	cookies, authorization []string
+	introduced             bool                     // the placeholders ask whoIs
+	whoIs                  func(string) (any, bool) // the last block's word
+}
 
 func (*sent) String() string { return "" }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"strconv"
 	"sync"
 	"time"
 
@@ -23,20 +22,18 @@ const claimTimeout = 10 * time.Second
 // a storage, also after a restart. Claims are filed by the hour in which they
 // were made, so that removing old ones costs nothing for those that still count.
 type Claims struct {
-	storage certmagic.Storage
-	prefix  string
-	keep    time.Duration
-	now     func() time.Time
+	hours
+	keep time.Duration
+	now  func() time.Time
 
 	mu       sync.Mutex
 	underWay map[string]struct{} // ids being claimed by this process
-	swept    int64               // the hour of the last sweep
 }
 
 // NewClaims returns claims that are kept under prefix for at least as long as
 // keep, by the clock now. The storage should be a [Bounded] one.
 func NewClaims(storage certmagic.Storage, prefix string, keep time.Duration, now func() time.Time) *Claims {
-	return &Claims{storage: storage, prefix: prefix, keep: keep, now: now, underWay: make(map[string]struct{})}
+	return &Claims{hours: hours{storage: storage, prefix: prefix}, keep: keep, now: now, underWay: make(map[string]struct{})}
 }
 
 // Claim reports whether this call is the first to claim any of ids, which must
@@ -86,9 +83,7 @@ func (c *Claims) Claim(ctx context.Context, ids ...string) (bool, error) {
 	if time.Now().After(patience) {
 		return false, fmt.Errorf("%w: too slow to claim %s", ErrStorage, ids[0])
 	}
-	if c.sweepIsDue(now) {
-		go c.sweep(context.WithoutCancel(ctx), now)
-	}
+	c.sweep(ctx, hourOf(now), hourOf(now.Add(-c.keep-2*ClockSkew)))
 	return true, nil
 }
 
@@ -113,54 +108,3 @@ func (c *Claims) leave(ids []string) {
 		delete(c.underWay, id)
 	}
 }
-
-func (c *Claims) sweepIsDue(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.swept == hourOf(now) {
-		return false
-	}
-	c.swept = hourOf(now)
-	return true
-}
-
-// sweep deletes the claims of hours that no longer count. What it fails to
-// delete, the next one does.
-func (c *Claims) sweep(ctx context.Context, now time.Time) {
-	oldest := hourOf(now.Add(-c.keep - 2*ClockSkew))
-	hours, _ := c.storage.List(ctx, c.prefix, false)
-	for _, dir := range hours {
-		hour, err := strconv.ParseInt(path.Base(dir), 10, 64)
-		if err != nil || hour >= oldest {
-			continue
-		}
-		// Not every engine deletes a directory with what is in it.
-		claims, err := c.storage.List(ctx, dir, true)
-		for _, key := range claims {
-			if err == nil {
-				err = c.remove(ctx, key)
-			}
-		}
-		if err == nil {
-			err = c.remove(ctx, dir)
-		}
-		if err != nil {
-			return // the storage is failing: leave it in peace
-		}
-	}
-}
-
-// remove deletes a key. For some engines it is an error that it is gone: another
-// instance sweeps too, and a directory goes with its last file.
-func (c *Claims) remove(ctx context.Context, key string) error {
-	if err := c.storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func (c *Claims) key(hour int64, id string) string {
-	return path.Join(c.prefix, strconv.FormatInt(hour, 10), id)
-}
-
-func hourOf(t time.Time) int64 { return t.Unix() / 3600 }

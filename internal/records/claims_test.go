@@ -246,7 +246,7 @@ func TestSweep(t *testing.T) {
 	// and for an instance whose clock is late, one that was made at 3:50.
 	eventually(t, "the old hours are gone", func() bool { return hours() == "3 4 5 README" })
 	clock.Add(-time.Hour)
-	c.sweep(t.Context(), clock.Now())
+	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
 	if got := hours(); got != "3 4 5 README" {
 		t.Errorf("a sweep left the hours %s", got)
 	}
@@ -297,7 +297,7 @@ func TestSweepFails(t *testing.T) {
 		}
 		return nil
 	})
-	c.sweep(t.Context(), clock.Now())
+	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
 	if n := deletes.Load(); n > 2 {
 		t.Errorf("asked a failing storage %d times", n)
 	}
@@ -311,12 +311,12 @@ func TestSweepFails(t *testing.T) {
 		return nil
 	})
 	deletes.Store(0)
-	c.sweep(t.Context(), clock.Now())
+	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
 	if n := deletes.Load(); n < 9 {
 		t.Errorf("tried to delete %d times, want 9", n)
 	}
 	s.on(nil)
-	c.sweep(t.Context(), clock.Now())
+	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
 	if dirs, _ := os.ReadDir(filepath.Join(s.Path, "test", "spent")); len(dirs) != 0 {
 		t.Errorf("%d hours are left", len(dirs))
 	}

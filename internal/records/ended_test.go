@@ -1,0 +1,143 @@
+package records
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// TestEnded: what one instance ends, another learns, and what it has learned holds
+// while the storage is down.
+func TestEnded(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	a, b := NewEnded(clock.Now), NewEnded(clock.Now)
+	for _, e := range []*Ended{a, b} {
+		e.Use(s)
+		defer e.Destruct()
+	}
+	one, two := ID{1}, ID{2}
+	if err := a.End(t.Context(), one, clock.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if !a.Has(one) || a.Has(two) {
+		t.Error("it does not hold at once, or holds for too much")
+	}
+	if err := b.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !b.Has(one) || b.Has(two) {
+		t.Error("the other instance has not learned it")
+	}
+
+	broken := errors.New("broken")
+	s.on(func(string, string) error { return broken })
+	if err := b.Learn(t.Context()); err == nil {
+		t.Error("no error from a storage that is down")
+	}
+	if !b.Has(one) {
+		t.Error("forgotten while the storage is down")
+	}
+	if err := a.End(t.Context(), two, clock.Now().Add(time.Hour)); !errors.Is(err, broken) || !a.Has(two) {
+		t.Errorf("error %v, ended here %t", err, a.Has(two))
+	}
+	s.on(nil)
+
+	// One that starts later, or was away for long, learns all of it.
+	clock.Add(40 * time.Minute)
+	c := NewEnded(clock.Now)
+	c.Use(s)
+	defer c.Destruct()
+	if !c.Has(one) {
+		t.Error("one that starts later does not know")
+	}
+	// What would have ended by itself is forgotten.
+	clock.Add(time.Hour)
+	if err := c.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if c.Has(one) {
+		t.Error("kept for ever")
+	}
+}
+
+// TestEndedCost: what is asked for each time grows with what is new, not with all.
+func TestEndedCost(t *testing.T) {
+	storage, clock := newStorage(t), newClock()
+	a := NewEnded(clock.Now)
+	a.Use(storage)
+	defer a.Destruct()
+	until := clock.Now().Add(100 * time.Hour)
+	for i := range 50 {
+		if err := a.End(t.Context(), ID{byte(i)}, until); err != nil {
+			t.Fatal(err)
+		}
+	}
+	clock.Add(3 * time.Hour)
+	if err := a.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.End(t.Context(), ID{100}, until); err != nil { // sweeps what was lately
+		t.Fatal(err)
+	}
+	eventually(t, "what is not new any more is gone from the list of the new", func() bool {
+		keys, err := storage.List(t.Context(), "aventus_auth/ended/lately", true)
+		files := 0
+		for _, key := range keys {
+			if info, err := storage.Stat(t.Context(), key); err == nil && info.IsTerminal {
+				files++
+			}
+		}
+		return err == nil && files == 1
+	})
+	all, err := storage.List(t.Context(), "aventus_auth/ended/all", true)
+	if err != nil || len(all) != 52 { // the hour's folder among them
+		t.Errorf("%d in all, %v", len(all), err)
+	}
+}
+
+// TestEndedStops: what learns ends with the last that needs it.
+func TestEndedStops(t *testing.T) {
+	e := NewEnded(time.Now)
+	e.Use(&certmagic.FileStorage{Path: t.TempDir()})
+	if err := e.Destruct(); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewEnded(time.Now).Destruct(); err != nil { // never used
+		t.Fatal(err)
+	}
+}
+
+// TestShelf: what is put can be got until it is swept, by whoever knows when that
+// is.
+func TestShelf(t *testing.T) {
+	storage, clock := newStorage(t), newClock()
+	s := NewShelf(storage, "shelf", clock.Now)
+	expires := clock.Now().Add(2 * time.Hour)
+	if err := s.Put(t.Context(), "a", expires, []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(t.Context(), "a", expires); err != nil || string(got) != "1" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := s.Get(t.Context(), "b", expires); err == nil {
+		t.Error("there is a b")
+	}
+	if err := s.Put(t.Context(), "b", expires, []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Delete(t.Context(), "b", expires); err != nil {
+			t.Error(err)
+		}
+	}
+	s.sweepNow(t.Context(), hourOf(expires))
+	if _, err := s.Get(t.Context(), "a", expires); err != nil {
+		t.Errorf("swept too early: %v", err)
+	}
+	s.sweepNow(t.Context(), hourOf(expires)+1)
+	if _, err := s.Get(t.Context(), "a", expires); err == nil {
+		t.Error("not swept")
+	}
+}

@@ -1,0 +1,69 @@
+package records
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"path"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// hours is a place in a storage where keys are filed by the hour from which it is
+// known when they may go: removing the old ones costs nothing for the others.
+type hours struct {
+	storage certmagic.Storage
+	prefix  string
+	swept   atomic.Int64 // the hour of the last sweep
+}
+
+func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
+
+func (h *hours) key(hour int64, id string) string {
+	return path.Join(h.prefix, strconv.FormatInt(hour, 10), id)
+}
+
+// sweep deletes, in the background and once an hour, what is filed under hours
+// before oldest. What it fails to delete, the next one does.
+func (h *hours) sweep(ctx context.Context, now, oldest int64) {
+	if swept := h.swept.Load(); swept == now || !h.swept.CompareAndSwap(swept, now) {
+		return
+	}
+	go h.sweepNow(context.WithoutCancel(ctx), oldest)
+}
+
+func (h *hours) sweepNow(ctx context.Context, oldest int64) {
+	dirs, _ := h.storage.List(ctx, h.prefix, false)
+	for _, dir := range dirs {
+		hour, err := strconv.ParseInt(path.Base(dir), 10, 64)
+		if err != nil || hour >= oldest {
+			continue
+		}
+		if h.removeAll(ctx, dir) != nil {
+			return // the storage is failing: leave it in peace
+		}
+	}
+}
+
+// removeAll deletes a directory. Not every engine does so with what is in it.
+func (h *hours) removeAll(ctx context.Context, dir string) error {
+	keys, err := h.storage.List(ctx, dir, true)
+	for _, key := range append(keys, dir) {
+		if err == nil {
+			err = h.remove(ctx, key)
+		}
+	}
+	return err
+}
+
+// remove deletes a key. For some engines it is an error that it is gone: another
+// instance sweeps too, and a directory goes with its last file.
+func (h *hours) remove(ctx context.Context, key string) error {
+	if err := h.storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package aventusauth
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// handle is what the cookie of a session holds that rests in the storage: where its
+// record is, and the key to it, which is nowhere else.
+//
+//	version (1) || id (16) || expires (8) || key (32)
+type handle struct {
+	id      [16]byte
+	expires time.Time
+	key     [keyring.RecordKeySize]byte
+}
+
+const handleVersion = 2 // of one byte with sessionVersion
+
+func (d *handle) marshal() ([]byte, error) {
+	b := cryptobyte.NewBuilder(nil)
+	b.AddUint8(handleVersion)
+	b.AddBytes(d.id[:])
+	b.AddUint64(uint64(d.expires.Unix()))
+	b.AddBytes(d.key[:])
+	return b.Bytes()
+}
+
+// parseHandle reads what marshal wrote. It returns all of it, or nothing.
+func parseHandle(plaintext []byte) (*handle, bool) {
+	in := cryptobyte.String(plaintext)
+	d := new(handle)
+	var version uint8
+	var expires uint64
+	if !in.ReadUint8(&version) || version != handleVersion ||
+		!in.CopyBytes(d.id[:]) || !in.ReadUint64(&expires) || !in.CopyBytes(d.key[:]) || !in.Empty() {
+		return nil, false
+	}
+	d.expires = time.Unix(int64(expires), 0)
+	return d, true
+}
+
+// name returns what a session is called in the storage.
+func (s *session) name() string { return hex.EncodeToString(s.id[:]) }
+
+// recordBound is what a record is bound to: it opens for this site and this id, so
+// it cannot be put in another's place.
+func recordBound(at site, id [16]byte) []byte {
+	return slices.Concat(at.associated, []byte{0}, id[:])
+}
+
+// storeSession puts a session's plaintext into the storage, and returns its handle.
+func (h *Handler) storeSession(ctx context.Context, at site, s *session, plaintext []byte) ([]byte, error) {
+	d := &handle{id: s.id, expires: s.expires}
+	_, _ = rand.Read(d.key[:]) // never fails (crypto/rand)
+	sealed, err := keyring.SealRecord(d.key[:], plaintext, recordBound(at, s.id))
+	if err != nil {
+		return nil, err
+	}
+	if err := h.shelf.Put(ctx, s.name(), s.expires, sealed); err != nil {
+		return nil, err
+	}
+	return d.marshal()
+}
+
+// fetchSession returns the session of a handle, or nil when it has ended. What is
+// damaged in the storage may be mended there, so it is an error, and no end.
+func (h *Handler) fetchSession(ctx context.Context, at site, d *handle) (*session, error) {
+	if !h.now().Before(d.expires) {
+		return nil, nil
+	}
+	name := hex.EncodeToString(d.id[:])
+	sealed, err := h.shelf.Get(ctx, name, d.expires)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := keyring.OpenRecord(d.key[:], sealed, recordBound(at, d.id))
+	if err != nil {
+		return nil, fmt.Errorf("%w: the record of session %.8s is damaged", records.ErrStorage, name)
+	}
+	s, ok := parseSession(plaintext)
+	if !ok || s.id != d.id {
+		return nil, fmt.Errorf("%w: the record of session %.8s cannot be read", records.ErrStorage, name)
+	}
+	s.stored = true
+	return s, nil
+}
+
+// hasEnded reports whether a session has ended before its time, here or at another
+// instance, as far as it is known.
+func (h *Handler) hasEnded(s *session) bool {
+	h.learning.Do(func() { h.memory.ended.Use(h.storage) })
+	return h.memory.ended.Has(s.id)
+}
+
+// endSession ends a session everywhere. It has ended here even if that fails.
+func (h *Handler) endSession(ctx context.Context, s *session) error {
+	h.learning.Do(func() { h.memory.ended.Use(h.storage) })
+	err := h.memory.ended.End(ctx, s.id, s.expires)
+	if s.stored {
+		err = errors.Join(err, h.shelf.Delete(ctx, s.name(), s.expires))
+	}
+	return err
+}
