@@ -22,8 +22,8 @@ var subdirectives = []string{
 	"client_id", "client_secret", "redirect_uri", "audience", "scope",
 	"issuer", "authorize_url", "token_url", "token_request", "token_auth", "authorize_param",
 	"unauthenticated", "require_scope", "require_claim", "verify_token", "accept_bearer",
-	"session store", "session name", "session lifetime", "session key",
-	"logout", "profile",
+	"session store", "session name", "session lifetime", "session idle", "session renew_before", "session key",
+	"logout", "logout_provider", "profile",
 }
 
 // parseCaddyfile sets up the handler from the Caddyfile. The matcher becomes part
@@ -70,12 +70,15 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //		accept_bearer
 //
 //		session {
-//			store    cookie|storage
-//			name     <cookie name>
-//			lifetime <duration>
-//			key      <secret...>
+//			store        cookie|storage
+//			name         <cookie name>
+//			lifetime     <duration>
+//			idle         <duration>
+//			renew_before <duration>
+//			key          <secret...>
 //		}
 //		logout          <path> [<return url>]
+//		logout_provider
 //		profile         <path>
 //	}
 //
@@ -103,7 +106,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := h.unmarshalOne(d, name); err != nil {
 			return err
 		}
-		if err := h.check(name); err != nil {
+		if err := h.check(name); err != nil && name != "logout_provider" { // logout may come after it
 			return d.WrapErr(err)
 		}
 	}
@@ -207,6 +210,12 @@ func (h *Handler) unmarshalOne(d *caddyfile.Dispenser, name string) error {
 			h.Logout.ReturnURL = args[1]
 		}
 
+	case name == "logout_provider":
+		if len(args) != 0 {
+			return d.Errf("logout_provider takes no argument")
+		}
+		h.LogoutProvider = true
+
 	default:
 		return d.Errf("unrecognized subdirective %s", name)
 	}
@@ -238,12 +247,14 @@ func (h *Handler) unmarshalSession(d *caddyfile.Dispenser, given map[string]cadd
 			h.Session.Store = args[0]
 		case "name":
 			h.Session.Name = args[0]
-		case "lifetime":
-			lifetime, err := caddy.ParseDuration(args[0])
-			if err != nil || lifetime <= 0 {
-				return d.Errf("session lifetime must be a positive duration such as 12h, not %q", args[0])
+		case "lifetime", "idle", "renew_before":
+			duration, err := caddy.ParseDuration(args[0])
+			if err != nil || duration <= 0 {
+				return d.Errf("session %s must be a positive duration such as 12h, not %q", name, args[0])
 			}
-			h.Session.Lifetime = caddy.Duration(lifetime)
+			*map[string]*caddy.Duration{
+				"lifetime": &h.Session.Lifetime, "idle": &h.Session.Idle, "renew_before": &h.Session.RenewBefore,
+			}[name] = caddy.Duration(duration)
 		case "key":
 			h.Session.Keys = args
 		default:

@@ -21,6 +21,7 @@ const (
 	defaultIssuer   = "https://auth.homelyfe.com/"
 	defaultName     = "aventus_session"
 	defaultLifetime = 24 * time.Hour
+	defaultRenew    = 5 * time.Minute
 
 	// bindingName is the cookie that binds a login to the browser it began in.
 	bindingName = "aventus_login"
@@ -47,10 +48,13 @@ type settings struct {
 	cookieName      string
 	bindingName     string
 	lifetime        time.Duration
+	idle            time.Duration // zero: off
+	renewBefore     time.Duration
 	inStorage       bool // all sessions rest there
 	keys            [][]byte
 	logoutPath      string // empty: none
 	logoutURL       string // empty: a page of our own
+	logoutProvider  bool   // by way of the authorization server's logout
 	profilePath     string // empty: none
 	requireClaim    []ClaimRequirement
 	requireScope    []string
@@ -99,6 +103,8 @@ func (h *Handler) settings() (*settings, error) {
 		cookieName:      c.Session.Name,
 		bindingName:     bindingName,
 		lifetime:        time.Duration(c.Session.Lifetime),
+		idle:            time.Duration(c.Session.Idle),
+		renewBefore:     time.Duration(c.Session.RenewBefore),
 		inStorage:       c.Session.Store == "storage",
 	}
 	for _, scope := range c.Scopes {
@@ -142,12 +148,15 @@ func (h *Handler) settings() (*settings, error) {
 	if s.lifetime == 0 {
 		s.lifetime = defaultLifetime
 	}
+	if s.renewBefore == 0 {
+		s.renewBefore = defaultRenew
+	}
 	for _, text := range c.Session.Keys {
 		key, _ := parseKey(text)
 		s.keys = append(s.keys, key)
 	}
 	if c.Logout != nil {
-		s.logoutPath, s.logoutURL = c.Logout.Path, c.Logout.ReturnURL
+		s.logoutPath, s.logoutURL, s.logoutProvider = c.Logout.Path, c.Logout.ReturnURL, c.LogoutProvider
 	}
 	s.profilePath = c.Profile
 	s.requireScope, s.requireClaim = c.RequireScope, c.RequireClaim
@@ -220,11 +229,14 @@ func (h *Handler) expanded() (*Handler, error) {
 		TokenAuth:       expand("token_auth", h.TokenAuth),
 		Unauthenticated: expand("unauthenticated", h.Unauthenticated),
 		AcceptBearer:    h.AcceptBearer,
+		LogoutProvider:  h.LogoutProvider,
 		Profile:         expand("profile", h.Profile),
 		Session: Session{
-			Store:    expand("session: store", h.Session.Store),
-			Name:     expand("session: name", h.Session.Name),
-			Lifetime: h.Session.Lifetime,
+			Store:       expand("session: store", h.Session.Store),
+			Name:        expand("session: name", h.Session.Name),
+			Lifetime:    h.Session.Lifetime,
+			Idle:        h.Session.Idle,
+			RenewBefore: h.Session.RenewBefore,
 		},
 	}
 	for _, scope := range h.Scopes {
@@ -303,6 +315,10 @@ func (h *Handler) checkValue(name string) error {
 			_, err := aventus.CheckURL(to)
 			return err
 		}
+	case "logout_provider":
+		if h.LogoutProvider && h.Logout == nil {
+			return errors.New("needs a logout")
+		}
 	case "profile":
 		if h.Profile == "" {
 			return nil
@@ -342,9 +358,11 @@ func (h *Handler) checkValue(name string) error {
 	case "session name":
 		return h.checkCookieName()
 	case "session lifetime":
-		if h.Session.Lifetime != 0 && time.Duration(h.Session.Lifetime) < time.Second {
-			return errors.New("must be a second or more")
-		}
+		return checkDuration(h.Session.Lifetime)
+	case "session idle":
+		return checkDuration(h.Session.Idle)
+	case "session renew_before":
+		return checkDuration(h.Session.RenewBefore)
 	case "session key":
 		for i, text := range h.Session.Keys {
 			if _, err := parseKey(text); err != nil && !h.waits(text) {
@@ -471,6 +489,13 @@ func parseKey(text string) ([]byte, error) {
 		return nil, fmt.Errorf("must be %d bytes or more before base64; `openssl rand -base64 32` makes a good one", keyring.SecretSize)
 	}
 	return key, nil
+}
+
+func checkDuration(d caddy.Duration) error {
+	if d != 0 && time.Duration(d) < time.Second {
+		return errors.New("must be a second or more")
+	}
+	return nil
 }
 
 // waits reports whether a value still holds a placeholder.

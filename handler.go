@@ -1,11 +1,13 @@
 package aventusauth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -53,15 +55,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused := h.lacks(session); refused != nil {
 		return h.refuse(w, r, refused)
 	}
+	if h.renewsByVisit(r, session) {
+		// The cookie is sealed anew, which notes that it was tried.
+		if err := h.sealSession(w, r.Context(), at, session); err != nil {
+			return h.fail(w, r, errStorage, err)
+		}
+		return h.startLogin(w, r, returnPath(r), 0, http.StatusFound)
+	}
+	if h.cfg.idle > 0 && !session.isBearer && h.now().Sub(session.seen) >= h.cfg.idle/4 {
+		if err := h.sealSession(w, r.Context(), at, session); err != nil {
+			return h.fail(w, r, errStorage, err)
+		}
+	}
 	r.Header["Authorization"] = []string{session.bearer}
-	return h.letThrough(w, r, next)
+	return h.letThrough(w, r, session, next)
 }
 
 // serveAnonymous answers a request that needs a session and has none.
 func (h *Handler) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	switch mode := h.cfg.unauthenticated; {
 	case mode == "pass":
-		return h.letThrough(w, r, next)
+		return h.letThrough(w, r, nil, next)
 	case mode != "deny" && isPage(r):
 		return h.startLogin(w, r, returnPath(r), 0, http.StatusFound)
 	case mode == "redirect" && !isWebSocket(r):
@@ -89,16 +103,19 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	// The cookie goes in any case; that a copy of it is no good any more needs the
 	// storage.
 	h.clearSession(w)
-	s, err := h.loadSession(r.Context(), at, cookies(r))
-	if err == nil && s != nil {
-		err = h.endSession(r.Context(), s)
-	}
-	if err != nil {
-		return h.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+	for value := range cookieValues(cookies(r), h.cfg.cookieName) {
+		s, err := h.openSession(r.Context(), at, value)
+		if err == nil && s != nil && h.now().Before(s.expires) { // idle or not
+			err = h.endSession(r.Context(), s)
+			go h.revoke(context.WithoutCancel(r.Context()), s)
+		}
+		if err != nil {
+			return h.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+		}
 	}
 	noStore(w)
-	if h.cfg.logoutURL != "" {
-		w.Header().Set("Location", h.cfg.logoutURL)
+	if to := h.afterLogout(r, at); to != "" {
+		w.Header().Set("Location", to)
 		w.WriteHeader(http.StatusSeeOther)
 		return nil
 	}
@@ -107,6 +124,26 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_, err = io.WriteString(w, signedOutPage)
 	return err
+}
+
+// signedOut is the query with which the authorization server sends the browser back
+// to the logout's own page, when all is done.
+const signedOut = "signed_out"
+
+// afterLogout returns where the browser goes from the logout, or "" for a page of
+// our own: by way of the authorization server's logout, if that is wanted.
+func (h *Handler) afterLogout(r *http.Request, at site) string {
+	if !h.cfg.logoutProvider || original(r).URL.RawQuery == signedOut {
+		return h.cfg.logoutURL
+	}
+	to := h.cfg.logoutURL
+	switch {
+	case to == "":
+		to = at.origin + h.cfg.logoutPath + "?" + signedOut
+	case isPath(to):
+		to = at.origin + to
+	}
+	return h.cfg.issuer + "v2/logout?" + url.Values{"client_id": {h.cfg.ClientID}, "returnTo": {to}}.Encode()
 }
 
 // signedOutPage does not go to the site by itself: that would sign in again, in

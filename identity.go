@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,6 +41,12 @@ func (h *Handler) identify(r *http.Request, at site) (*session, *refusal) {
 	s, err := h.loadSession(r.Context(), at, cookies(r))
 	if err != nil {
 		return nil, &refusal{failure: errStorage, cause: err}
+	}
+	if s != nil {
+		var refused *refusal
+		if s, refused = h.renewed(r.Context(), at, s); refused != nil {
+			return nil, refused
+		}
 	}
 	if s == nil && h.cfg.acceptBearer {
 		return h.identifyBearer(r)
@@ -179,7 +186,7 @@ func (h *Handler) serveProfile(w http.ResponseWriter, r *http.Request) error {
 		Scope     string        `json:"scope"`
 		ExpiresAt time.Time     `json:"expires_at"`
 		Claims    claims.Claims `json:"claims"`
-	}{s.subject(), h.scopeOf(s), s.expires.UTC(), s.claims()})
+	}{s.subject(), h.scopeOf(s), h.endOf(s).UTC(), s.claims()})
 	if err != nil {
 		return h.fail(w, r, errInternal, err)
 	}
@@ -192,6 +199,9 @@ func (h *Handler) serveProfile(w http.ResponseWriter, r *http.Request) error {
 
 // refuse ends a request with what keeps it from going on.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refused *refusal) error {
+	if refused.code == errRenewal.code {
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryRenewal/time.Second)))
+	}
 	if refused.challenge != "" {
 		w.Header().Set("WWW-Authenticate", refused.challenge)
 	}

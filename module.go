@@ -41,6 +41,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
@@ -168,6 +169,10 @@ type Handler struct {
 	// A path that ends the session. Default: none.
 	Logout *Logout `json:"logout,omitempty"`
 
+	// Have the logout also end the session at the authorization server, by way of
+	// that one's logout page. Default: false.
+	LogoutProvider bool `json:"logout_provider,omitempty"`
+
 	// A path that answers JSON about the session, for a page's script. Default:
 	// none.
 	Profile string `json:"profile,omitempty"`
@@ -181,10 +186,12 @@ type Handler struct {
 	states   *keyring.Box
 	proofs   *keyring.Box // PKCE code verifiers
 	sessions *keyring.Box
+	index    *keyring.Box   // what is said of a session in the storage, beside it
 	shelf    *records.Shelf // sessions that rest in the storage
 	memory   *memory        // of what is in the storage
 	storage  certmagic.Storage
-	learning *sync.Once // sees to it that what others end is learned
+	renewals *singleflight.Group // of sessions with a refresh token
+	learning *sync.Once          // sees to it that what others end is learned
 	opened   *lru.Cache[openedKey, *session]
 	keySet   *aventus.KeySet        // the authorization server's public keys
 	idTokens *aventus.IDVerifier    // nil where none are asked for
@@ -195,6 +202,8 @@ type Handler struct {
 	peers    *peers
 	logger   *zap.Logger
 	now      func() time.Time
+
+	streamCheck time.Duration
 }
 
 // ClaimRequirement says what a claim has to be.
@@ -229,6 +238,15 @@ type Session struct {
 	// The longest that a session lasts; it ends with its token if that ends
 	// earlier. Default: `24h`.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+
+	// Ends a session that was not used for so long. Default: off.
+	Idle caddy.Duration `json:"idle,omitempty"`
+
+	// How long before its end a token is renewed: with its refresh token, if there
+	// is one (scope `offline_access`), or else by a page visit that goes through
+	// the authorization server. It is never renewed in the first half of its life.
+	// Default: `5m`.
+	RenewBefore caddy.Duration `json:"renew_before,omitempty"`
 
 	// The keys that sessions and logins are sealed with, each 32 bytes or more in
 	// base64. The first seals, all of them open. Default: a key that is made on
@@ -291,16 +309,17 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // setUp makes the handler's parts from its config.
 func (h *Handler) setUp(storage certmagic.Storage) error {
-	h.now = clock
+	h.now, h.streamCheck = clock, streamCheck
 	var err error
 	if h.cfg, err = h.settings(); err != nil {
 		return err
 	}
 	h.storage, h.learning = records.Bounded(storage), new(sync.Once)
+	h.renewals = new(singleflight.Group)
 	if err := h.remember(storageID(storage)); err != nil {
 		return err
 	}
-	ring := keyring.Stored(h.storage, &h.memory.keys, h.now)
+	ring := keyring.Stored(h.storage, &h.memory.keys, h.now, h.cfg.lifetime)
 	if len(h.cfg.keys) > 0 {
 		if ring, err = keyring.Fixed(h.cfg.keys, h.now); err != nil {
 			return fmt.Errorf("session key: %w", err)
@@ -310,6 +329,7 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	h.states = ring.Box("login state", h.cfg.ClientID)
 	h.proofs = ring.Box("code verifier", h.cfg.ClientID)
 	h.sessions = ring.Box("session", h.cfg.ClientID)
+	h.index = ring.Box("session index", h.cfg.ClientID)
 	if h.opened, err = lru.New[openedKey, *session](openedSessions); err != nil {
 		return err
 	}

@@ -37,15 +37,16 @@ func (c *testClock) Add(by time.Duration) { c.now.Add(int64(by / time.Second)) }
 // world is a real Caddy on a real socket, with the plugin in front of an app that
 // remembers what it was sent, and a stand-in for the authorization server.
 type world struct {
-	t      *testing.T
-	issuer *aventustest.Server
-	clock  *testClock
-	site   string // the site's origin
-	port   string
-	dir    string      // Caddy's storage and log
-	app    string      // the app's address
-	config string      // what Caddy runs
-	loaded atomic.Bool // a config was loaded since the last answer
+	t         *testing.T
+	issuer    *aventustest.Server
+	clock     *testClock
+	site      string // the site's origin
+	port      string
+	dir       string      // Caddy's storage and log
+	app       string      // the app's address
+	config    string      // what Caddy runs
+	adminPort string      // of the admin endpoint; empty: off
+	loaded    atomic.Bool // a config was loaded since the last answer
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
@@ -61,6 +62,7 @@ type setup struct {
 	// caddyfile replaces the site's directives; %s is the aventus_auth directive.
 	caddyfile string
 	global    string // further global options
+	admin     bool   // with Caddy's admin endpoint
 	sites     func(w *world) string
 	issuer    func(*aventustest.Server)
 }
@@ -85,6 +87,9 @@ func newWorld(t *testing.T, s setup) *world {
 		s.host = "localhost"
 	}
 	w.port = freePort(t)
+	if s.admin {
+		w.adminPort = freePort(t)
+	}
 	w.site = scheme + "://" + s.host + ":" + w.port
 
 	w.issuer = &aventustest.Server{
@@ -151,9 +156,18 @@ func (w *world) directive(matcher, further string) string {
 	}`, matcher, w.site, w.issuer.Issuer, further)
 }
 
+// admin returns the global option of the admin endpoint, which is off unless a test
+// wants it.
+func (w *world) admin() string {
+	if w.adminPort == "" {
+		return "admin off"
+	}
+	return "admin localhost:" + w.adminPort
+}
+
 func (w *world) caddyfile(global, sites string) string {
 	return fmt.Sprintf(`{
-		admin off
+		%s
 		persist_config off
 		storage file_system %s
 		log {
@@ -162,7 +176,7 @@ func (w *world) caddyfile(global, sites string) string {
 		}
 		%s
 	}
-	%s`, filepath.Join(w.dir, "storage"), filepath.Join(w.dir, "log"), global, sites)
+	%s`, w.admin(), filepath.Join(w.dir, "storage"), filepath.Join(w.dir, "log"), global, sites)
 }
 
 // run loads a Caddyfile, as a reload does where one is loaded already.

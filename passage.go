@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/textproto"
@@ -65,9 +66,19 @@ func (g *trailerGuard) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// letThrough calls the next handler, whose answer is for this visitor alone.
-func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// letThrough calls the next handler, whose answer is for this visitor alone. The
+// session is nil for nobody's request.
+func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, s *session, next caddyhttp.Handler) error {
 	own := &privateWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, vary: h.cfg.vary}
+	_, own.sealed = w.Header()["Set-Cookie"]
+	own.handler, own.session = h, s
+	if s != nil && isStream(r) {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		r = r.WithContext(ctx)
+		own.stream = h.newStream(w, s, cancel)
+	}
+	defer own.close()
 	err := next.ServeHTTP(own, r)
 	own.makePrivate() // what nobody has written yet: an error's page, or nothing
 	return err
@@ -79,6 +90,10 @@ func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, next caddyh
 type privateWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	vary        []string // what tells visitors apart
+	sealed      bool     // the answer sets a cookie of ours
+	handler     *Handler
+	session     *session // nil: nobody's
+	stream      *stream  // nil: none
 	wroteHeader bool
 }
 
@@ -88,13 +103,25 @@ func (p *privateWriter) makePrivate() {
 	}
 	p.wroteHeader = true
 	header := p.Header()
-	if _, ok := header["Cache-Control"]; !ok {
+	if p.stream == nil && p.session != nil && strings.HasPrefix(header.Get("Content-Type"), "text/event-stream") {
+		p.stream = p.handler.newStream(p.ResponseWriter, p.session, nil)
+	}
+	if _, ok := header["Set-Cookie"]; ok && p.sealed {
+		header["Cache-Control"] = []string{"no-store"} // whatever the site says: it holds a session
+	} else if _, ok := header["Cache-Control"]; !ok {
 		header["Cache-Control"] = []string{"private"}
 	}
 	for _, name := range p.vary {
 		if !httpguts.HeaderValuesContainsToken(header["Vary"], name) {
 			header["Vary"] = append(header["Vary"], name)
 		}
+	}
+}
+
+// close ends what goes on beside the request.
+func (p *privateWriter) close() {
+	if p.stream != nil {
+		p.stream.stop()
 	}
 }
 
@@ -107,6 +134,9 @@ func (p *privateWriter) WriteHeader(status int) {
 
 func (p *privateWriter) Write(b []byte) (int, error) {
 	p.makePrivate()
+	if p.stream.isClosed() {
+		return 0, errSessionOver
+	}
 	return p.ResponseWriter.Write(b)
 }
 

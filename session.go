@@ -31,10 +31,23 @@ const maxCookie = 4096
 type session struct {
 	id      [16]byte // random, new at each login
 	created time.Time
-	expires time.Time
-	scope   string // what was granted; empty if the server did not say
-	bearer  string // the Authorization that goes on: "Bearer ", and the access token
-	stored  bool   // it rests in the storage
+	expires time.Time // the session's end
+	scope   string    // what was granted; empty if the server did not say
+	bearer  string    // the Authorization that goes on: "Bearer ", and the access token
+
+	// When the token came, and when it ends. The session ends with it, unless there
+	// is a refresh token.
+	tokenCame, tokenEnds time.Time
+	refresh              string
+	spending             bool // the refresh token was sent, or was about to be
+
+	// What the cookie says of it, and where it is remembered.
+	seen   time.Time // when the cookie was sealed
+	handle *handle   // nil where the session rests in its cookie
+	cookie openedKey
+
+	renewal renewal
+
 	idToken []byte // the claims of the ID token that the access token has not, as JSON; may be empty
 
 	isBearer bool // it is no session, but an API client's own token
@@ -80,8 +93,19 @@ func (s *session) subject() string {
 func (h *Handler) newSession(token aventus.Token, idToken []byte) *session {
 	s := &session{created: h.now(), scope: token.Scope, bearer: bearer + token.AccessToken, idToken: idToken}
 	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
-	s.expires = s.created.Add(min(token.ExpiresIn, h.cfg.lifetime))
+	s.expires = s.created.Add(h.cfg.lifetime)
+	s.tokenCame, s.tokenEnds = s.created, s.created.Add(token.ExpiresIn)
+	if s.refresh = token.RefreshToken; s.refresh == "" {
+		s.endBy(s.tokenEnds)
+	}
 	return s
+}
+
+// endBy makes the session end no later than t.
+func (s *session) endBy(t time.Time) {
+	if t.Before(s.expires) {
+		s.expires = t
+	}
 }
 
 // openedSessions is how many sessions a handler remembers as it opened them, so
@@ -101,7 +125,7 @@ func (h *Handler) loadSession(ctx context.Context, at site, cookies []string) (*
 		if err != nil {
 			return nil, err
 		}
-		if s != nil && h.now().Before(s.expires) && !h.hasEnded(s) {
+		if s != nil && h.now().Before(h.endOf(s)) && !h.hasEnded(s) {
 			return s, nil
 		}
 	}
@@ -113,7 +137,7 @@ func (h *Handler) openSession(ctx context.Context, at site, value string) (*sess
 	if s, ok := h.opened.Get(openedKey{at.origin, value}); ok {
 		return s, nil
 	}
-	plaintext, _, err := h.sessions.Open(ctx, value, at.associated)
+	plaintext, seen, err := h.sessions.Open(ctx, value, at.associated)
 	if errors.Is(err, keyring.ErrInvalid) {
 		return nil, nil
 	}
@@ -129,30 +153,59 @@ func (h *Handler) openSession(ctx context.Context, at site, value string) (*sess
 		return nil, nil
 	}
 	// The value is a piece of the request's header, which is not to stay for it.
-	h.opened.Add(openedKey{at.origin, strings.Clone(value)}, s)
+	s.seen, s.cookie = seen, openedKey{at.origin, strings.Clone(value)}
+	h.opened.Add(s.cookie, s)
 	return s, nil
+}
+
+// endOf returns when a session ends, if it is not used until then.
+func (h *Handler) endOf(s *session) time.Time {
+	if idle := s.seen.Add(h.cfg.idle); h.cfg.idle > 0 && idle.Before(s.expires) {
+		return idle
+	}
+	return s.expires
 }
 
 // errTooLarge says that a session cannot be kept.
 var errTooLarge = errors.New("the access token is longer than 64 KiB")
 
-// saveSession sets the session's cookie, which holds it, or the handle of its
-// record in the storage.
+// saveSession keeps a new session, and sets its cookie, which holds it, or the
+// handle of its record in the storage.
 func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at site, s *session) error {
 	plaintext, err := s.marshal()
 	if err != nil {
 		return err
 	}
-	if h.cfg.inStorage || len(h.cfg.cookieName)+len("=")+keyring.EncodedLen(len(plaintext)) > maxCookie {
-		if plaintext, err = h.storeSession(ctx, at, s, plaintext); err != nil {
+	// A refresh token never leaves the server.
+	if h.cfg.inStorage || s.refresh != "" || len(h.cfg.cookieName)+len("=")+keyring.EncodedLen(len(plaintext)) > maxCookie {
+		s.handle = newHandle(s)
+		if err := h.storeSession(ctx, at, s); err != nil {
 			return err
 		}
+	}
+	return h.sealSession(w, ctx, at, s)
+}
+
+// sealSession sets a session's cookie, sealed at this moment: that is when the
+// session was last seen.
+func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at site, s *session) error {
+	marshal := s.marshal
+	if s.handle != nil {
+		marshal = s.handle.marshal
+	}
+	plaintext, err := marshal()
+	if err != nil {
+		return err
 	}
 	value, err := h.sessions.Seal(ctx, plaintext, at.associated)
 	if err != nil {
 		return err
 	}
-	h.setCookie(w, h.cfg.cookieName, value, s.expires.Sub(h.now()))
+	age := s.expires.Sub(h.now())
+	if h.cfg.idle > 0 {
+		age = min(age, h.cfg.idle)
+	}
+	h.setCookie(w, h.cfg.cookieName, value, age)
 	return nil
 }
 
@@ -174,7 +227,8 @@ func (h *Handler) setCookie(w http.ResponseWriter, name, value string, maxAge ti
 
 // A session's plaintext is
 //
-//	version (1) || id (16) || created (8) || expires (8) || scope (2+n) || ID claims (2+n) || token
+//	version (1) || id (16) || created (8) || expires (8) || token came (8) || token ends (8) ||
+//	spending (1) || refresh token (2+n) || scope (2+n) || ID claims (2+n) || token
 //
 // with times in Unix seconds, and the token's form in a byte before it: a JWT is
 // kept as its decoded parts, so that the cookie, which encodes them once more, is
@@ -189,8 +243,15 @@ func (s *session) marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.scope)+len(s.bearer)))
 	b.AddUint8(sessionVersion)
 	b.AddBytes(s.id[:])
-	b.AddUint64(uint64(s.created.Unix()))
-	b.AddUint64(uint64(s.expires.Unix()))
+	for _, t := range []time.Time{s.created, s.expires, s.tokenCame, s.tokenEnds} {
+		b.AddUint64(uint64(t.Unix()))
+	}
+	spending := uint8(0)
+	if s.spending {
+		spending = 1
+	}
+	b.AddUint8(spending)
+	addBytes(b, []byte(s.refresh))
 	addBytes(b, []byte(s.scope))
 	addBytes(b, s.idToken)
 	if parts := jwtParts(s.token()); parts != nil {
@@ -217,15 +278,23 @@ func addBytes(b *cryptobyte.Builder, data []byte) {
 func parseSession(plaintext []byte) (*session, bool) {
 	in := cryptobyte.String(plaintext)
 	s := new(session)
-	var version, form uint8
-	var created, expires uint64
-	var scope, idToken cryptobyte.String
-	if !in.ReadUint8(&version) || version != sessionVersion ||
-		!in.CopyBytes(s.id[:]) || !in.ReadUint64(&created) || !in.ReadUint64(&expires) ||
+	var version, spending, form uint8
+	var scope, idToken, refresh cryptobyte.String
+	if !in.ReadUint8(&version) || version != sessionVersion || !in.CopyBytes(s.id[:]) {
+		return nil, false
+	}
+	for _, t := range []*time.Time{&s.created, &s.expires, &s.tokenCame, &s.tokenEnds} {
+		var seconds uint64
+		if !in.ReadUint64(&seconds) {
+			return nil, false
+		}
+		*t = time.Unix(int64(seconds), 0)
+	}
+	if !in.ReadUint8(&spending) || spending > 1 || !in.ReadUint16LengthPrefixed(&refresh) ||
 		!in.ReadUint16LengthPrefixed(&scope) || !in.ReadUint16LengthPrefixed(&idToken) || !in.ReadUint8(&form) {
 		return nil, false
 	}
-	s.created, s.expires = time.Unix(int64(created), 0), time.Unix(int64(expires), 0)
+	s.spending, s.refresh = spending == 1, string(refresh)
 	s.scope, s.idToken = string(scope), bytes.Clone(idToken)
 
 	var parts [3]cryptobyte.String

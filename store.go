@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -60,18 +61,32 @@ func recordBound(at site, id [16]byte) []byte {
 	return slices.Concat(at.associated, []byte{0}, id[:])
 }
 
-// storeSession puts a session's plaintext into the storage, and returns its handle.
-func (h *Handler) storeSession(ctx context.Context, at site, s *session, plaintext []byte) ([]byte, error) {
+func newHandle(s *session) *handle {
 	d := &handle{id: s.id, expires: s.expires}
 	_, _ = rand.Read(d.key[:]) // never fails (crypto/rand)
-	sealed, err := keyring.SealRecord(d.key[:], plaintext, recordBound(at, s.id))
+	return d
+}
+
+// storeSession writes a session's record.
+func (h *Handler) storeSession(ctx context.Context, at site, s *session) error {
+	plaintext, err := s.marshal()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := h.shelf.Put(ctx, s.name(), s.expires, sealed); err != nil {
-		return nil, err
+	sealed, err := keyring.SealRecord(s.handle.key[:], plaintext, recordBound(at, s.id))
+	if err != nil {
+		return err
 	}
-	return d.marshal()
+	// Who it is, for those who look after the server: sealed with a key of its own.
+	about, err := json.Marshal(listed{Sub: s.subject(), Site: at.origin, ClientID: h.cfg.ClientID, Created: s.created.UTC(), Expires: s.expires.UTC()})
+	if err != nil {
+		return err
+	}
+	meta, err := h.index.Seal(ctx, about, []byte(s.name()))
+	if err != nil {
+		return err
+	}
+	return h.shelf.Put(ctx, s.name(), s.handle.expires, joinRecord([]byte(meta), sealed))
 }
 
 // fetchSession returns the session of a handle, or nil when it has ended. What is
@@ -81,13 +96,14 @@ func (h *Handler) fetchSession(ctx context.Context, at site, d *handle) (*sessio
 		return nil, nil
 	}
 	name := hex.EncodeToString(d.id[:])
-	sealed, err := h.shelf.Get(ctx, name, d.expires)
+	record, err := h.shelf.Get(ctx, name, d.expires)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	_, sealed, _ := splitRecord(record)
 	plaintext, err := keyring.OpenRecord(d.key[:], sealed, recordBound(at, d.id))
 	if err != nil {
 		return nil, fmt.Errorf("%w: the record of session %.8s is damaged", records.ErrStorage, name)
@@ -96,23 +112,30 @@ func (h *Handler) fetchSession(ctx context.Context, at site, d *handle) (*sessio
 	if !ok || s.id != d.id {
 		return nil, fmt.Errorf("%w: the record of session %.8s cannot be read", records.ErrStorage, name)
 	}
-	s.stored = true
+	s.handle = d
 	return s, nil
 }
 
 // hasEnded reports whether a session has ended before its time, here or at another
 // instance, as far as it is known.
 func (h *Handler) hasEnded(s *session) bool {
+	h.learn()
+	ended := h.memory.ended
+	return ended.Has(s.id, s.created) || ended.HasPartial() && ended.Has(subjectID(h.cfg.issuer, s.subject()), s.created)
+}
+
+// learn sees to it that what others end is learned. The first call waits for the
+// first answer.
+func (h *Handler) learn() {
 	h.learning.Do(func() { h.memory.ended.Use(h.storage) })
-	return h.memory.ended.Has(s.id)
 }
 
 // endSession ends a session everywhere. It has ended here even if that fails.
 func (h *Handler) endSession(ctx context.Context, s *session) error {
-	h.learning.Do(func() { h.memory.ended.Use(h.storage) })
+	h.learn()
 	err := h.memory.ended.End(ctx, s.id, s.expires)
-	if s.stored {
-		err = errors.Join(err, h.shelf.Delete(ctx, s.name(), s.expires))
+	if s.handle != nil {
+		err = errors.Join(err, h.shelf.Delete(ctx, s.name(), s.handle.expires))
 	}
 	return err
 }

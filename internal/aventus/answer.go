@@ -23,6 +23,8 @@ type answer struct {
 	ExpiresIn   int64  `json:"expires_in"` // seconds, positive
 	Scope       string `json:"scope,omitempty"`
 	IDToken     string `json:"id_token,omitempty"` // not verified
+
+	RefreshToken string `json:"refresh_token,omitempty"`
 }
 
 // parseAnswer reads the body of a token answer with a status of success.
@@ -67,6 +69,11 @@ func parseAnswer(status int, body []byte, clean func(string) string) (answer, *E
 		}
 		if a.Scope == "" {
 			a.Scope = " " // nothing was granted, which is not the same as nothing said
+		}
+	}
+	if raw, ok := fields["refresh_token"]; ok && !isNull(raw) {
+		if a.RefreshToken, ok = stringField(fields, "refresh_token"); !ok {
+			return malformed("the token answer's refresh_token is not a string")
 		}
 	}
 	if raw, ok := fields["id_token"]; ok && !isNull(raw) {

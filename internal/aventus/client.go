@@ -40,9 +40,10 @@ var ReservedParams = []string{
 // Client sends people to the authorization server, and exchanges the codes they
 // come back with. It is safe for concurrent use.
 type Client struct {
-	oauth2 oauth2.Config
-	params []oauth2.AuthCodeOption
-	http   *http.Client
+	oauth2  oauth2.Config
+	params  []oauth2.AuthCodeOption
+	http    *http.Client
+	dialect *dialect
 }
 
 // NewClient returns a client of the server that cfg describes. It does not talk
@@ -59,8 +60,9 @@ func NewClient(cfg Config) *Client {
 			Endpoint:     oauth2.Endpoint{AuthURL: cfg.AuthorizeURL, TokenURL: cfg.TokenURL, AuthStyle: style},
 			Scopes:       cfg.Scopes,
 		},
-		http: &http.Client{Transport: newDialect(cfg)},
+		dialect: newDialect(cfg),
 	}
+	c.http = &http.Client{Transport: c.dialect}
 	if cfg.Audience != "" {
 		c.params = append(c.params, oauth2.SetAuthURLParam("audience", cfg.Audience))
 	}
@@ -87,23 +89,31 @@ func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string
 // It asks once, whatever happens. The redirect URI and the verifier must be those
 // of the authorize URL.
 func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (Token, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	ctx, cancel := c.context(ctx)
 	defer cancel()
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, c.http)
-
 	cfg := c.oauth2
 	cfg.RedirectURL = redirectURI
 	token, err := cfg.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	return c.result(ctx, token, err)
+}
+
+func (c *Client) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	return context.WithValue(ctx, oauth2.HTTPClient, c.http), cancel
+}
+
+func (c *Client) result(ctx context.Context, token *oauth2.Token, err error) (Token, *Error) {
 	if err != nil {
 		return Token{}, asError(ctx, err)
 	}
 	scope, _ := token.Extra("scope").(string)
 	idToken, _ := token.Extra("id_token").(string)
 	return Token{
-		AccessToken: token.AccessToken,
-		ExpiresIn:   time.Duration(token.ExpiresIn) * time.Second,
-		Scope:       scope,
-		IDToken:     idToken,
+		AccessToken:  token.AccessToken,
+		RefreshToken: token.RefreshToken,
+		ExpiresIn:    time.Duration(token.ExpiresIn) * time.Second,
+		Scope:        scope,
+		IDToken:      idToken,
 	}, nil
 }
 
@@ -121,6 +131,40 @@ func newTransport() *http.Transport {
 	}
 }
 
+// Refresh asks for a new token with a refresh token (RFC 6749, section 6). It asks
+// once. A server that does not rotate refresh tokens answers without one; then the
+// old one stands in the result.
+func (c *Client) Refresh(ctx context.Context, refreshToken string) (Token, *Error) {
+	ctx, cancel := c.context(ctx)
+	defer cancel()
+	token, err := c.oauth2.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+	return c.result(ctx, token, err)
+}
+
+// Revoke tells the server that a refresh token is not needed any more (RFC 7009,
+// section 2.1), in the dialect of the token request.
+func (c *Client) Revoke(ctx context.Context, revokeURL, refreshToken string) *Error {
+	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
+	defer cancel()
+	params := url.Values{"token": {refreshToken}}
+	if c.oauth2.Endpoint.AuthStyle == oauth2.AuthStyleInParams {
+		params.Set("client_id", c.oauth2.ClientID)
+		params.Set("client_secret", c.oauth2.ClientSecret)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, revokeURL, strings.NewReader(params.Encode()))
+	if err != nil {
+		return asError(ctx, err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if c.oauth2.Endpoint.AuthStyle == oauth2.AuthStyleInHeader {
+		req.SetBasicAuth(url.QueryEscape(c.oauth2.ClientID), url.QueryEscape(c.oauth2.ClientSecret))
+	}
+	if _, err := c.dialect.send(req); err != nil {
+		return asError(ctx, err)
+	}
+	return nil
+}
+
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
@@ -130,10 +174,11 @@ func Verifier(secret []byte) string { return base64.RawURLEncoding.EncodeToStrin
 
 // Token is a token answer that was found good.
 type Token struct {
-	AccessToken string
-	ExpiresIn   time.Duration // positive
-	Scope       string        // as the server granted it; empty: not said; blank: none
-	IDToken     string        // not verified; may be empty
+	AccessToken  string
+	RefreshToken string        // may be empty
+	ExpiresIn    time.Duration // positive
+	Scope        string        // as the server granted it; empty: not said; blank: none
+	IDToken      string        // not verified; may be empty
 }
 
 // SameIssuer reports whether two issuers are the same, a final slash or none

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,6 +39,35 @@ func newDialect(cfg Config) *dialect {
 // RoundTrip sends the token request once. Since it returns no answer but a good
 // one, http.Client never sees a redirect to follow.
 func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := d.send(req)
+	if err != nil {
+		return nil, err
+	}
+	answer, tokenErr := parseAnswer(resp.status, resp.body, resp.clean)
+	if tokenErr != nil {
+		return nil, tokenErr
+	}
+	plain, err := json.Marshal(answer)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK,
+		Header:     http.Header{"Content-Type": {"application/json"}},
+		Body:       io.NopCloser(bytes.NewReader(plain)),
+		Request:    req,
+	}, nil
+}
+
+// response is an answer with a status of success.
+type response struct {
+	status int
+	body   []byte
+	clean  func(string) string // for what is said of it in a log
+}
+
+// send sends a form request, as the server wants it.
+func (d *dialect) send(req *http.Request) (*response, error) {
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		return nil, err
@@ -46,7 +77,10 @@ func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 
-	out := req.Clone(req.Context())
+	var sent atomic.Bool
+	out := req.Clone(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		WroteHeaders: func() { sent.Store(true) },
+	}))
 	out.Header.Set("Accept", "application/json")
 	if !d.form {
 		fields := make(map[string]string, len(params))
@@ -65,34 +99,24 @@ func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
 	out.GetBody = nil
 
 	resp, err := d.base.RoundTrip(out)
+	if err != nil && sent.Load() {
+		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading the token answer: %w", err)
+		return nil, fmt.Errorf("%w: reading the answer: %w", errUnanswered, err)
 	}
 
-	clean := cleaner(d.secret, params.Get("code"), params.Get("code_verifier"),
+	clean := cleaner(d.secret, params.Get("code"), params.Get("code_verifier"), params.Get("refresh_token"), params.Get("token"),
 		strings.TrimPrefix(out.Header.Get("Authorization"), "Basic "))
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, refusal(resp.StatusCode, body, clean)
 	}
-	answer, tokenErr := parseAnswer(resp.StatusCode, body, clean)
-	if tokenErr != nil {
-		return nil, tokenErr
-	}
-	plain, err := json.Marshal(answer)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Response{
-		StatusCode: http.StatusOK,
-		Header:     http.Header{"Content-Type": {"application/json"}},
-		Body:       io.NopCloser(bytes.NewReader(plain)),
-		Request:    req,
-	}, nil
+	return &response{resp.StatusCode, body, clean}, nil
 }
 
 // CloseIdleConnections lets http.Client close what the base keeps.

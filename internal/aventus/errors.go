@@ -29,7 +29,14 @@ type Error struct {
 	Code        string // the answer's error (RFC 6749, section 5.2), cleaned; may be empty
 	Description string // the answer's error_description, cleaned; may be empty
 	Err         error  // what went wrong, where the server did not say it
+
+	// Unanswered says that the request was sent, and no answer came: what the
+	// server has made of it is not known.
+	Unanswered bool
 }
+
+// errUnanswered is wrapped by the errors that make an Error's Unanswered.
+var errUnanswered = errors.New("no answer came to the request")
 
 func (e *Error) Error() string {
 	s := "the token endpoint"
@@ -95,9 +102,10 @@ func asError(ctx context.Context, err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
+	unanswered := errors.Is(err, errUnanswered)
 	var netErr net.Error
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout() {
-		return &Error{Kind: TimedOut, Err: errors.New("no answer in time")}
+		return &Error{Kind: TimedOut, Unanswered: unanswered, Err: errors.New("no answer in time")}
 	}
 	var urlErr *url.Error
 	if errors.As(err, &urlErr) {
@@ -106,5 +114,5 @@ func asError(ctx context.Context, err error) *Error {
 	// net/http quotes what it could not make out of an answer, and that may be an
 	// echo of the request, secrets and all.
 	text, _, _ := strings.Cut(CleanText(err.Error()), `"`)
-	return &Error{Kind: Unreachable, Err: errors.New(strings.TrimRight(text, ": "))}
+	return &Error{Kind: Unreachable, Unanswered: unanswered, Err: errors.New(strings.TrimRight(text, ": "))}
 }

@@ -69,13 +69,13 @@ func (r *Ring) Box(purpose, client string) *Box {
 	return &Box{ring: r, info: "aventus_auth " + purpose + "\x00" + client}
 }
 
-// Seal returns plaintext sealed with the newest key. To open it, the same
+// Seal returns plaintext sealed with the newest key that all instances know. To open it, the same
 // associated data is needed. An error means that the keys cannot be had.
 //
 // XChaCha20-Poly1305 takes a nonce of 24 random bytes: however many values are
 // sealed with a key, and anyone can make us seal a login's state, none repeats.
 func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, error) {
-	set, err := b.ring.current(ctx)
+	set, err := b.ring.forSeal(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -83,14 +83,16 @@ func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, e
 	if err != nil {
 		return "", err
 	}
+	now := b.ring.now()
+	k := keys[set.sealing(now)]
 	sealed := make([]byte, headerSize, Overhead+len(plaintext))
 	sealed[0] = version
-	copy(sealed[1:5], keys[0].id[:])
+	copy(sealed[1:5], k.id[:])
 	_, _ = rand.Read(sealed[5:headerSize]) // never fails (crypto/rand)
 
 	timed := make([]byte, timeSize, timeSize+len(plaintext))
-	binary.BigEndian.PutUint64(timed, uint64(b.ring.now().Unix()))
-	sealed = keys[0].aead.Seal(sealed, sealed[5:headerSize], append(timed, plaintext...), associated)
+	binary.BigEndian.PutUint64(timed, uint64(now.Unix()))
+	sealed = k.aead.Seal(sealed, sealed[5:headerSize], append(timed, plaintext...), associated)
 	return encoding.EncodeToString(sealed), nil
 }
 
@@ -173,7 +175,7 @@ func (b *Box) derive(set *keySet) ([]subkey, error) {
 	}
 	derived := &subkeySet{of: set}
 	for _, k := range set.keys {
-		secret, err := hkdf.Key(sha256.New, k.secret, nil, b.info, chacha20poly1305.KeySize)
+		secret, err := hkdf.Key(sha256.New, k.Secret, nil, b.info, chacha20poly1305.KeySize)
 		if err != nil {
 			return nil, err
 		}

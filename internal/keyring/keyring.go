@@ -40,11 +40,12 @@ const (
 // key is one secret that subkeys are derived from. Its id stands in front of
 // what was sealed with it, and tells nothing of the secret.
 type key struct {
-	id     [4]byte
-	secret []byte
+	id      [4]byte
+	Secret  []byte    `json:"secret"`
+	Created time.Time `json:"created"` // zero when it is fixed
 }
 
-func newKey(secret []byte) (key, error) {
+func newKey(secret []byte, created time.Time) (key, error) {
 	if len(secret) < SecretSize {
 		return key{}, fmt.Errorf("a key needs %d bytes or more, not %d", SecretSize, len(secret))
 	}
@@ -52,13 +53,16 @@ func newKey(secret []byte) (key, error) {
 	if err != nil {
 		return key{}, err
 	}
-	return key{id: [4]byte(id), secret: secret}, nil
+	return key{id: [4]byte(id), Secret: secret, Created: created}, nil
 }
 
-// keySet is never changed once it is in use. The first key seals, all open.
+// keySet is never changed once it is in use. All keys open; which one seals is
+// a matter of time.
 type keySet struct {
-	keys   []key
-	loaded time.Time
+	keys   []key     // the newest first
+	keep   int64     // as in the file
+	read   time.Time // when the file said so
+	looked time.Time // when the file was last asked for, in vain or not
 }
 
 func (s *keySet) has(id [4]byte) bool {
@@ -76,7 +80,10 @@ func (s *keySet) has(id [4]byte) bool {
 type Cache struct {
 	set    atomic.Pointer[keySet]
 	failed atomic.Pointer[failure] // the last one
-	mu     sync.Mutex              // held while the storage is asked
+	mu     sync.Mutex              // held while the file is read into the set
+
+	work   sync.Mutex // held by what goes on in the background
+	tended time.Time  // when that last tried to write the file
 }
 
 // failure is an attempt to load the keys that failed.
@@ -91,6 +98,8 @@ type Ring struct {
 	storage certmagic.Storage // nil when the keys are fixed
 	cache   *Cache
 	now     func() time.Time
+	keep    int64     // in seconds
+	first   sync.Once // the first Seal
 }
 
 // Fixed returns a ring of the given secrets, each of [SecretSize] bytes or more.
@@ -101,7 +110,7 @@ func Fixed(secrets [][]byte, now func() time.Time) (*Ring, error) {
 	}
 	set := new(keySet)
 	for _, secret := range secrets {
-		k, err := newKey(secret)
+		k, err := newKey(secret, time.Time{})
 		if err != nil {
 			return nil, err
 		}
@@ -115,10 +124,13 @@ func Fixed(secrets [][]byte, now func() time.Time) (*Ring, error) {
 	return r, nil
 }
 
-// Stored returns a ring of the keys in storage. It does not touch the storage;
+// Stored returns a ring of the keys in storage, where a new one is made every 30
+// days, and an old one is kept for as long as what it sealed may live: keep says
+// how long that is for what this ring seals. Stored does not touch the storage;
 // the first use does. Calls of the storage must be bounded in time.
-func Stored(storage certmagic.Storage, cache *Cache, now func() time.Time) *Ring {
-	return &Ring{storage: storage, cache: cache, now: now}
+func Stored(storage certmagic.Storage, cache *Cache, now func() time.Time, keep time.Duration) *Ring {
+	// A part of a second counts as a whole one.
+	return &Ring{storage: storage, cache: cache, now: now, keep: int64((keep-1)/time.Second) + 1}
 }
 
 // current returns the keys, from memory where it can.
@@ -138,7 +150,7 @@ func (r *Ring) current(ctx context.Context) (*keySet, error) {
 	if last := r.cache.failed.Load(); last != before {
 		return nil, last.err
 	}
-	return r.load(ctx)
+	return r.begin(ctx)
 }
 
 // with returns a set that holds the key of the given id, if there is one; else
@@ -146,113 +158,145 @@ func (r *Ring) current(ctx context.Context) (*keySet, error) {
 // that fails, what it knew still holds.
 func (r *Ring) with(ctx context.Context, id [4]byte) (*keySet, error) {
 	set, err := r.current(ctx)
-	if err != nil || set.has(id) || r.storage == nil || r.lookedLately(set) {
+	if err != nil || r.storage == nil {
 		return set, err
 	}
-	r.cache.mu.Lock()
-	defer r.cache.mu.Unlock()
-	if set = r.cache.set.Load(); set.has(id) || r.lookedLately(set) {
+	if set.has(id) {
+		r.refresh(ctx, set)
 		return set, nil
 	}
+	if within(r.now(), set.looked, reloadInterval) {
+		return set, nil
+	}
+	return r.look(ctx, set), nil
+}
+
+// look reads the file again, unless somebody has since seen was had.
+func (r *Ring) look(ctx context.Context, seen *keySet) *keySet {
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	if set := r.cache.set.Load(); set != seen {
+		return set
+	}
+	newer := new(keySet)
 	// A file that is gone is not made anew for this: anyone can make up an id,
 	// and the keys at hand still open what there is.
-	newer, err := r.read(ctx)
-	if err != nil {
-		newer = &keySet{keys: set.keys}
+	if file, err := r.load(ctx); err != nil {
+		*newer = *seen
+	} else {
+		newer = file.set(r.now())
 	}
-	newer.loaded = r.now() // failures too: a failing storage is not asked at every request
+	newer.looked = r.now() // failures too: a failing storage is not asked at every request
 	r.cache.set.Store(newer)
-	return newer, nil
+	return newer
 }
 
-func (r *Ring) lookedLately(set *keySet) bool {
-	age := r.now().Sub(set.loaded)
-	return 0 <= age && age < reloadInterval
+// within says whether at lies less than d back. What lies ahead does not: the
+// clock was set back, and whoever waits for it to catch up may wait for years.
+func within(now, at time.Time, d time.Duration) bool {
+	age := now.Sub(at)
+	return 0 <= age && age < d
 }
 
-// load reads the keys from the storage, or makes the first one. The cache's mutex
+// begin loads the keys from the storage, or makes the first one. The cache's mutex
 // must be held.
-func (r *Ring) load(ctx context.Context) (*keySet, error) {
-	set, err := r.read(ctx)
+func (r *Ring) begin(ctx context.Context) (*keySet, error) {
+	file, err := r.load(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
-		set, err = r.create(ctx)
+		file, err = r.create(ctx)
 	}
 	if err != nil {
 		err = fmt.Errorf("loading the sealing keys: %w", err)
 		r.cache.failed.Store(&failure{err})
 		return nil, err
 	}
-	set.loaded = r.now()
+	set := file.set(r.now())
 	r.cache.set.Store(set)
 	return set, nil
 }
 
-// stored is the file in the storage. The first key seals, all of them open.
-type stored struct {
-	Keys []storedKey `json:"keys"`
+// keyFile is the file in the storage.
+type keyFile struct {
+	Keys []key `json:"keys"` // the newest first
+	// The longest, in seconds, that anything sealed with the keys may live: the
+	// longest of all rings that have used the file.
+	Keep int64 `json:"keep"`
 }
 
-type storedKey struct {
-	Secret  []byte    `json:"secret"`
-	Created time.Time `json:"created"`
+// set returns the keys of a file that was had just now.
+func (f *keyFile) set(now time.Time) *keySet {
+	return &keySet{keys: f.Keys, keep: f.Keep, read: now, looked: now}
 }
 
-func (r *Ring) read(ctx context.Context) (*keySet, error) {
+// add puts a new key in front.
+func (f *keyFile) add(now time.Time) error {
+	secret := make([]byte, SecretSize)
+	_, _ = rand.Read(secret) // never fails (crypto/rand)
+	k, err := newKey(secret, now.UTC())
+	if err != nil {
+		return err
+	}
+	f.Keys = append([]key{k}, f.Keys...)
+	return nil
+}
+
+func (r *Ring) load(ctx context.Context) (*keyFile, error) {
 	data, err := r.storage.Load(ctx, storageKey)
 	if err != nil {
 		return nil, err
 	}
-	var file stored
+	file := new(keyFile)
 	dec := json.NewDecoder(bytes.NewReader(data))
 	// A file that cannot be read is left alone: whatever it still holds,
 	// sessions may hang on it.
-	err = dec.Decode(&file)
+	err = dec.Decode(file)
 	if _, end := dec.Token(); err != nil || end != io.EOF {
 		return nil, fmt.Errorf("%s is damaged; restore it, or delete it to end all sessions", storageKey)
 	}
 	if len(file.Keys) == 0 {
 		return nil, fmt.Errorf("%s holds no key; delete it to have one made", storageKey)
 	}
-	set := new(keySet)
-	for _, sk := range file.Keys {
-		k, err := newKey(sk.Secret)
-		if err != nil {
+	for i, k := range file.Keys {
+		if file.Keys[i], err = newKey(k.Secret, k.Created); err != nil {
 			return nil, fmt.Errorf("%s: %w", storageKey, err)
 		}
-		set.keys = append(set.keys, k)
 	}
-	return set, nil
+	return file, nil
+}
+
+// store writes the file in one call, so whoever crashes leaves the old one or the
+// new one.
+func (r *Ring) store(ctx context.Context, file *keyFile) error {
+	data, err := json.Marshal(file)
+	if err != nil {
+		return err
+	}
+	return r.storage.Store(ctx, storageKey, data)
 }
 
 // create makes the first key, under the storage's lock: of all instances that
 // start on an empty storage, one makes it, and the others find it.
-func (r *Ring) create(ctx context.Context) (*keySet, error) {
+func (r *Ring) create(ctx context.Context) (*keyFile, error) {
 	if err := r.storage.Lock(ctx, storageLock); err != nil {
 		// Some engines poll a lock once a second, so where many instances start
 		// at once it may not come in time, though the key is there by now.
-		if set, readErr := r.read(ctx); readErr == nil {
-			return set, nil
+		if file, readErr := r.load(ctx); readErr == nil {
+			return file, nil
 		}
 		return nil, err
 	}
 	// A lock that cannot be released goes stale by itself.
 	defer func() { _ = r.storage.Unlock(ctx, storageLock) }()
 
-	if set, err := r.read(ctx); !errors.Is(err, fs.ErrNotExist) {
-		return set, err
+	if file, err := r.load(ctx); !errors.Is(err, fs.ErrNotExist) {
+		return file, err
 	}
-	secret := make([]byte, SecretSize)
-	_, _ = rand.Read(secret) // never fails (crypto/rand)
-	data, err := json.Marshal(stored{Keys: []storedKey{{Secret: secret, Created: r.now().UTC()}}})
-	if err != nil {
+	file := &keyFile{Keep: r.keep}
+	if err := file.add(r.now()); err != nil {
 		return nil, err
 	}
-	if err := r.storage.Store(ctx, storageKey, data); err != nil {
+	if err := r.store(ctx, file); err != nil {
 		return nil, err
 	}
-	k, err := newKey(secret)
-	if err != nil {
-		return nil, err
-	}
-	return &keySet{keys: []key{k}}, nil
+	return file, nil
 }

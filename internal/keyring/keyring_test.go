@@ -94,7 +94,7 @@ func (s *testStorage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, 
 
 // box returns the box of a new instance, which remembers nothing.
 func (s *testStorage) box(clock *testClock) *Box {
-	return Stored(s, new(Cache), clock.Now).Box("session", "app")
+	return Stored(s, new(Cache), clock.Now, day).Box("session", "app")
 }
 
 func TestFixedKeys(t *testing.T) {
@@ -157,7 +157,7 @@ func TestMadeOnce(t *testing.T) {
 	for i := range instances {
 		// Each has a storage of its own, on the same files.
 		own := &certmagic.FileStorage{Path: s.Path}
-		boxes[i] = Stored(own, new(Cache), clock.Now).Box("session", "app")
+		boxes[i] = Stored(own, new(Cache), clock.Now, day).Box("session", "app")
 		wg.Go(func() {
 			<-start
 			var err error
@@ -185,7 +185,7 @@ func TestLockTooLate(t *testing.T) {
 	other := s.box(clock)
 	var sealed string
 	late := &lateStorage{testStorage: s, meanwhile: func() { sealed = seal(t, other, "text", "") }}
-	b := Stored(late, new(Cache), clock.Now).Box("session", "app")
+	b := Stored(late, new(Cache), clock.Now, day).Box("session", "app")
 	mine := seal(t, b, "text", "")
 	opens(t, b, sealed, "text", "")
 	opens(t, other, mine, "text", "")
@@ -296,7 +296,7 @@ func TestWaitTogether(t *testing.T) {
 	release := make(chan struct{})
 	s := &hangingStorage{testStorage: newStorage(t), release: release}
 	s.fail("all")
-	b := Stored(s, new(Cache), newClock().Now).Box("session", "app")
+	b := Stored(s, new(Cache), newClock().Now, day).Box("session", "app")
 	var wg sync.WaitGroup
 	for range requests {
 		wg.Go(func() {
@@ -329,9 +329,9 @@ func (s *hangingStorage) Load(ctx context.Context, key string) ([]byte, error) {
 // one before.
 func TestCacheOutlivesRing(t *testing.T) {
 	s, clock, cache := newStorage(t), newClock(), new(Cache)
-	sealed := seal(t, Stored(s, cache, clock.Now).Box("session", "app"), "text", "")
+	sealed := seal(t, Stored(s, cache, clock.Now, day).Box("session", "app"), "text", "")
 	s.fail("all")
-	b := Stored(s, cache, clock.Now).Box("session", "app")
+	b := Stored(s, cache, clock.Now, day).Box("session", "app")
 	opens(t, b, sealed, "text", "")
 	opens(t, b, seal(t, b, "text", ""), "text", "")
 }

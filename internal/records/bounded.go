@@ -17,6 +17,9 @@ const (
 	// A request waits no longer than this for one call of the storage.
 	storageTimeout = 5 * time.Second
 
+	// landmark is a key that is always there, once it was looked for.
+	landmark = "aventus_auth/landmark"
+
 	// A storage that hangs holds on to at most this many goroutines; calls beyond
 	// them wait for their turn, and fail if it does not come.
 	storageCalls = 128
@@ -121,8 +124,30 @@ func sure[T any](ctx context.Context, f func(context.Context) (T, error)) (value
 
 func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
 	return call(ctx, b, "loading "+key, func(ctx context.Context) ([]byte, error) {
-		return b.Storage.Load(ctx, key)
+		value, err := b.Storage.Load(ctx, key)
+		if errors.Is(err, fs.ErrNotExist) {
+			return b.loadMissing(ctx, key, err)
+		}
+		return value, err
 	}, nil)
+}
+
+// loadMissing makes sure that a key is not there. Some engines say so when they are
+// down, too (caddy-storage-redis 1.8.1 does), and then an outage would look like the
+// end of every session, and of the keys. What is known to be there tells.
+func (b *bounded) loadMissing(ctx context.Context, key string, missing error) ([]byte, error) {
+	_, err := b.Storage.Load(ctx, landmark)
+	if err == nil {
+		return nil, missing
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	// Either it was never put there, or the storage is down.
+	if err := b.Storage.Store(ctx, landmark, []byte{1}); err != nil {
+		return nil, err
+	}
+	return b.Storage.Load(ctx, key)
 }
 
 func (b *bounded) Store(ctx context.Context, key string, value []byte) error {

@@ -170,6 +170,50 @@ func TestBoundedFails(t *testing.T) {
 	}
 }
 
+// TestBoundedMissing: an engine that is down, and says of every key that it is not
+// there, is not believed. One that is empty is.
+func TestBoundedMissing(t *testing.T) {
+	s, ctx := newStorage(t), context.Background()
+	b := Bounded(s)
+	down := func(method, key string) error {
+		if method == "Load" {
+			return fs.ErrNotExist
+		}
+		return errors.New("connection refused")
+	}
+	expect := func(when string, want error) {
+		t.Helper()
+		if _, err := b.Load(ctx, "a/key"); !errors.Is(err, want) || errors.Is(err, fs.ErrNotExist) != (want == fs.ErrNotExist) {
+			t.Errorf("%s: %v, want %v", when, err, want)
+		}
+	}
+	s.on(down)
+	expect("down from the start", ErrStorage)
+	s.on(nil)
+	expect("up, and empty", fs.ErrNotExist)
+	s.on(down)
+	expect("down again", ErrStorage)
+
+	// Back again when the key was asked for already.
+	s.on(nil)
+	if err := b.Store(ctx, "a/key", []byte("value")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(ctx, landmark); err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	s.on(func(method, key string) error {
+		if asked++; asked == 1 {
+			return fs.ErrNotExist
+		}
+		return nil
+	})
+	if value, err := b.Load(ctx, "a/key"); string(value) != "value" {
+		t.Errorf("back in between: %q, %v", value, err)
+	}
+}
+
 // A storage that hangs and ignores its context is given up on.
 func TestBoundedHangs(t *testing.T) {
 	for method, call := range calls {

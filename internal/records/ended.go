@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -27,6 +29,12 @@ const (
 // ID is what has an end.
 type ID = [16]byte
 
+// end is how an id has ended, in Unix seconds.
+type end struct {
+	until int64 // when it would have ended by itself, and may be forgotten
+	since int64 // what began after this has not ended; 0: all of it has
+}
+
 // Ended remembers ids that have ended before their time, and learns them from the
 // other instances that share a storage. What it has learned holds while the storage
 // is down, and from one configuration to the next.
@@ -41,15 +49,16 @@ type Ended struct {
 	storage certmagic.Storage // that of the newest configuration
 	all     *hours            // by the hour in which an id would have ended
 	lately  *hours            // by the hour in which it was ended
-	until   map[ID]int64      // id to the Unix second of its own end
-	learned time.Time         // when all of it was last known to be learned
-	first   chan struct{}     // closed when the first attempt to learn has ended
+	ended   map[ID]end
+	inPart  atomic.Bool   // there is, or was, an end with a since
+	learned time.Time     // when all of it was last known to be learned
+	first   chan struct{} // closed when the first attempt to learn has ended
 	stop    context.CancelFunc
 }
 
 // NewEnded returns an empty memory, by the clock now.
 func NewEnded(now func() time.Time) *Ended {
-	return &Ended{now: now, until: make(map[ID]int64)}
+	return &Ended{now: now, ended: make(map[ID]end)}
 }
 
 // Use makes storage, which should be a [Bounded] one, the one to ask, and sees that
@@ -97,27 +106,48 @@ func (e *Ended) keepLearning(ctx context.Context, first chan<- struct{}) {
 	}
 }
 
-// Has reports whether id is known to have ended.
-func (e *Ended) Has(id ID) bool {
+// Has reports whether what is called id, and began at that time, is known to have
+// ended.
+func (e *Ended) Has(id ID, began time.Time) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	_, ok := e.until[id]
-	return ok
+	end, ok := e.ended[id]
+	return ok && (end.since == 0 || began.Unix() <= end.since)
 }
+
+// After returns the first moment at which something called id may begin and not have
+// ended with what was before it.
+func (e *Ended) After(id ID) time.Time {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return time.Unix(e.ended[id].since+1, 0)
+}
+
+// HasPartial reports whether anything at all has ended but in part, by EndBefore.
+func (e *Ended) HasPartial() bool { return e.inPart.Load() }
 
 // End ends id, which would have lived until then. It holds here at once, and
 // everywhere when nil is returned.
 func (e *Ended) End(ctx context.Context, id ID, until time.Time) error {
+	return e.end(ctx, id, end{until: until.Unix()})
+}
+
+// EndBefore ends all that is called id and began by since, as End does.
+func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) error {
+	return e.end(ctx, id, end{until: until.Unix(), since: since.Unix()})
+}
+
+func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
-	e.until[id] = until.Unix()
+	e.note(id, how)
 	storage, all, lately := e.storage, e.all, e.lately
 	e.mu.Unlock()
 	now := e.now()
 	all.sweep(ctx, hourOf(now), hourOf(now.Add(-ClockSkew)))
 	lately.sweep(ctx, hourOf(now), hourOf(now.Add(-recently)))
-	name := strconv.FormatInt(until.Unix(), 10) + "-" + hex.EncodeToString(id[:])
+	name := fmt.Sprintf("%d-%s-%d", how.until, hex.EncodeToString(id[:]), how.since)
 	return errors.Join(
-		storage.Store(ctx, all.key(hourOf(until), name), []byte{1}),
+		storage.Store(ctx, all.key(how.until/3600, name), []byte{1}),
 		storage.Store(ctx, lately.key(hourOf(now), name), []byte{1}),
 	)
 }
@@ -141,17 +171,31 @@ func (e *Ended) Learn(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.learned = now
 	for _, key := range keys {
-		text, name, _ := strings.Cut(path.Base(key), "-")
-		until, err := strconv.ParseInt(text, 10, 64)
-		id, idErr := hex.DecodeString(name)
-		if err == nil && idErr == nil && len(id) == len(ID{}) {
-			e.until[ID(id)] = until
+		parts := strings.Split(path.Base(key), "-")
+		if len(parts) != 3 {
+			continue
+		}
+		until, err1 := strconv.ParseInt(parts[0], 10, 64)
+		id, err2 := hex.DecodeString(parts[1])
+		since, err3 := strconv.ParseInt(parts[2], 10, 64)
+		if err1 == nil && err2 == nil && err3 == nil && len(id) == len(ID{}) {
+			e.note(ID(id), end{until, since})
 		}
 	}
-	for id, until := range e.until {
-		if until < now.Add(-ClockSkew).Unix() {
-			delete(e.until, id) // what it would have opened has ended by itself
+	for id, end := range e.ended {
+		if end.until < now.Add(-ClockSkew).Unix() {
+			delete(e.ended, id) // what it would have opened has ended by itself
 		}
 	}
 	return nil
+}
+
+// note remembers an end; of several, the latest counts. The mutex must be held.
+func (e *Ended) note(id ID, how end) {
+	if known, ok := e.ended[id]; !ok || how.since >= known.since {
+		e.ended[id] = how
+		if how.since != 0 {
+			e.inPart.Store(true)
+		}
+	}
 }

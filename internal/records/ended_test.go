@@ -21,13 +21,13 @@ func TestEnded(t *testing.T) {
 	if err := a.End(t.Context(), one, clock.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if !a.Has(one) || a.Has(two) {
+	if !a.Has(one, clock.Now()) || a.Has(two, clock.Now()) {
 		t.Error("it does not hold at once, or holds for too much")
 	}
 	if err := b.Learn(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if !b.Has(one) || b.Has(two) {
+	if !b.Has(one, clock.Now()) || b.Has(two, clock.Now()) {
 		t.Error("the other instance has not learned it")
 	}
 
@@ -36,11 +36,11 @@ func TestEnded(t *testing.T) {
 	if err := b.Learn(t.Context()); err == nil {
 		t.Error("no error from a storage that is down")
 	}
-	if !b.Has(one) {
+	if !b.Has(one, clock.Now()) {
 		t.Error("forgotten while the storage is down")
 	}
-	if err := a.End(t.Context(), two, clock.Now().Add(time.Hour)); !errors.Is(err, broken) || !a.Has(two) {
-		t.Errorf("error %v, ended here %t", err, a.Has(two))
+	if err := a.End(t.Context(), two, clock.Now().Add(time.Hour)); !errors.Is(err, broken) || !a.Has(two, clock.Now()) {
+		t.Errorf("error %v, ended here %t", err, a.Has(two, clock.Now()))
 	}
 	s.on(nil)
 
@@ -49,7 +49,7 @@ func TestEnded(t *testing.T) {
 	c := NewEnded(clock.Now)
 	c.Use(s)
 	defer c.Destruct()
-	if !c.Has(one) {
+	if !c.Has(one, clock.Now()) {
 		t.Error("one that starts later does not know")
 	}
 	// What would have ended by itself is forgotten.
@@ -57,7 +57,7 @@ func TestEnded(t *testing.T) {
 	if err := c.Learn(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if c.Has(one) {
+	if c.Has(one, clock.Now()) {
 		t.Error("kept for ever")
 	}
 }

@@ -2,6 +2,9 @@ package records
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"path"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -30,6 +33,28 @@ func (s *Shelf) Put(ctx context.Context, id string, expires time.Time, value []b
 // Get returns what was put under id, or fs.ErrNotExist.
 func (s *Shelf) Get(ctx context.Context, id string, expires time.Time) ([]byte, error) {
 	return s.storage.Load(ctx, s.key(hourOf(expires), id))
+}
+
+// Each calls f with all that there is, expired or not, in no order.
+func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error {
+	keys, err := s.storage.List(ctx, s.prefix, true)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, key := range keys {
+		if path.Dir(path.Dir(key)) != s.prefix {
+			continue // an hour
+		}
+		value, err := s.storage.Load(ctx, key)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it was there a moment ago
+		}
+		if err != nil {
+			return err
+		}
+		f(path.Base(key), value)
+	}
+	return nil
 }
 
 // Delete removes what was put under id. That it is not there is no error.

@@ -1,0 +1,241 @@
+package aventusauth
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+func init() {
+	caddy.RegisterModule(adminAPI{})
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "aventus-auth",
+		Usage: "sessions | revoke (--id <id> | --sub <subject>)",
+		Short: "Lists and ends the sessions of aventus_auth",
+		Long: `
+Lists the sessions that rest in the storage of a running Caddy, and ends one of
+them, or every session of a user, wherever it rests.
+
+Sessions that rest in their cookies cannot be listed, since nothing else knows of
+them, but a user's are ended all the same.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			list := &cobra.Command{Use: "sessions", Short: "Lists the sessions in the storage, as JSON", Args: cobra.NoArgs}
+			list.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+				return askAdmin(fl, http.MethodGet, adminPath, list.OutOrStdout())
+			})
+			revoke := &cobra.Command{Use: "revoke", Short: "Ends one session, or all of a user's", Args: cobra.NoArgs}
+			revoke.Flags().String("id", "", "The id of the session to end")
+			revoke.Flags().String("sub", "", "The subject (sub) of the user whose sessions are to end")
+			revoke.MarkFlagsOneRequired("id", "sub")
+			revoke.MarkFlagsMutuallyExclusive("id", "sub")
+			revoke.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+				query := url.Values{}
+				for _, name := range []string{"id", "sub"} {
+					if value := fl.String(name); value != "" {
+						query.Set(name, value)
+					}
+				}
+				return askAdmin(fl, http.MethodDelete, adminPath+"?"+query.Encode(), revoke.OutOrStdout())
+			})
+			for _, sub := range []*cobra.Command{list, revoke} {
+				sub.Flags().String("address", "", "Address of the administration API listener (if --config is not used)")
+				sub.Flags().StringP("config", "c", "", "Configuration file (if --address is not used)")
+				sub.Flags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
+				cmd.AddCommand(sub)
+			}
+		},
+	})
+}
+
+// askAdmin sends a request to the admin API of a running Caddy, and prints the answer.
+func askAdmin(fl caddycmd.Flags, method, uri string, out io.Writer) (int, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	resp, err := caddycmd.AdminAPIRequest(address, method, uri, nil, nil)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(out, resp.Body)
+	return caddy.ExitCodeSuccess, err
+}
+
+const adminPath = "/aventus_auth/sessions"
+
+// adminAPI serves the sessions on Caddy's admin endpoint:
+//
+//	GET    /aventus_auth/sessions            those that rest in the storage
+//	DELETE /aventus_auth/sessions?id=<id>    ends one
+//	DELETE /aventus_auth/sessions?sub=<sub>  ends every session of a user
+type adminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.aventus_auth",
+		New: func() caddy.Module { return new(adminAPI) },
+	}
+}
+
+// Routes returns the admin routes.
+func (a *adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{{Pattern: adminPath, Handler: caddy.AdminHandlerFunc(a.serve)}}
+}
+
+// listed is what is said of a session: who, where and until when, and no token.
+type listed struct {
+	ID       string    `json:"id"`
+	Sub      string    `json:"sub"`
+	Site     string    `json:"site"`
+	ClientID string    `json:"client_id"`
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires"`
+}
+
+func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	id, sub := r.URL.Query().Get("id"), r.URL.Query().Get("sub")
+	switch {
+	case r.Method == http.MethodGet:
+		sessions, err := listSessions(r.Context())
+		if err != nil {
+			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+		}
+		w.Header().Set("Content-Type", "application/json")
+		return json.NewEncoder(w).Encode(sessions)
+	case r.Method != http.MethodDelete:
+		return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method not allowed: %v", r.Method)}
+	case (id == "") == (sub == ""):
+		return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: errors.New("an id or a sub is needed, and not both")}
+	}
+	ended, err := revokeSessions(r.Context(), id, sub)
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+	}
+	if !ended {
+		return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("there is no such session in the storage")}
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// handlers returns the handlers of all configs that are loaded.
+func handlers() []*Handler {
+	var all []*Handler
+	configs.Range(func(_, value any) bool {
+		p := value.(*peers)
+		p.mu.RLock()
+		defer p.mu.RUnlock()
+		all = append(all, p.handlers...)
+		return true
+	})
+	return all
+}
+
+// listSessions returns the sessions in the storages of all handlers that have not
+// ended. What was sealed for a client that is not configured is left out.
+func listSessions(ctx context.Context) ([]listed, error) {
+	sessions := []listed{}
+	seen := make(map[string]bool)
+	for _, h := range handlers() {
+		err := h.shelf.Each(ctx, func(name string, record []byte) {
+			meta, _, ok := splitRecord(record)
+			if !ok || seen[name] {
+				return
+			}
+			plaintext, _, err := h.index.Open(ctx, string(meta), []byte(name))
+			var s listed
+			if err != nil || json.Unmarshal(plaintext, &s) != nil || !h.now().Before(s.Expires) {
+				return
+			}
+			seen[name] = true
+			id, _ := hex.DecodeString(name)
+			h.learn()
+			if len(id) == len(records.ID{}) && !h.memory.ended.Has(records.ID(id), s.Created) && !h.memory.ended.Has(subjectID(h.cfg.issuer, s.Sub), s.Created) {
+				s.ID = name
+				sessions = append(sessions, s)
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return sessions, nil
+}
+
+// revokeSessions ends the session of that id, or all of that subject's that there
+// are by now, and reports whether there was anything to end.
+func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
+	if sub != "" {
+		all := handlers()
+		for _, h := range all {
+			h.learn()
+			now := h.now()
+			if err := h.memory.ended.EndBefore(ctx, subjectID(h.cfg.issuer, sub), now, now.Add(h.cfg.lifetime)); err != nil {
+				return false, err
+			}
+		}
+		return len(all) > 0, nil
+	}
+	sessions, err := listSessions(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, s := range sessions {
+		if s.ID != strings.ToLower(id) {
+			continue
+		}
+		raw, err := hex.DecodeString(s.ID)
+		if err != nil {
+			return false, err
+		}
+		for _, h := range handlers() {
+			if h.cfg.ClientID == s.ClientID {
+				return true, h.memory.ended.End(ctx, records.ID(raw), s.Expires)
+			}
+		}
+	}
+	return false, nil
+}
+
+// subjectID is what a user's sessions are ended by.
+func subjectID(issuer, sub string) records.ID {
+	sum := sha256.Sum256([]byte("subject\x00" + issuer + "\x00" + sub))
+	return records.ID(sum[:])
+}
+
+// joinRecord puts what the index says of a session in front of its record.
+func joinRecord(meta, sealed []byte) []byte {
+	record := binary.BigEndian.AppendUint16(nil, uint16(len(meta)))
+	return append(append(record, meta...), sealed...)
+}
+
+func splitRecord(record []byte) (meta, sealed []byte, ok bool) {
+	if len(record) < 2 {
+		return nil, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(record))
+	if record = record[2:]; len(record) < n {
+		return nil, nil, false
+	}
+	return record[:n], record[n:], true
+}
+
+// Interface guards
+var _ caddy.AdminRouter = (*adminAPI)(nil)
