@@ -135,6 +135,10 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// userEnd is how long it is remembered that a user's sessions were ended: longer than
+// a session may live, with this configuration or one before.
+const userEnd = 400 * 24 * time.Hour
+
 // handlers returns the handlers of all configs that are loaded.
 func handlers() []*Handler {
 	var all []*Handler
@@ -187,7 +191,7 @@ func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
 		for _, h := range all {
 			h.learn()
 			now := h.now()
-			if err := h.memory.ended.EndBefore(ctx, subjectID(h.cfg.issuer, sub), now, now.Add(h.cfg.lifetime)); err != nil {
+			if err := h.memory.ended.EndBefore(ctx, subjectID(h.cfg.issuer, sub), now, now.Add(userEnd)); err != nil {
 				return false, err
 			}
 		}

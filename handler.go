@@ -91,6 +91,11 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", "GET, POST")
 		return h.fail(w, r, errMethod, nil)
 	}
+	// The authorization server sends the browser back when all is done: from another
+	// site, and to be told so, no more.
+	if h.cfg.logoutProvider && original(r).URL.RawQuery == signedOut {
+		return showSignedOut(w)
+	}
 	// Another site may link to the logout, but then the person, who sees nothing
 	// of it, is not to be signed out.
 	if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
@@ -106,23 +111,30 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	for value := range cookieValues(cookies(r), h.cfg.cookieName) {
 		s, err := h.openSession(r.Context(), at, value)
 		if err == nil && s != nil && h.now().Before(s.expires) { // idle or not
+			newest := h.newest(r.Context(), at, s)
 			err = h.endSession(r.Context(), s)
-			go h.revoke(context.WithoutCancel(r.Context()), s)
+			go h.revoke(context.WithoutCancel(r.Context()), newest)
 		}
 		if err != nil {
 			return h.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
 	}
 	noStore(w)
-	if to := h.afterLogout(r, at); to != "" {
+	if to := h.afterLogout(at); to != "" {
 		w.Header().Set("Location", to)
 		w.WriteHeader(http.StatusSeeOther)
 		return nil
 	}
+	return showSignedOut(w)
+}
+
+// showSignedOut answers with a page that says that the person is signed out.
+func showSignedOut(w http.ResponseWriter) error {
+	noStore(w)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, err = io.WriteString(w, signedOutPage)
+	_, err := io.WriteString(w, signedOutPage)
 	return err
 }
 
@@ -132,8 +144,8 @@ const signedOut = "signed_out"
 
 // afterLogout returns where the browser goes from the logout, or "" for a page of
 // our own: by way of the authorization server's logout, if that is wanted.
-func (h *Handler) afterLogout(r *http.Request, at site) string {
-	if !h.cfg.logoutProvider || original(r).URL.RawQuery == signedOut {
+func (h *Handler) afterLogout(at site) string {
+	if !h.cfg.logoutProvider {
 		return h.cfg.logoutURL
 	}
 	to := h.cfg.logoutURL

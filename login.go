@@ -250,15 +250,18 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		return h.fail(w, r, failureOf(kindOf(err)), err)
 	}
 	s := h.newSession(token, idToken)
-	if !expires.IsZero() && expires.Before(s.expires) {
-		s.expires = expires
+	if !expires.IsZero() && expires.Before(s.tokenEnds) {
+		s.tokenEnds = expires
+		if s.refresh == "" {
+			s.endBy(expires)
+		}
 	}
 	// Whose sessions were ended a moment ago, by a clock that may be ahead of this
 	// one, can sign in again at once.
 	if after := h.memory.ended.After(subjectID(h.cfg.issuer, s.subject())); after.After(s.created) {
 		s.created = after
 	}
-	if !h.now().Before(s.expires) { // within the leeway of the clocks
+	if !h.now().Before(s.tokenEnds) { // within the leeway of the clocks
 		return h.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
 	}
 	err = h.saveSession(w, r.Context(), at, s)

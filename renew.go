@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,11 +23,20 @@ const (
 	// restartPause is the least time between two visits of one session that go
 	// through the authorization server to have the token renewed.
 	restartPause = time.Minute
+
+	// A note that a refresh token is being spent is believed when it still stands
+	// after so long: until then, who wrote it may only be waiting for the storage to
+	// record what came of it.
+	doubtful = retryRenewal
+
+	// recordFor is how long it is tried to write what the storage failed to take.
+	recordFor = 10 * time.Minute
 )
 
 // renewal is what a handler remembers of a session's attempts.
 type renewal struct {
 	notBefore atomic.Int64 // Unix seconds
+	doubted   atomic.Int64 // when the note was first seen, in Unix seconds
 	over      atomic.Bool  // the refresh token is not to be used any more
 }
 
@@ -70,7 +80,12 @@ func (h *Handler) renewed(ctx context.Context, at site, s *session) (*session, *
 	// no other to give.
 	flight := s.cookie.origin + string(s.handle.key[:]) + s.tokenCame.String()
 	result := h.renewals.DoChan(flight, func() (any, error) {
-		return h.renew(context.WithoutCancel(ctx), at, s)
+		ctx := context.WithoutCancel(ctx)
+		next, err := h.renew(ctx, at, s)
+		if next != nil && !h.now().Before(next.tokenEnds) {
+			next, err = h.renew(ctx, at, next) // what another instance got has died since
+		}
+		return next, err
 	})
 	if alive {
 		return s, nil
@@ -80,7 +95,11 @@ func (h *Handler) renewed(ctx context.Context, at site, s *session) (*session, *
 		if r.Err != nil {
 			return nil, &refusal{failure: errRenewal, cause: r.Err}
 		}
-		return r.Val.(*session), nil
+		next := r.Val.(*session)
+		if next != nil && !h.now().Before(next.tokenEnds) {
+			return nil, &refusal{failure: errRenewal}
+		}
+		return next, nil
 	case <-ctx.Done():
 		return nil, &refusal{failure: errGone}
 	}
@@ -95,6 +114,9 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 			h.logger.Error("renewing a session failed; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err))
 		}
 	}()
+	if _, ok := recording.Load(s.handle.key); ok {
+		return nil, errUnrecorded
+	}
 	lock := "aventus_auth/renew/" + s.name()
 	if err := h.storage.Lock(ctx, lock); err != nil {
 		return nil, err
@@ -112,10 +134,14 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 	}
 	record.seen, record.cookie = s.seen, s.cookie
 	if record.tokenCame.After(s.tokenCame) {
-		h.opened.Add(s.cookie, record) // another instance was faster
+		h.rememberSession(record) // another instance was faster
 		return record, nil
 	}
 	if record.spending {
+		now := h.now().Unix()
+		if s.renewal.doubted.CompareAndSwap(0, now) || now-s.renewal.doubted.Load() < int64(doubtful/time.Second) {
+			return nil, errSpent
+		}
 		return h.giveUp(s, errSpent)
 	}
 
@@ -131,22 +157,30 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 	}
 	next = record.with(token, h.now())
 	if h.tokens != nil {
-		if _, expires, err := h.tokens.Verify(ctx, token.AccessToken); err != nil {
+		_, expires, err := h.tokens.Verify(ctx, token.AccessToken)
+		switch {
+		case errors.Is(err, aventus.ErrToken):
+			go h.revoke(ctx, next)
 			return h.giveUp(s, fmt.Errorf("verifying the access token: %w", err))
-		} else if expires.Before(next.tokenEnds) {
+		case err != nil: // it cannot be told for now: the next attempt gets another
+			record.spending, record.refresh = false, next.refresh
+			return nil, errors.Join(err, h.storeSession(ctx, at, record))
+		}
+		if expires.Before(next.tokenEnds) {
 			next.tokenEnds = expires
 		}
 	}
 	if h.hasEnded(s) { // a logout while the answer was on its way
 		go h.revoke(ctx, next)
-		return nil, nil
+		return nil, h.shelf.Delete(ctx, s.name(), s.handle.expires)
 	}
 	if err := h.storeSession(ctx, at, next); err != nil {
 		// Here the session goes on. Elsewhere, and after a restart, the refresh token
-		// is taken for spent, as it is.
-		h.logger.Error("a renewed session could not be recorded", zap.String("session", s.name()[:8]), zap.Error(err))
+		// is taken for spent, as it is, until what came of it is recorded.
+		h.logger.Error("a renewed session could not be recorded; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err))
+		h.recordLater(ctx, at, next)
 	}
-	h.opened.Add(s.cookie, next)
+	h.rememberSession(next)
 	return next, nil
 }
 
@@ -157,7 +191,33 @@ func (h *Handler) failRenewal(ctx context.Context, at site, s, record *session, 
 		return h.giveUp(s, tokenErr)
 	}
 	record.spending = false
-	return nil, errors.Join(tokenErr, h.storeSession(ctx, at, record))
+	err := h.storeSession(ctx, at, record)
+	if err != nil {
+		h.recordLater(ctx, at, record)
+	}
+	return nil, errors.Join(tokenErr, err)
+}
+
+// recording holds the sessions whose record is still to be written, by the record's
+// key, for all configs: a reload is no reason to forget them.
+var recording sync.Map
+
+var errUnrecorded = errors.New("what came of the renewal before is still to be recorded")
+
+// recordLater writes, as soon as the storage is back, what came of spending a
+// session's refresh token. Nobody else writes that record: it holds the note.
+func (h *Handler) recordLater(ctx context.Context, at site, s *session) {
+	key := s.handle.key
+	recording.Store(key, nil)
+	go func() {
+		defer recording.Delete(key)
+		for deadline := time.Now().Add(recordFor); time.Now().Before(deadline) && !h.hasEnded(s); {
+			time.Sleep(time.Second)
+			if h.storeSession(ctx, at, s) == nil {
+				return
+			}
+		}
+	}()
 }
 
 // giveUp leaves a session to end with the token that it has.

@@ -120,6 +120,40 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// TestRenewalVerified: with verify_token, a session outlives its first token as well.
+func TestRenewalVerified(t *testing.T) {
+	w := refreshing(t, setup{block: "verify_token"})
+	b := w.browser()
+	b.login("/")
+	for range 5 {
+		w.clock.Add(time.Hour)
+		w.expect(b.get("/"), http.StatusOK)
+	}
+	w.expectNoReuse()
+
+	// The keys cannot be had for a moment: nothing is lost by it.
+	w.issuer.RotateKey()
+	var down atomic.Bool
+	w = refreshing(t, setup{block: "verify_token", issuer: func(s *aventustest.Server) {
+		s.JWKSFault = func(rw http.ResponseWriter, _ *http.Request) bool {
+			if down.Load() {
+				rw.WriteHeader(http.StatusServiceUnavailable)
+			}
+			return down.Load()
+		}
+	}})
+	b = w.browser()
+	b.login("/")
+	w.issuer.RotateKey()
+	down.Store(true)
+	w.clock.Add(time.Hour)
+	w.expect(b.get("/"), http.StatusServiceUnavailable)
+	down.Store(false)
+	w.clock.Add(time.Minute)
+	w.expect(b.get("/"), http.StatusOK)
+	w.expectNoReuse()
+}
+
 // TestRenewalAtOnce: a hundred requests with a dead token share one refresh.
 func TestRenewalAtOnce(t *testing.T) {
 	w := refreshing(t, setup{})
@@ -240,6 +274,7 @@ func TestCrashDuringRenewal(t *testing.T) {
 		}
 	}
 	w.expect(b.get("/"), http.StatusOK)
+	await(t, "the doubt", func() bool { return strings.Contains(w.log(), errSpent.Error()) })
 	w.clock.Add(time.Hour)
 	w.expect(b.get("/"), http.StatusFound)
 	if n := len(w.issuer.TokenRequests()); n != 2 {
@@ -299,11 +334,16 @@ func TestLogoutProvider(t *testing.T) {
 	if a.location() != want {
 		t.Errorf("sent to %s, want %s", a.location(), want)
 	}
-	a = b.get(b.get(a.location()).location())
+	a = b.do("GET", b.get(a.location()).location(), "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate")
 	w.expect(a, http.StatusOK)
 	if !strings.Contains(a.body, "signed out") {
 		t.Error(a.body)
 	}
+	// That page signs nobody out, whoever leads there.
+	b.login("/")
+	w.expect(b.do("GET", "/logout?signed_out", "Sec-Fetch-Site", "cross-site"), http.StatusOK)
+	w.expect(b.get("/"), http.StatusOK)
+	w.expect(b.do("GET", "/logout", "Sec-Fetch-Site", "cross-site"), http.StatusForbidden)
 	if len(w.issuer.Logouts()) != 1 {
 		t.Errorf("%d logouts at the authorization server", len(w.issuer.Logouts()))
 	}

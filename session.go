@@ -109,9 +109,12 @@ func (s *session) endBy(t time.Time) {
 }
 
 // openedSessions is how many sessions a handler remembers as it opened them, so
-// that opening is done once and not for each request. At the most, each of them
-// holds a cookie and a token of 4 KiB.
-const openedSessions = 4096
+// that opening is done once and not for each request. Those with a token longer than
+// maxRemembered are not among them.
+const (
+	openedSessions = 4096
+	maxRemembered  = 8 << 10
+)
 
 // openedKey is what a sealed session is remembered by: the whole of it, and where
 // it was opened.
@@ -154,8 +157,14 @@ func (h *Handler) openSession(ctx context.Context, at site, value string) (*sess
 	}
 	// The value is a piece of the request's header, which is not to stay for it.
 	s.seen, s.cookie = seen, openedKey{at.origin, strings.Clone(value)}
-	h.opened.Add(s.cookie, s)
+	h.rememberSession(s)
 	return s, nil
+}
+
+func (h *Handler) rememberSession(s *session) {
+	if len(s.bearer) <= maxRemembered {
+		h.opened.Add(s.cookie, s)
+	}
 }
 
 // endOf returns when a session ends, if it is not used until then.
@@ -222,7 +231,11 @@ func (h *Handler) setCookie(w http.ResponseWriter, name, value string, maxAge ti
 	if h.cfg.secure {
 		cookie += "; Secure"
 	}
-	w.Header().Add("Set-Cookie", cookie)
+	// One of a name is enough, where several blocks share it.
+	header := w.Header()
+	header["Set-Cookie"] = append(slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
+		return strings.HasPrefix(line, name+"=")
+	}), cookie)
 }
 
 // A session's plaintext is

@@ -78,7 +78,7 @@ func (h *Handler) storeSession(ctx context.Context, at site, s *session) error {
 		return err
 	}
 	// Who it is, for those who look after the server: sealed with a key of its own.
-	about, err := json.Marshal(listed{Sub: s.subject(), Site: at.origin, ClientID: h.cfg.ClientID, Created: s.created.UTC(), Expires: s.expires.UTC()})
+	about, err := json.Marshal(listed{Sub: short(s.subject()), Site: at.origin, ClientID: h.cfg.ClientID, Created: s.created.UTC(), Expires: s.expires.UTC()})
 	if err != nil {
 		return err
 	}
@@ -88,6 +88,9 @@ func (h *Handler) storeSession(ctx context.Context, at site, s *session) error {
 	}
 	return h.shelf.Put(ctx, s.name(), s.handle.expires, joinRecord([]byte(meta), sealed))
 }
+
+// short returns as much of a subject as the index has room for.
+func short(sub string) string { return sub[:min(len(sub), 1024)] }
 
 // fetchSession returns the session of a handle, or nil when it has ended. What is
 // damaged in the storage may be mended there, so it is an error, and no end.
@@ -114,6 +117,17 @@ func (h *Handler) fetchSession(ctx context.Context, at site, d *handle) (*sessio
 	}
 	s.handle = d
 	return s, nil
+}
+
+// newest returns a session as its record has it by now, if that can be read.
+func (h *Handler) newest(ctx context.Context, at site, s *session) *session {
+	if s.handle == nil {
+		return s
+	}
+	if record, err := h.fetchSession(ctx, at, s.handle); err == nil && record != nil {
+		return record
+	}
+	return s
 }
 
 // hasEnded reports whether a session has ended before its time, here or at another

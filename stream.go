@@ -72,6 +72,9 @@ func (h *Handler) newStream(w http.ResponseWriter, s *session, cancel context.Ca
 // does not count: whoever has a stream open is there.
 func (h *Handler) isOver(s *session) bool {
 	now := h.now()
+	if latest, ok := h.opened.Get(s.cookie); ok && !s.isBearer {
+		s = latest // it may have been renewed since
+	}
 	if !now.Before(s.expires) || !s.isBearer && h.hasEnded(s) {
 		return true
 	}

@@ -126,7 +126,7 @@ func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
 	return call(ctx, b, "loading "+key, func(ctx context.Context) ([]byte, error) {
 		value, err := b.Storage.Load(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
-			return b.loadMissing(ctx, key, err)
+			return b.loadMissing(ctx, key)
 		}
 		return value, err
 	}, nil)
@@ -135,19 +135,15 @@ func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
 // loadMissing makes sure that a key is not there. Some engines say so when they are
 // down, too (caddy-storage-redis 1.8.1 does), and then an outage would look like the
 // end of every session, and of the keys. What is known to be there tells.
-func (b *bounded) loadMissing(ctx context.Context, key string, missing error) ([]byte, error) {
+func (b *bounded) loadMissing(ctx context.Context, key string) ([]byte, error) {
 	_, err := b.Storage.Load(ctx, landmark)
-	if err == nil {
-		return nil, missing
+	if errors.Is(err, fs.ErrNotExist) { // it was never put there, or the storage is down
+		err = b.Storage.Store(ctx, landmark, []byte{1})
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return nil, err
 	}
-	// Either it was never put there, or the storage is down.
-	if err := b.Storage.Store(ctx, landmark, []byte{1}); err != nil {
-		return nil, err
-	}
-	return b.Storage.Load(ctx, key)
+	return b.Storage.Load(ctx, key) // the storage may just have come back
 }
 
 func (b *bounded) Store(ctx context.Context, key string, value []byte) error {

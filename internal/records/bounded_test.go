@@ -199,9 +199,6 @@ func TestBoundedMissing(t *testing.T) {
 	if err := b.Store(ctx, "a/key", []byte("value")); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Delete(ctx, landmark); err != nil {
-		t.Fatal(err)
-	}
 	asked := 0
 	s.on(func(method, key string) error {
 		if asked++; asked == 1 {

@@ -193,6 +193,7 @@ func (e *Ended) Learn(ctx context.Context) error {
 // note remembers an end; of several, the latest counts. The mutex must be held.
 func (e *Ended) note(id ID, how end) {
 	if known, ok := e.ended[id]; !ok || how.since >= known.since {
+		how.until = max(how.until, known.until)
 		e.ended[id] = how
 		if how.since != 0 {
 			e.inPart.Store(true)
