@@ -51,7 +51,7 @@ func BenchmarkAuthenticated(b *testing.B) {
 				if err := h.setUp(&certmagic.FileStorage{Path: b.TempDir()}); err != nil {
 					b.Fatal(err)
 				}
-				h.peers = &peers{own: []string{h.cfg.cookieName, h.cfg.bindingName}}
+				h.peers = new(peers)
 				cookie := benchCookie(b, h, size)
 				r := benchRequest()
 				w := httptest.NewRecorder()

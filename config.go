@@ -32,6 +32,9 @@ const (
 
 	// hostPlaceholder is the one placeholder that is left for the request.
 	hostPlaceholder = "{http.request.host}"
+
+	// anyHost stands in for it where a URL is parsed (RFC 6761, section 6.4).
+	anyHost = "host.invalid"
 )
 
 // settings are what the handler works with: the config with its placeholders
@@ -42,6 +45,7 @@ type settings struct {
 	issuer          string
 	redirectURI     string // may hold hostPlaceholder
 	fixedSite       *site  // nil if it does
+	host            string // the redirect URI's, without its port; may be hostPlaceholder's stand-in
 	callbackPath    string
 	secure          bool // the redirect URI is https
 	unauthenticated string
@@ -133,7 +137,7 @@ func (h *Handler) settings() (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.callbackPath = redirect.Path
+	s.callbackPath, s.host = redirect.Path, strings.ToLower(redirect.Hostname())
 	s.secure = redirect.Scheme == "https"
 	if s.cookieName == "" {
 		s.cookieName = defaultName
@@ -452,7 +456,7 @@ func parseRedirectURI(raw string) (*url.URL, error) {
 		if strings.Contains(rest, hostPlaceholder) || rest != "" && rest[0] != ':' && rest[0] != '/' {
 			return nil, fmt.Errorf("may hold %s as its host name only", hostPlaceholder)
 		}
-		raw = scheme + "://host.invalid" + rest
+		raw = scheme + "://" + anyHost + rest
 	} else if strings.Contains(raw, hostPlaceholder) {
 		return nil, fmt.Errorf("may hold %s as its host name only", hostPlaceholder)
 	}
@@ -463,7 +467,7 @@ func parseRedirectURI(raw string) (*url.URL, error) {
 	if u.Path == "" || u.Path == "/" {
 		return nil, errors.New("needs a path of its own, such as /oauth2/callback")
 	}
-	if strings.Contains(u.Path+"/", "/../") || strings.Contains(u.Path+"/", "/./") {
+	if hasDots(u.Path) {
 		return nil, errors.New("has a path that no browser asks for")
 	}
 	query, err := url.ParseQuery(u.RawQuery)
@@ -503,6 +507,12 @@ func (h *Handler) waits(value string) bool {
 	return !h.isExpanded && strings.Contains(strings.ReplaceAll(value, hostPlaceholder, ""), "{")
 }
 
+// hasDots reports whether a path has segments that browsers resolve before they ask
+// for it.
+func hasDots(path string) bool {
+	return strings.Contains(path+"/", "/../") || strings.Contains(path+"/", "/./")
+}
+
 func isPath(s string) bool {
 	// Browsers take the two others for the beginning of a host.
 	return strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "//") && !strings.HasPrefix(s, `/\`) &&
@@ -510,7 +520,7 @@ func isPath(s string) bool {
 }
 
 func (h *Handler) checkPath(path string) error {
-	if !h.waits(path) && (!isPath(path) || path == "/" || strings.ContainsAny(path, "?#%*")) {
+	if !h.waits(path) && (!isPath(path) || path == "/" || strings.ContainsAny(path, "?#%*") || hasDots(path)) {
 		return errors.New("needs a path of its own that begins with a slash, and no query or wildcard")
 	}
 	return nil

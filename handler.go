@@ -107,7 +107,9 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	}
 	// The cookie goes in any case; that a copy of it is no good any more needs the
 	// storage.
-	h.clearSession(w)
+	if hasCookie(cookies(r), h.cfg.cookieName) {
+		h.clearSession(w)
+	}
 	for value := range cookieValues(cookies(r), h.cfg.cookieName) {
 		s, err := h.openSession(r.Context(), at, value)
 		if err == nil && s != nil && h.now().Before(s.expires) { // idle or not
@@ -315,7 +317,13 @@ var (
 // what others said is for the log alone.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause error) error {
 	noStore(w)
+	if f.status >= 500 && r.Context().Err() != nil {
+		f, cause = errGone, nil // the visitor closed the tab: nobody's fault
+	}
 	h.takeIdentity(r) // the error's routes may lead to an upstream, too
+	if !asSent(r).introduced {
+		h.introduce(r, nil)
+	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.aventus_auth.error", f.code)
 	repl.Set("http.aventus_auth.error_description", f.description)

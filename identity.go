@@ -111,7 +111,7 @@ func (h *Handler) lacks(s *session) *refusal {
 		}
 	}
 	for _, req := range h.cfg.requireClaim {
-		has := s.claims().Strings(req.Claim)
+		_, has, _ := s.claim(req.Claim)
 		if !slices.ContainsFunc(req.Values, func(value string) bool { return slices.Contains(has, value) }) {
 			refused := &refusal{failure: errClaim}
 			refused.description = fmt.Sprintf("You are signed in, but your account lacks what is needed here (%s).", req.Claim)
@@ -145,7 +145,7 @@ func (h *Handler) introduce(r *http.Request, s *session) {
 		case name == "scope":
 			return h.scopeOf(s), true
 		}
-		if value, ok := s.claims().Lookup(name); ok {
+		if value, _, ok := s.claim(name); ok {
 			return value, true
 		}
 		return "", true

@@ -180,8 +180,11 @@ func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
 	if errors.Is(err, keyring.ErrInvalid) {
 		for _, other := range h.peers.sharing(h) {
 			if otherSite, siteErr := other.site(r); siteErr == nil {
-				if _, otherErr := other.openLogin(r, otherSite, state); otherErr == nil {
+				switch _, otherErr := other.openLogin(r, otherSite, state); {
+				case otherErr == nil:
 					return other.finishLogin(w, r)
+				case !errors.Is(otherErr, keyring.ErrInvalid):
+					return h.fail(w, r, errStorage, otherErr)
 				}
 			}
 		}
@@ -318,9 +321,6 @@ func (h *Handler) refused(w http.ResponseWriter, r *http.Request, code, descript
 
 // failExchange answers a callback whose code brought no token.
 func (h *Handler) failExchange(w http.ResponseWriter, r *http.Request, err *aventus.Error) error {
-	if r.Context().Err() != nil {
-		return h.fail(w, r, errGone, nil) // the visitor closed the tab: nobody's fault
-	}
 	if advice := err.Advice(); advice != "" {
 		return h.fail(w, r, failureOf(err.Kind), fmt.Errorf("%w (%s)", err, advice))
 	}

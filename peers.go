@@ -13,7 +13,7 @@ import (
 type peers struct {
 	mu       sync.RWMutex
 	handlers []*Handler
-	own      []string // the names of their cookies
+	own      map[*Handler][]string // the names of the cookies of those at one host
 }
 
 // configs holds the peers of each config that is loaded, by what is new for each:
@@ -31,19 +31,36 @@ func (h *Handler) join(ctx caddy.Context) error {
 	h.peers.mu.Lock()
 	defer h.peers.mu.Unlock()
 	h.peers.handlers = append(h.peers.handlers, h)
-	for _, name := range []string{h.cfg.cookieName, h.cfg.bindingName} {
-		if !slices.Contains(h.peers.own, name) {
-			h.peers.own = append(slices.Clone(h.peers.own), name)
-		}
-	}
 	return nil
 }
 
-// cookieNames returns the names of the cookies of all peers.
-func (p *peers) cookieNames() []string {
+// cookieNames returns the names of the cookies that the module may have at the host
+// of h: its own, and those of its peers there.
+func (p *peers) cookieNames(h *Handler) []string {
 	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.own
+	own, ok := p.own[h]
+	p.mu.RUnlock()
+	if ok {
+		return own
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own = []string{h.cfg.cookieName, h.cfg.bindingName}
+	for _, other := range p.handlers {
+		if other.cfg.host != h.cfg.host && other.cfg.host != anyHost && h.cfg.host != anyHost {
+			continue
+		}
+		for _, name := range []string{other.cfg.cookieName, other.cfg.bindingName} {
+			if !slices.Contains(own, name) {
+				own = append(own, name)
+			}
+		}
+	}
+	if p.own == nil {
+		p.own = make(map[*Handler][]string)
+	}
+	p.own[h] = own
+	return own
 }
 
 // sharing returns the handlers other than h that have its redirect URI.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"iter"
 	"net/http"
@@ -54,7 +55,7 @@ type session struct {
 
 	parse  sync.Once
 	access claims.Claims // of the access token
-	all    claims.Claims // and those of the ID token
+	other  claims.Claims // of the ID token, as far as the access token has none
 }
 
 const bearer = "Bearer "
@@ -65,28 +66,36 @@ func (s *session) token() string { return s.bearer[len(bearer):] }
 func (s *session) accessClaims() claims.Claims {
 	s.parse.Do(func() {
 		s.access = claims.Of(s.token())
-		s.all = s.access
 		if len(s.idToken) > 0 {
-			if id, err := claims.Parse(s.idToken); err == nil {
-				s.all = s.access.Join(id)
-			}
+			s.other, _ = claims.Parse(s.idToken) // it was marshalled here
 		}
 	})
 	return s.access
 }
 
 // claims returns all that is known of the person.
-func (s *session) claims() claims.Claims {
-	s.accessClaims()
-	return s.all
+func (s *session) claims() claims.Claims { return s.accessClaims().Join(s.other) }
+
+// claim returns what is known at a path: the access token's word counts.
+func (s *session) claim(path string) (value any, texts []string, ok bool) {
+	from := s.accessClaims()
+	if value, ok = from.Lookup(path); !ok {
+		from = s.other
+		value, ok = from.Lookup(path)
+	}
+	return value, from.Strings(path), ok
 }
 
 // subject returns who the person is at the authorization server, or "" if nothing
 // says it.
 func (s *session) subject() string {
-	sub, _ := s.claims().Lookup("sub")
-	text, _ := sub.(string)
-	return text
+	switch sub, _, _ := s.claim("sub"); sub := sub.(type) {
+	case string:
+		return sub
+	case json.Number: // it should be a string (RFC 7519, section 4.1.2)
+		return sub.String()
+	}
+	return ""
 }
 
 // newSession makes the session of a token that has just come.
@@ -169,14 +178,24 @@ func (h *Handler) rememberSession(s *session) {
 
 // endOf returns when a session ends, if it is not used until then.
 func (h *Handler) endOf(s *session) time.Time {
-	if idle := s.seen.Add(h.cfg.idle); h.cfg.idle > 0 && idle.Before(s.expires) {
+	end := h.lastOf(s)
+	if idle := s.seen.Add(h.cfg.idle); h.cfg.idle > 0 && idle.Before(end) {
 		return idle
+	}
+	return end
+}
+
+// lastOf returns when a session ends at the latest. The lifetime may be shorter by
+// now than it was when the session began.
+func (h *Handler) lastOf(s *session) time.Time {
+	if last := s.created.Add(h.cfg.lifetime); last.Before(s.expires) {
+		return last
 	}
 	return s.expires
 }
 
 // errTooLarge says that a session cannot be kept.
-var errTooLarge = errors.New("the access token is longer than 64 KiB")
+var errTooLarge = errors.New("the access token, or what the ID token says, is longer than 64 KiB")
 
 // saveSession keeps a new session, and sets its cookie, which holds it, or the
 // handle of its record in the storage.
@@ -210,7 +229,7 @@ func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at sit
 	if err != nil {
 		return err
 	}
-	age := s.expires.Sub(h.now())
+	age := h.lastOf(s).Sub(h.now())
 	if h.cfg.idle > 0 {
 		age = min(age, h.cfg.idle)
 	}
@@ -397,7 +416,7 @@ func authorization(r *http.Request) []string {
 
 // takeCookies takes the module's own cookies out of the request.
 func (h *Handler) takeCookies(r *http.Request) {
-	lines, own := r.Header["Cookie"], h.peers.cookieNames()
+	lines, own := r.Header["Cookie"], h.peers.cookieNames(h)
 	if !slices.ContainsFunc(lines, func(line string) bool {
 		return slices.ContainsFunc(own, func(name string) bool { return strings.Contains(line, name) })
 	}) {
@@ -426,6 +445,14 @@ func (h *Handler) takeCookies(r *http.Request) {
 	} else {
 		r.Header["Cookie"] = kept
 	}
+}
+
+// hasCookie reports whether there is a cookie of that name.
+func hasCookie(lines []string, name string) bool {
+	for range cookieValues(lines, name) {
+		return true
+	}
+	return false
 }
 
 // cookieValues returns the values of every cookie of that name: an old cookie may

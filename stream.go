@@ -75,7 +75,7 @@ func (h *Handler) isOver(s *session) bool {
 	if latest, ok := h.opened.Get(s.cookie); ok && !s.isBearer {
 		s = latest // it may have been renewed since
 	}
-	if !now.Before(s.expires) || !s.isBearer && h.hasEnded(s) {
+	if !now.Before(h.lastOf(s)) || !s.isBearer && h.hasEnded(s) {
 		return true
 	}
 	return s.refresh != "" && s.renewal.over.Load() && !now.Before(s.tokenEnds)

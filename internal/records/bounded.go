@@ -38,7 +38,8 @@ func Bounded(storage certmagic.Storage) certmagic.Storage {
 		Storage: storage,
 		timeout: storageTimeout,
 		slots:   make(chan struct{}, storageCalls),
-		held:    make(map[string]context.CancelFunc),
+		held:    make(map[string]func()),
+		locks:   make(chan struct{}, storageCalls),
 	}
 }
 
@@ -46,32 +47,42 @@ func Bounded(storage certmagic.Storage) certmagic.Storage {
 type bounded struct {
 	certmagic.Storage
 	timeout time.Duration
-	slots   chan struct{}
+	slots   chan struct{} // of the calls under way
+	locks   chan struct{} // of the locks that are wanted or held
 
 	mu   sync.Mutex
-	held map[string]context.CancelFunc // ends the context of a lock that is held
+	held map[string]func() // gives free what a lock that is held holds
 }
 
 // call runs f within the bounds. If f succeeds after it was given up on, undo
 // (which may be nil) takes its effect back.
 func call[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error), undo func()) (T, error) {
 	var zero T
-	select {
-	case b.slots <- struct{}{}:
-	default:
-		// A burst waits for its turn, for as long as it would wait for an answer.
-		turn := time.NewTimer(b.timeout)
-		defer turn.Stop()
-		select {
-		case b.slots <- struct{}{}:
-		case <-turn.C:
-			return zero, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing)
-		}
+	if !b.acquire(b.slots) {
+		return zero, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing)
 	}
 	return wait(ctx, b, doing, func(ctx context.Context) (T, error) {
 		defer func() { <-b.slots }()
 		return f(ctx)
 	}, undo)
+}
+
+// acquire takes a slot. A burst waits for its turn, for as long as it would wait for
+// an answer.
+func (b *bounded) acquire(slots chan struct{}) bool {
+	select {
+	case slots <- struct{}{}:
+		return true
+	default:
+	}
+	turn := time.NewTimer(b.timeout)
+	defer turn.Stop()
+	select {
+	case slots <- struct{}{}:
+		return true
+	case <-turn.C:
+		return false
+	}
 }
 
 // wait runs f within the time bound alone.
@@ -167,43 +178,51 @@ func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]stri
 }
 
 // Lock hands down a context that lasts until Unlock: some engines keep a lock fresh
-// for as long as the context lives that it was taken with.
+// for as long as the context lives that it was taken with. Locks have slots of their
+// own, or those who hold one could find no slot for what they hold it for.
 func (b *bounded) Lock(ctx context.Context, name string) error {
+	if !b.acquire(b.locks) {
+		return fmt.Errorf("%w: locking %s: too many wait for a lock", ErrStorage, name)
+	}
 	held, release := context.WithCancel(context.WithoutCancel(ctx))
-	_, err := call(ctx, b, "locking "+name, func(ctx context.Context) (struct{}, error) {
+	free := sync.OnceFunc(func() { release(); <-b.locks })
+	unlock := func() {
+		_ = b.Storage.Unlock(context.Background(), name)
+		free()
+	}
+	_, err := wait(ctx, b, "locking "+name, func(ctx context.Context) (struct{}, error) {
 		stop := context.AfterFunc(ctx, release) // given up, or answered
 		err := b.Storage.Lock(held, name)
 		if !stop() && err == nil {
-			return struct{}{}, errors.Join(ctx.Err(), b.Storage.Unlock(context.WithoutCancel(ctx), name))
+			unlock()
+			return struct{}{}, ctx.Err()
+		}
+		if err != nil {
+			free()
 		}
 		return struct{}{}, err
-	}, func() { _ = b.Storage.Unlock(context.Background(), name) })
+	}, unlock)
 	if err != nil {
-		release()
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.held[name] = release
+	b.held[name] = free
 	return nil
 }
 
-// Unlock needs no slot, for there are no more of them than locks, which had one:
-// an engine may keep a lock that is not released alive for as long as the process
-// lives.
+// Unlock gives the lock's slot free when the engine has answered, however long that
+// takes.
 func (b *bounded) Unlock(ctx context.Context, name string) error {
-	defer b.release(name)
+	b.mu.Lock()
+	free := b.held[name] // the next holder's comes after this
+	delete(b.held, name)
+	b.mu.Unlock()
 	_, err := wait(ctx, b, "unlocking "+name, func(ctx context.Context) (struct{}, error) {
+		if free != nil {
+			defer free()
+		}
 		return struct{}{}, b.Storage.Unlock(ctx, name)
 	}, nil)
 	return err
-}
-
-func (b *bounded) release(name string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if release, ok := b.held[name]; ok {
-		release()
-		delete(b.held, name)
-	}
 }
