@@ -29,6 +29,8 @@ const (
 // fs.ErrNotExist, so that callers can tell an outage from anything else.
 var ErrStorage = errors.New("storage")
 
+var errNoAnswer = errors.New("no answer")
+
 // Bounded returns storage with a limit on how long each call lasts and on how
 // many are under way at once. Engines are free to ignore a context (files on a
 // network share do), so a call that is given up on goes on in the background,
@@ -110,16 +112,17 @@ func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 
 	select {
 	case r := <-done:
-		if errors.Is(r.err, fs.ErrNotExist) {
+		switch {
+		case r.err == nil:
+			return r.value, nil
+		case errors.Is(r.err, fs.ErrNotExist):
 			return zero, fmt.Errorf("%s: %w", doing, r.err)
-		}
-		if r.err != nil {
+		case !errors.Is(ctx.Err(), context.DeadlineExceeded):
 			return zero, fmt.Errorf("%w: %s: %w", ErrStorage, doing, r.err)
 		}
-		return r.value, nil
 	case <-ctx.Done():
-		return zero, fmt.Errorf("%w: %s: no answer within %s", ErrStorage, doing, b.timeout)
 	}
+	return zero, fmt.Errorf("%w: %s: %w within %s", ErrStorage, doing, errNoAnswer, b.timeout)
 }
 
 // sure makes an error of a panic: these goroutines have nobody else to catch it, and

@@ -373,13 +373,13 @@ func TestBoundedLockContext(t *testing.T) {
 	}
 	cancel()
 	time.Sleep(2 * b.timeout)
-	if err := s.taken.Err(); err != nil {
+	if err := s.takenWith().Err(); err != nil {
 		t.Errorf("while the lock is held: %v", err)
 	}
 	if err := b.Unlock(t.Context(), "a/lock"); err != nil {
 		t.Fatal(err)
 	}
-	if s.taken.Err() == nil {
+	if s.takenWith().Err() == nil {
 		t.Error("the context outlives the lock")
 	}
 	if len(b.held) != 0 {
@@ -387,11 +387,11 @@ func TestBoundedLockContext(t *testing.T) {
 	}
 
 	// One that is waited for in vain is given up, by the engine too.
-	s.on(func(string, string) error { <-s.taken.Done(); return s.taken.Err() })
+	s.on(func(string, string) error { <-s.takenWith().Done(); return s.takenWith().Err() })
 	if err := b.Lock(t.Context(), "a/lock"); !errors.Is(err, ErrStorage) {
 		t.Errorf("error %v", err)
 	}
-	eventually(t, "the engine learns that the lock was given up", func() bool { return s.taken.Err() != nil })
+	eventually(t, "the engine learns that the lock was given up", func() bool { return s.takenWith().Err() != nil })
 	if len(b.held) != 0 {
 		t.Errorf("%d locks are remembered", len(b.held))
 	}
@@ -404,8 +404,16 @@ type lockStorage struct {
 }
 
 func (s *lockStorage) Lock(ctx context.Context, name string) error {
+	s.mu.Lock()
 	s.taken = ctx
+	s.mu.Unlock()
 	return s.testStorage.Lock(ctx, name)
+}
+
+func (s *lockStorage) takenWith() context.Context {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken
 }
 
 // A visitor who closes the tab ends no call of the storage half-way.

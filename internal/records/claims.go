@@ -50,6 +50,14 @@ func (c *Claims) Claim(ctx context.Context, ids ...string) (bool, error) {
 
 	lock := path.Join(c.prefix, ids[0])
 	if err := c.storage.Lock(ctx, lock); err != nil {
+		// An instance that dies leaves its lock, for some seconds. If it is only that,
+		// somebody else was first.
+		if errors.Is(err, errNoAnswer) {
+			_, loadErr := c.storage.Load(ctx, c.key(hourOf(c.now()), ids[0]))
+			if loadErr == nil || errors.Is(loadErr, fs.ErrNotExist) {
+				return false, nil
+			}
+		}
 		return false, err
 	}
 	// A lock that cannot be released goes stale by itself, and the claim stands.

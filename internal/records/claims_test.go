@@ -142,6 +142,29 @@ func TestClaimUnderWay(t *testing.T) {
 	claim(t, c, true, "code2", "state2")
 }
 
+// TestClaimLockLeft: an instance died with the lock; whoever comes next was not the
+// first. Where the storage does not answer at all, nobody can tell.
+func TestClaimLockLeft(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	b := Bounded(s).(*bounded)
+	b.timeout = 100 * time.Millisecond
+	c := NewClaims(b, "test/spent", keep, clock.Now)
+	if err := s.Lock(t.Context(), "test/spent/code"); err != nil {
+		t.Fatal(err)
+	}
+	claim(t, c, false, "code", "state")
+	claim(t, c, true, "another code", "another state")
+	s.on(func(method, _ string) error {
+		if method == "Load" {
+			return errors.New("connection refused")
+		}
+		return nil
+	})
+	if first, err := c.Claim(t.Context(), "code", "state"); first || !errors.Is(err, ErrStorage) {
+		t.Errorf("%v, error %v", first, err)
+	}
+}
+
 // A claim counts for as long as it was asked to be kept, whatever hour it was made
 // in, and by whatever clock within the limits.
 func TestClaimLasts(t *testing.T) {

@@ -164,8 +164,16 @@ func (e *Ended) Learn(ctx context.Context) error {
 		from = all.prefix
 	}
 	keys, err := storage.List(ctx, from, true)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 3; tries++ {
+		// Nothing is there, or (with files) something went while it was listed, and
+		// then the rest is not listed either.
+		if e.isGone(ctx, storage, from) {
+			break
+		}
+		keys, err = storage.List(ctx, from, true)
+	}
+	if err != nil && !(errors.Is(err, fs.ErrNotExist) && e.isGone(ctx, storage, from)) {
+		return err // it is tried again soon
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -188,6 +196,12 @@ func (e *Ended) Learn(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// isGone reports whether there is nothing at all below a place.
+func (e *Ended) isGone(ctx context.Context, storage certmagic.Storage, place string) bool {
+	_, err := storage.List(ctx, place, false)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // note remembers an end; of several, the latest counts. The mutex must be held.

@@ -2,6 +2,7 @@ package records
 
 import (
 	"errors"
+	"io/fs"
 	"testing"
 	"time"
 
@@ -139,5 +140,33 @@ func TestShelf(t *testing.T) {
 	s.sweepNow(t.Context(), hourOf(expires)+1)
 	if _, err := s.Get(t.Context(), "a", expires); err == nil {
 		t.Error("not swept")
+	}
+}
+
+// TestEndedListVanishes: with files, a listing breaks off when something goes while
+// it is made. That is not the same as nothing being there.
+func TestEndedListVanishes(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	a := NewEnded(clock.Now)
+	a.Use(s)
+	defer a.Destruct()
+	if err := a.End(t.Context(), ID{1}, clock.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	failures := 2
+	s.on(func(method, _ string) error {
+		if method == "List" && failures > 0 {
+			failures--
+			if failures == 1 {
+				return fs.ErrNotExist
+			}
+		}
+		return nil
+	})
+	b := NewEnded(clock.Now)
+	b.Use(s)
+	defer b.Destruct()
+	if !b.Has(ID{1}, clock.Now()) {
+		t.Error("what was there was taken for nothing")
 	}
 }
