@@ -16,20 +16,22 @@
 // Aventus Platform.
 //
 // A request's way through the files: ServeHTTP in handler.go tells the callback,
-// the logout, the profile, what is protected and what is not apart. What is protected needs a
-// session, which session.go opens from its cookie. Without one, login.go sends
-// the visitor to the authorization server (startLogin), and takes them back at
-// the callback (finishLogin), where internal/aventus exchanges the code for a
-// token, and session.go seals that into the cookie. With one, identity.go says who
-// it is and whether they may, passage.go takes out of the request what the visitor
-// may not say, and it goes on with the token.
-// What is sealed is sealed with the keys of internal/keyring, what is used once is
-// claimed in internal/records, and config.go says what a good configuration is.
+// the logout, the profile, what is protected and what is not apart. What is
+// protected needs a session, which session.go opens from its cookie (cookie.go),
+// or from its record in Caddy's storage (store.go). Without one, login.go sends the
+// visitor to the authorization server (startLogin), and takes them back at the
+// callback (finishLogin), where internal/aventus exchanges the code for a token.
+// With one, renew.go sees that its token lives, identity.go says who it is and
+// whether they may, passage.go takes out of the request what the visitor may not
+// say, and it goes on with the token; stream.go ends what outlasts the session.
+//
+// Beside it, config.go says what a good configuration is, peers.go introduces the
+// blocks of one config to each other, and admin.go is for those who look after the
+// sessions. What is sealed is sealed with the keys of internal/keyring, and what is
+// to be known by all instances is in internal/records.
 package aventusauth
 
 import (
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -273,20 +275,6 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// memory is what this process knows of what is in its storage. It lasts from one
-// config to the next, so that a reload while the storage is down costs no session,
-// and brings none back that has ended.
-type memory struct {
-	keys  keyring.Cache
-	ended *records.Ended
-}
-
-// Destruct implements caddy.Destructor.
-func (m *memory) Destruct() error { return m.ended.Destruct() }
-
-// memories holds the memory of each storage that a loaded config has.
-var memories = caddy.NewUsagePool()
-
 // clock is replaced by tests, and read when a config is loaded.
 var clock = time.Now
 
@@ -345,31 +333,6 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	}
 	h.verified, err = lru.New[[32]byte, *session](verifiedTokens)
 	return err
-}
-
-// remember gives the handler the memory of its storage.
-func (h *Handler) remember(id string) error {
-	value, _, err := memories.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return &memory{ended: records.NewEnded(h.now)}, nil
-	})
-	if err != nil {
-		return err
-	}
-	h.memory, h.memoryID = value.(*memory), id
-	return nil
-}
-
-// storageID returns a string that is the same for two storages if they are of
-// one type and configured alike. Caddy makes a new value of the storage for each
-// config, so the value itself does not tell.
-func storageID(storage certmagic.Storage) string {
-	config, err := json.Marshal(storage)
-	if err != nil || len(config) <= len("{}") {
-		// It keeps its configuration to itself: it is the same as itself only.
-		return fmt.Sprintf("%T %p", storage, storage)
-	}
-	// It may hold a password.
-	return fmt.Sprintf("%T %x", storage, sha256.Sum256(config))
 }
 
 // Cleanup lets go of what Provision took. It also runs after a Provision that

@@ -134,7 +134,7 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 	}
 	record.seen, record.cookie = s.seen, s.cookie
 	if record.tokenCame.After(s.tokenCame) {
-		h.rememberSession(record) // another instance was faster
+		h.opened.Add(record.cookie, record) // another instance was faster
 		return record, nil
 	}
 	if record.spending {
@@ -180,7 +180,7 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 		h.logger.Error("a renewed session could not be recorded; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err))
 		h.recordLater(ctx, at, next)
 	}
-	h.rememberSession(next)
+	h.opened.Add(next.cookie, next)
 	return next, nil
 }
 

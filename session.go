@@ -7,17 +7,12 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"iter"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
@@ -118,12 +113,9 @@ func (s *session) endBy(t time.Time) {
 }
 
 // openedSessions is how many sessions a handler remembers as it opened them, so
-// that opening is done once and not for each request. Those with a token longer than
-// maxRemembered are not among them.
-const (
-	openedSessions = 4096
-	maxRemembered  = 8 << 10
-)
+// that opening is done once and not for each request, and a renewal's state is kept.
+// Each holds its token and its cookie: some kilobytes as a rule, 70 at the most.
+const openedSessions = 4096
 
 // openedKey is what a sealed session is remembered by: the whole of it, and where
 // it was opened.
@@ -166,14 +158,8 @@ func (h *Handler) openSession(ctx context.Context, at site, value string) (*sess
 	}
 	// The value is a piece of the request's header, which is not to stay for it.
 	s.seen, s.cookie = seen, openedKey{at.origin, strings.Clone(value)}
-	h.rememberSession(s)
+	h.opened.Add(s.cookie, s)
 	return s, nil
-}
-
-func (h *Handler) rememberSession(s *session) {
-	if len(s.bearer) <= maxRemembered {
-		h.opened.Add(s.cookie, s)
-	}
 }
 
 // endOf returns when a session ends, if it is not used until then.
@@ -235,26 +221,6 @@ func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at sit
 	}
 	h.setCookie(w, h.cfg.cookieName, value, age)
 	return nil
-}
-
-// clearSession deletes the session's cookie.
-func (h *Handler) clearSession(w http.ResponseWriter) {
-	h.setCookie(w, h.cfg.cookieName, "", 0)
-}
-
-// setCookie sets a cookie, or with a maxAge of zero deletes it. Deleting repeats
-// the attributes: without them, browsers keep a cookie whose name begins with
-// __Host-.
-func (h *Handler) setCookie(w http.ResponseWriter, name, value string, maxAge time.Duration) {
-	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) + "; HttpOnly; SameSite=Lax"
-	if h.cfg.secure {
-		cookie += "; Secure"
-	}
-	// One of a name is enough, where several blocks share it.
-	header := w.Header()
-	header["Set-Cookie"] = append(slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
-		return strings.HasPrefix(line, name+"=")
-	}), cookie)
 }
 
 // A session's plaintext is
@@ -374,102 +340,4 @@ func jwtParts(token string) [][]byte {
 		parts = append(parts, part)
 	}
 	return parts
-}
-
-// sentVar is where the first block of the module that a request meets keeps what
-// it takes out of it, for the others.
-const sentVar = "aventus_auth.sent"
-
-// sent is what a request came with, and who it is from by now. As a placeholder, it
-// is empty: what stands in it is for this module alone.
-type sent struct {
-	cookies, authorization []string
-	introduced             bool                     // the placeholders ask whoIs
-	whoIs                  func(string) (any, bool) // the last block's word
-}
-
-func (*sent) String() string { return "" }
-
-func asSent(r *http.Request) *sent {
-	if was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent); ok {
-		return was
-	}
-	return nil
-}
-
-// cookies returns the lines of the request's Cookie header as they came.
-func cookies(r *http.Request) []string {
-	if was := asSent(r); was != nil {
-		return was.cookies
-	}
-	return r.Header["Cookie"]
-}
-
-// authorization returns the lines of the request's Authorization header as they
-// came.
-func authorization(r *http.Request) []string {
-	if was := asSent(r); was != nil {
-		return was.authorization
-	}
-	return r.Header["Authorization"]
-}
-
-// takeCookies takes the module's own cookies out of the request.
-func (h *Handler) takeCookies(r *http.Request) {
-	lines, own := r.Header["Cookie"], h.peers.cookieNames(h)
-	if !slices.ContainsFunc(lines, func(line string) bool {
-		return slices.ContainsFunc(own, func(name string) bool { return strings.Contains(line, name) })
-	}) {
-		return
-	}
-	var kept []string
-	for _, line := range lines {
-		var rest strings.Builder
-		for pair := range strings.SplitSeq(line, ";") {
-			if name, _ := cutCookie(pair); slices.Contains(own, name) {
-				continue
-			}
-			if rest.Len() > 0 {
-				rest.WriteByte(';')
-				rest.WriteString(pair)
-			} else {
-				rest.WriteString(strings.TrimLeft(pair, " \t"))
-			}
-		}
-		if rest.Len() > 0 {
-			kept = append(kept, rest.String())
-		}
-	}
-	if kept == nil {
-		delete(r.Header, "Cookie")
-	} else {
-		r.Header["Cookie"] = kept
-	}
-}
-
-// hasCookie reports whether there is a cookie of that name.
-func hasCookie(lines []string, name string) bool {
-	for range cookieValues(lines, name) {
-		return true
-	}
-	return false
-}
-
-// cookieValues returns the values of every cookie of that name: an old cookie may
-// stand in front of the good one.
-func cookieValues(lines []string, name string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for _, line := range lines {
-			for pair := range strings.SplitSeq(line, ";") {
-				if n, value := cutCookie(pair); n == name && !yield(value) {
-					return
-				}
-			}
-		}
-	}
-}
-
-func cutCookie(pair string) (name, value string) {
-	name, value, _ = strings.Cut(pair, "=")
-	return strings.Trim(name, " \t"), strings.Trim(value, " \t")
 }

@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
@@ -152,4 +155,43 @@ func (h *Handler) endSession(ctx context.Context, s *session) error {
 		err = errors.Join(err, h.shelf.Delete(ctx, s.name(), s.handle.expires))
 	}
 	return err
+}
+
+// memory is what this process knows of what is in its storage. It lasts from one
+// config to the next, so that a reload while the storage is down costs no session,
+// and brings none back that has ended.
+type memory struct {
+	keys  keyring.Cache
+	ended *records.Ended
+}
+
+// Destruct implements caddy.Destructor.
+func (m *memory) Destruct() error { return m.ended.Destruct() }
+
+// memories holds the memory of each storage that a loaded config has.
+var memories = caddy.NewUsagePool()
+
+// remember gives the handler the memory of its storage.
+func (h *Handler) remember(id string) error {
+	value, _, err := memories.LoadOrNew(id, func() (caddy.Destructor, error) {
+		return &memory{ended: records.NewEnded(h.now)}, nil
+	})
+	if err != nil {
+		return err
+	}
+	h.memory, h.memoryID = value.(*memory), id
+	return nil
+}
+
+// storageID returns a string that is the same for two storages if they are of
+// one type and configured alike. Caddy makes a new value of the storage for each
+// config, so the value itself does not tell.
+func storageID(storage certmagic.Storage) string {
+	config, err := json.Marshal(storage)
+	if err != nil || len(config) <= len("{}") {
+		// It keeps its configuration to itself: it is the same as itself only.
+		return fmt.Sprintf("%T %p", storage, storage)
+	}
+	// It may hold a password.
+	return fmt.Sprintf("%T %x", storage, sha256.Sum256(config))
 }
