@@ -2,7 +2,6 @@ package aventusauth
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
@@ -219,10 +218,7 @@ func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
 }
 
 // subjectID is what a user's sessions are ended by.
-func subjectID(issuer, sub string) records.ID {
-	sum := sha256.Sum256([]byte("subject\x00" + issuer + "\x00" + sub))
-	return records.ID(sum[:])
-}
+func subjectID(issuer, sub string) records.ID { return idOf("subject", issuer, sub) }
 
 // joinRecord puts what the index says of a session in front of its record.
 func joinRecord(meta, sealed []byte) []byte {

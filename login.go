@@ -18,6 +18,7 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 const (
@@ -136,7 +137,8 @@ func (h *Handler) idNonce(l *login) string {
 	if h.idTokens == nil {
 		return ""
 	}
-	return claimID("nonce", string(l.nonce[:]))
+	id := idOf("nonce", string(l.nonce[:]))
+	return hex.EncodeToString(id[:])
 }
 
 var (
@@ -218,7 +220,7 @@ func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
 		return h.refused(w, r, refused, params.Get("error_description"))
 	}
 
-	first, err := h.claims.Claim(r.Context(), claimID("code", h.cfg.issuer, code), claimID("state", state))
+	first, err := h.memory.claims.Claim(h.storage, idOf("code", h.cfg.issuer, code), idOf("state", state))
 	if err != nil {
 		return h.fail(w, r, errStorage, err)
 	}
@@ -367,8 +369,8 @@ func browserOf(binding string) [16]byte {
 	return [16]byte(sum[:])
 }
 
-// claimID names what is used once: in the storage, only its hash is seen.
-func claimID(parts ...string) string {
+// idOf names a thing in the storage, where only its hash is seen.
+func idOf(parts ...string) records.ID {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return hex.EncodeToString(sum[:16])
+	return records.ID(sum[:])
 }

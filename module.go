@@ -184,7 +184,6 @@ type Handler struct {
 	matchers caddyhttp.MatcherSets
 	cfg      *settings
 	client   *aventus.Client
-	claims   *records.Claims
 	states   *keyring.Box
 	proofs   *keyring.Box // PKCE code verifiers
 	sessions *keyring.Box
@@ -321,7 +320,6 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	if h.opened, err = lru.New[openedKey, *session](openedSessions); err != nil {
 		return err
 	}
-	h.claims = records.NewClaims(h.storage, "aventus_auth/spent", loginLifetime, h.now)
 
 	h.client = aventus.NewClient(h.cfg.Config)
 	h.keySet = aventus.NewKeySet(h.cfg.jwksURL, h.now)

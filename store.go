@@ -161,8 +161,9 @@ func (h *Handler) endSession(ctx context.Context, s *session) error {
 // config to the next, so that a reload while the storage is down costs no session,
 // and brings none back that has ended.
 type memory struct {
-	keys  keyring.Cache
-	ended *records.Ended
+	keys   keyring.Cache
+	claims *records.Claims // codes and states that were used
+	ended  *records.Ended
 }
 
 // Destruct implements caddy.Destructor.
@@ -174,7 +175,10 @@ var memories = caddy.NewUsagePool()
 // remember gives the handler the memory of its storage.
 func (h *Handler) remember(id string) error {
 	value, _, err := memories.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return &memory{ended: records.NewEnded(h.now)}, nil
+		return &memory{
+			claims: records.NewClaims("aventus_auth/spent", loginLifetime, h.now),
+			ended:  records.NewEnded(h.now),
+		}, nil
 	})
 	if err != nil {
 		return err

@@ -60,6 +60,20 @@ func (s *testStorage) count(call string) int {
 	return n
 }
 
+// countAll returns how often a method was called, and forgets what came so far.
+func (s *testStorage) countAll(method string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, c := range s.calls {
+		if strings.HasPrefix(c, method+" ") {
+			n++
+		}
+	}
+	s.calls = nil
+	return n
+}
+
 func (s *testStorage) Load(_ context.Context, key string) ([]byte, error) {
 	if err := s.called("Load", key); err != nil {
 		return nil, err

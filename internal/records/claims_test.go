@@ -2,6 +2,7 @@ package records
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -11,7 +12,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/certmagic"
 )
 
 // testClock stands still until a test turns it.
@@ -29,218 +33,378 @@ func (c *testClock) Add(by time.Duration) { c.now.Add(int64(by / time.Second)) }
 
 const keep = time.Hour
 
-func newClaims(s *testStorage, clock *testClock) *Claims {
-	return NewClaims(s, "test/spent", keep, clock.Now)
+// process is one that shares a storage, or one that came after a restart.
+type process struct {
+	*Claims
+	s certmagic.Storage
 }
 
-// claim fails the test unless the claim's result is as wanted.
-func claim(t *testing.T, c *Claims, want bool, ids ...string) {
-	t.Helper()
-	if got, err := c.Claim(t.Context(), ids...); err != nil || got != want {
-		t.Errorf("claiming %q: %v, error %v; want %v", ids, got, err, want)
+func newProcess(s certmagic.Storage, clock *testClock) *process {
+	return &process{NewClaims("test/spent", keep, clock.Now), s}
+}
+
+// idsOf makes ids of names.
+func idsOf(names ...string) []ID {
+	var ids []ID
+	for _, name := range names {
+		ids = append(ids, ID(append([]byte(name), make([]byte, len(ID{}))...)))
 	}
-	idle(t, c)
+	return ids
 }
 
-// idle fails the test if the claims remember anything: they must not grow.
-func idle(t *testing.T, c *Claims) {
+func (p *process) claim(names ...string) (bool, error) { return p.Claim(p.s, idsOf(names...)...) }
+
+// expect fails the test unless the claim's result is as wanted.
+func (p *process) expect(t *testing.T, want bool, names ...string) {
 	t.Helper()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.underWay) != 0 {
-		t.Errorf("%d ids are remembered", len(c.underWay))
+	if got, err := p.claim(names...); err != nil || got != want {
+		t.Errorf("claiming %q: %v, error %v; want %v", names, got, err, want)
 	}
 }
 
 func TestClaim(t *testing.T) {
 	s, clock := newStorage(t), newClock()
-	c := newClaims(s, clock)
-	claim(t, c, true, "code1", "state1")
-	claim(t, c, false, "code1", "state1")
-	claim(t, c, false, "code1", "state2")
+	p := newProcess(s, clock)
+	p.expect(t, true, "code1", "state1")
+	p.expect(t, false, "code1", "state1")
+	p.expect(t, false, "code1", "state2")
 	// Either of them counts, for itself and in either place.
-	claim(t, c, false, "code2", "state1")
-	claim(t, c, false, "state1")
-	claim(t, c, false, "code2", "code1")
+	p.expect(t, false, "code2", "state1")
+	p.expect(t, false, "state1")
+	p.expect(t, false, "code2", "code1")
 	// What lost left no claim behind.
-	claim(t, c, true, "code2", "state2")
+	p.expect(t, true, "code2", "state2")
 
-	// A restart, and another instance.
-	claim(t, newClaims(s, clock), false, "code1", "state3")
-	claim(t, newClaims(s, clock), false, "code3", "state2")
-	claim(t, newClaims(s, clock), true, "code3", "state3")
-	claim(t, c, false, "code3", "state3")
+	// A restart, and another process.
+	newProcess(s, clock).expect(t, false, "code1", "state3")
+	newProcess(s, clock).expect(t, false, "code3", "state2")
+	newProcess(s, clock).expect(t, true, "code4", "state4")
+	p.expect(t, false, "code4", "state5")
+	p.expect(t, false, "code5", "state4")
 	// Another use of the same storage.
-	claim(t, NewClaims(s, "test/other", keep, clock.Now), true, "code1", "state1")
-	if locks, _ := os.ReadDir(filepath.Join(s.Path, "locks")); len(locks) != 0 {
-		t.Errorf("%d locks are left", len(locks))
+	other := NewClaims("test/other", keep, clock.Now)
+	if ok, err := other.Claim(s, idsOf("code1", "state1")...); !ok || err != nil {
+		t.Errorf("%v, error %v", ok, err)
+	}
+	if _, err := os.Stat(filepath.Join(s.Path, "locks")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there are locks: %v", err)
 	}
 }
 
-// Fifty callbacks at once, at two instances: one of them gets to send the code.
+// Fifty callbacks at once, at two instances: one of them at most gets to send the
+// code, and one does where all of them come to the same instance.
 func TestClaimAtOnce(t *testing.T) {
-	t.Parallel() // the storage looks at its lock once a second
-	s, clock := newStorage(t), newClock()
-	instances := []*Claims{newClaims(s, clock), newClaims(s, clock)}
-	var won atomic.Int64
-	var wg sync.WaitGroup
-	start := make(chan struct{})
-	for i := range 50 {
-		wg.Go(func() {
-			<-start
-			// The states differ: the code alone decides.
-			ok, err := instances[i%2].Claim(t.Context(), "code", "state"+strconv.Itoa(i))
-			if err != nil {
-				t.Error(err)
+	for _, n := range []int{1, 2} {
+		for range 20 {
+			s, clock := newStorage(t), newClock()
+			instances := []*process{newProcess(s, clock), newProcess(s, clock)}[:n]
+			var won atomic.Int64
+			var wg sync.WaitGroup
+			start := make(chan struct{})
+			for i := range 50 {
+				wg.Go(func() {
+					<-start
+					// The states differ: the code alone decides.
+					ok, err := instances[i%n].claim("code", "state"+strconv.Itoa(i))
+					if err != nil {
+						t.Error(err)
+					}
+					if ok {
+						won.Add(1)
+					}
+				})
 			}
-			if ok {
-				won.Add(1)
+			close(start)
+			wg.Wait()
+			if got := won.Load(); got > 1 || n == 1 && got != 1 {
+				t.Fatalf("%d of 50 won at %d instances", got, n)
 			}
-		})
-	}
-	close(start)
-	wg.Wait()
-	if n := won.Load(); n != 1 {
-		t.Errorf("%d of 50 won", n)
-	}
-	for _, c := range instances {
-		idle(t, c)
-		claim(t, c, false, "code")
+			for _, p := range instances {
+				p.expect(t, false, "code")
+			}
+		}
 	}
 }
 
-// Who comes second does not queue for the storage's lock.
-func TestClaimUnderWay(t *testing.T) {
+// TestClaimsTogether: what is claimed while the journal is being written is written
+// together, and each claim gets a result of its own.
+func TestClaimsTogether(t *testing.T) {
 	s, clock := newStorage(t), newClock()
-	c := newClaims(s, clock)
-	locked, release := make(chan struct{}), make(chan struct{})
+	newProcess(s, clock).expect(t, true, "taken")
+	p := newProcess(s, clock)
+	writing, release := make(chan struct{}), make(chan struct{})
+	first := true
 	s.on(func(m, _ string) error {
-		if m == "Lock" {
-			close(locked)
+		if m == "Store" && first {
+			first = false
+			close(writing)
 			<-release
 		}
 		return nil
 	})
-	first := make(chan bool)
-	go func() {
-		ok, err := c.Claim(t.Context(), "code", "state")
-		first <- ok && err == nil
-	}()
-	<-locked
-	for _, ids := range [][]string{{"code", "state"}, {"code", "state2"}, {"code2", "state"}} {
-		if ok, err := c.Claim(t.Context(), ids...); ok || err != nil {
-			t.Errorf("claiming %q: %v, error %v", ids, ok, err)
+	results := make(chan error)
+	claim := func(want bool, names ...string) {
+		go func() {
+			got, err := p.claim(names...)
+			if err == nil && got != want {
+				err = fmt.Errorf("claiming %q: %v", names, got)
+			}
+			results <- err
+		}()
+	}
+	claim(true, "code", "state")
+	<-writing
+	// What is under way is claimed already, and need not wait to be told so.
+	p.expect(t, false, "code", "state2")
+	p.expect(t, false, "code2", "state")
+	for i := range 20 {
+		claim(true, "code"+strconv.Itoa(10+i), "state"+strconv.Itoa(10+i))
+	}
+	claim(false, "taken", "state99") // by another, of whom nothing is known yet
+	awaitWaiting(t, p, 21)
+	s.count("")
+	close(release)
+	for range 22 {
+		if err := <-results; err != nil {
+			t.Error(err)
 		}
 	}
-	s.on(nil)
-	close(release)
-	if !<-first {
-		t.Error("the first did not win")
+	if n := s.countAll("Store"); n != 1 {
+		t.Errorf("21 claims were written in %d calls", n)
 	}
-	// Those that lost took nothing of the first one's.
-	claim(t, c, false, "code")
-	claim(t, c, true, "code2", "state2")
 }
 
-// TestClaimLockLeft: an instance died with the lock; whoever comes next was not the
-// first. Where the storage does not answer at all, nobody can tell.
-func TestClaimLockLeft(t *testing.T) {
+// awaitWaiting waits until so many claims wait.
+func awaitWaiting(t *testing.T, p *process, n int) {
+	t.Helper()
+	eventually(t, "the claims wait", func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.waiting) == n
+	})
+}
+
+// TestClaimTie: two instances that claim the same thing, each before it has read the
+// other's journal, do not both get it, whichever is faster.
+func TestClaimTie(t *testing.T) {
 	s, clock := newStorage(t), newClock()
-	b := Bounded(s).(*bounded)
-	b.timeout = 100 * time.Millisecond
-	c := NewClaims(b, "test/spent", keep, clock.Now)
-	if err := s.Lock(t.Context(), "test/spent/code"); err != nil {
-		t.Fatal(err)
-	}
-	claim(t, c, false, "code", "state")
-	claim(t, c, true, "another code", "another state")
-	s.on(func(method, _ string) error {
-		if method == "Load" {
-			return errors.New("connection refused")
+	a, b := newProcess(s, clock), newProcess(s, clock)
+	var met atomic.Bool
+	s.on(func(m, _ string) error {
+		if m == "List" && met.CompareAndSwap(false, true) { // a has written, and not read
+			b.expect(t, false, "code")
 		}
 		return nil
 	})
-	if first, err := c.Claim(t.Context(), "code", "state"); first || !errors.Is(err, ErrStorage) {
-		t.Errorf("%v, error %v", first, err)
+	a.expect(t, false, "code")
+}
+
+// TestJournalHalfWritten: a journal that is named before it is there, as some engines
+// do, is read when it is.
+func TestJournalHalfWritten(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	a, b := newProcess(s, clock), newProcess(s, clock)
+	a.expect(t, true, "code")
+	s.on(func(m, key string) error {
+		if m == "Load" && key == a.journal {
+			return fs.ErrNotExist
+		}
+		return nil
+	})
+	b.expect(t, true, "another")
+	s.on(nil)
+	b.expect(t, false, "code")
+}
+
+// A journal that is full is followed by another; all of them count.
+func TestJournalFull(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	a, b := newProcess(s, clock), newProcess(s, clock)
+	const n = 3 * journalSize / len(ID{})
+	for i := range n / 10 {
+		var names []string
+		for j := range 10 {
+			names = append(names, strconv.Itoa(10*i+j))
+		}
+		a.expect(t, true, names...)
+		if i%100 == 0 {
+			b.expect(t, true, "b"+strconv.Itoa(i))
+		}
+	}
+	journals, err := os.ReadDir(filepath.Join(s.Path, "test", "spent", "500000"))
+	if err != nil || len(journals) != 4 {
+		t.Errorf("%d journals, error %v; want 3 of one and 1 of the other", len(journals), err)
+	}
+	for _, p := range []*process{b, newProcess(s, clock)} {
+		for i := range n / 10 {
+			p.expect(t, false, strconv.Itoa(10*i+i%10))
+		}
+	}
+	// What is full is not read again.
+	s.count("")
+	b.expect(t, true, "another")
+	if loads := s.countAll("Load"); loads != 2 {
+		t.Errorf("%d journals were read, want the two others that are not full", loads)
 	}
 }
 
 // A claim counts for as long as it was asked to be kept, whatever hour it was made
-// in, and by whatever clock within the limits.
+// in, and by whatever clock within the limits; also to one who has read the journals
+// before it was made, and not since.
 func TestClaimLasts(t *testing.T) {
 	for _, made := range []time.Duration{0, time.Second, 30 * time.Minute, time.Hour - time.Second} {
 		for _, skew := range []time.Duration{0, ClockSkew, -ClockSkew} {
 			for _, later := range []time.Duration{0, time.Second, 30 * time.Minute, time.Hour - time.Second, keep} {
-				s, there, here := newStorage(t), newClock(), newClock()
-				there.Add(made)
-				here.Add(made + skew + later)
-				claim(t, newClaims(s, there), true, "code")
-				claim(t, newClaims(s, here), false, "code")
-				if t.Failed() {
-					t.Fatalf("made %v after the hour, asked %v later by a clock %v off", made, later, skew)
+				for _, before := range []time.Duration{0, time.Minute, 3 * time.Hour} {
+					s, there, here := newStorage(t), newClock(), newClock()
+					there.Add(made)
+					here.Add(made + skew - before)
+					p := newProcess(s, here)
+					if before > 0 {
+						p.expect(t, true, "before")
+					}
+					newProcess(s, there).expect(t, true, "code")
+					here.Add(before + later)
+					p.expect(t, false, "code")
+					if t.Failed() {
+						t.Fatalf("made %v after the hour, asked %v later by a clock %v off, that last asked %v before", made, later, skew, before)
+					}
 				}
 			}
 		}
 	}
 }
 
+// TestClaimClockSetBack: a clock that was ahead by hours does not keep anyone from
+// claiming, nor make them miss what others claim.
+func TestClaimClockSetBack(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	p := newProcess(s, clock)
+	clock.Add(2 * time.Hour)
+	p.expect(t, true, "one")
+	clock.Add(-2 * time.Hour)
+	newProcess(s, clock).expect(t, true, "two")
+	p.expect(t, false, "two")
+	p.expect(t, false, "one")
+	p.expect(t, true, "three")
+}
+
 // Of a storage that fails, no claim comes: neither a yes nor a no.
 func TestClaimStorageFails(t *testing.T) {
-	for _, method := range []string{"Lock", "Load", "Store"} {
+	for _, method := range []string{"Store", "List", "Load"} {
 		s, clock := newStorage(t), newClock()
-		c := newClaims(s, clock)
-		claim(t, c, true, "taken")
+		newProcess(s, clock).expect(t, true, "taken")
+		p := newProcess(s, clock)
 		s.on(func(m, _ string) error {
 			if m == method {
 				return errBroken
 			}
 			return nil
 		})
-		if ok, err := c.Claim(t.Context(), "code", "state"); ok || !errors.Is(err, errBroken) {
-			t.Errorf("%s fails: %v, error %v", method, ok, err)
-		}
-		idle(t, c)
-		if locks, _ := os.ReadDir(filepath.Join(s.Path, "locks")); len(locks) != 0 {
-			t.Errorf("%s fails: %d locks are left", method, len(locks))
+		for range 2 {
+			if ok, err := p.claim("code", "state"); ok || !errors.Is(err, errBroken) {
+				t.Errorf("%s fails: %v, error %v", method, ok, err)
+			}
 		}
 		s.on(nil)
-		claim(t, c, true, "code", "state")
-		claim(t, c, false, "taken")
+		p.expect(t, true, "code", "state")
+		p.expect(t, false, "taken")
+		newProcess(s, clock).expect(t, false, "code")
 	}
 
-	// The claim stands when its lock cannot be released, and when what is old
-	// cannot be swept.
+	// What is old cannot be swept: that is no reason to refuse a claim.
 	s, clock := newStorage(t), newClock()
-	c := newClaims(s, clock)
-	s.on(func(m, _ string) error {
-		if m == "Unlock" || m == "List" || m == "Delete" {
+	s.on(func(m, key string) error {
+		if m == "Delete" || m == "List" && key == "test/spent" {
 			return errBroken
 		}
 		return nil
 	})
-	claim(t, c, true, "code")
+	newProcess(s, clock).expect(t, true, "code")
+}
 
-	// A claim that was half made is not made again.
-	s, stores := newStorage(t), 0
+// TestClaimStorageLies: some engines say that nothing is there when they are down.
+func TestClaimStorageLies(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	newProcess(s, clock).expect(t, true, "code")
+	p := newProcess(s, clock)
 	s.on(func(m, _ string) error {
-		if m == "Store" {
-			if stores++; stores == 2 {
-				return errBroken
-			}
+		if m == "List" {
+			return fs.ErrNotExist
 		}
 		return nil
 	})
-	c = newClaims(s, clock)
-	if ok, err := c.Claim(t.Context(), "code", "state"); ok || !errors.Is(err, errBroken) {
-		t.Errorf("the second Store fails: %v, error %v", ok, err)
+	if ok, err := p.claim("code"); ok || !errors.Is(err, ErrStorage) {
+		t.Errorf("%v, error %v", ok, err)
 	}
-	claim(t, c, false, "code", "state")
+	s.on(nil)
+	p.expect(t, false, "code")
+}
+
+// TestStoreCarriedOutLate: a write that was given up on, and is carried out when
+// others came after it, undoes none of them.
+func TestStoreCarriedOutLate(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	p := newProcess(s, clock)
+	p.expect(t, true, "one")
+	stale := p.journal
+	s.on(func(m, _ string) error {
+		if m == "Store" {
+			return errBroken
+		}
+		return nil
+	})
+	if ok, _ := p.claim("two"); ok {
+		t.Error("first, though nothing was written")
+	}
+	s.on(nil)
+	p.expect(t, true, "three")
+	late := idsOf("one", "two")
+	if err := s.FileStorage.Store(t.Context(), stale, append(late[0][:], late[1][:]...)); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"one", "three"} {
+		newProcess(s, clock).expect(t, false, name)
+	}
+}
+
+// TestClaimTooSlow: whoever waits for a storage that hangs is told so in time.
+func TestClaimTooSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, clock := newStorage(t), newClock()
+		p := newProcess(s, clock)
+		release := make(chan struct{})
+		s.on(func(m, _ string) error { <-release; return nil })
+		begun := time.Now()
+		if ok, err := p.claim("code"); ok || !errors.Is(err, ErrStorage) || time.Since(begun) != claimTimeout {
+			t.Errorf("%v, error %v after %v", ok, err, time.Since(begun))
+		}
+		close(release)
+		synctest.Wait()
+		p.expect(t, false, "code") // it was written in the end
+	})
+}
+
+// TestClaimsForgotten: what does not count any more is not remembered.
+func TestClaimsForgotten(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	p := newProcess(s, clock)
+	for hour := range 5 {
+		p.expect(t, true, "p"+strconv.Itoa(hour))
+		newProcess(s, clock).expect(t, true, "q"+strconv.Itoa(hour))
+		clock.Add(time.Hour)
+	}
+	p.expect(t, true, "last")
+	// At 5:00, what was claimed at 3:50 counts, by others at any time of that hour.
+	if len(p.claimed) != 4 || len(p.read) != 4 {
+		t.Errorf("%d ids and %d journals are remembered", len(p.claimed), len(p.read))
+	}
 }
 
 // Old claims are removed, and those that still count are not.
 func TestSweep(t *testing.T) {
 	s, clock := newStorage(t), newClock()
-	c := newClaims(s, clock)
+	c := newProcess(s, clock)
 	hours := func() string {
 		var names []string
 		dirs, err := os.ReadDir(filepath.Join(s.Path, "test", "spent"))
@@ -262,44 +426,43 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	for hour := range 6 {
-		claim(t, c, true, "code"+strconv.Itoa(hour), "state"+strconv.Itoa(hour))
+		c.expect(t, true, "code"+strconv.Itoa(hour), "state"+strconv.Itoa(hour))
 		clock.Add(time.Hour)
 	}
 	// At 5:00, a claim counts that was made at 3:55 by the clock of that instance;
 	// and for an instance whose clock is late, one that was made at 3:50.
 	eventually(t, "the old hours are gone", func() bool { return hours() == "3 4 5 README" })
 	clock.Add(-time.Hour)
-	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
+	c.place.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
 	if got := hours(); got != "3 4 5 README" {
 		t.Errorf("a sweep left the hours %s", got)
 	}
-	claim(t, newClaims(s, clock), false, "code5")
-	claim(t, newClaims(s, clock), false, "code4")
-
 	// The sweep is due once an hour, and not at every claim.
 	clock.Add(time.Minute)
 	s.count("")
-	claim(t, c, true, "another")
+	c.expect(t, true, "another")
 	time.Sleep(20 * time.Millisecond)
 	if n := s.count("List test/spent"); n != 0 {
 		t.Errorf("swept %d times in the same hour", n)
 	}
+	newProcess(s, clock).expect(t, false, "code5")
+	newProcess(s, clock).expect(t, false, "code4")
 }
 
 // What is old long since, after a stop, is swept by the first claim.
 func TestSweepAfterStop(t *testing.T) {
 	s, clock := newStorage(t), newClock()
-	c := newClaims(s, clock)
-	claim(t, c, true, "code")
+	c := newProcess(s, clock)
+	c.expect(t, true, "code")
 	clock.Add(90 * 24 * time.Hour)
-	c = newClaims(s, clock)
-	claim(t, c, true, "another")
+	c = newProcess(s, clock)
+	c.expect(t, true, "another")
 	old := path.Join("test/spent", "500000")
 	eventually(t, "the old hour is gone", func() bool {
 		_, err := os.Stat(s.Filename(old))
 		return os.IsNotExist(err)
 	})
-	claim(t, c, false, "another")
+	c.expect(t, false, "another")
 }
 
 // A storage that fails during a sweep is left in peace, and the next one does
@@ -307,11 +470,11 @@ func TestSweepAfterStop(t *testing.T) {
 func TestSweepFails(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	for hour := range 3 {
-		claim(t, newClaims(s, clock), true, "code"+strconv.Itoa(hour), "state"+strconv.Itoa(hour))
+		newProcess(s, clock).expect(t, true, "code"+strconv.Itoa(hour), "state"+strconv.Itoa(hour))
 		clock.Add(time.Hour)
 	}
 	clock.Add(24 * time.Hour)
-	c := newClaims(s, clock)
+	place, oldest := &hours{storage: s, prefix: "test/spent"}, hourOf(clock.Now())-2
 	var deletes atomic.Int64
 	s.on(func(m, _ string) error {
 		if m == "Delete" {
@@ -320,11 +483,11 @@ func TestSweepFails(t *testing.T) {
 		}
 		return nil
 	})
-	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
+	place.sweepNow(t.Context(), oldest)
 	if n := deletes.Load(); n > 2 {
 		t.Errorf("asked a failing storage %d times", n)
 	}
-	// That somebody else was faster is no failure: three hours, each of two files
+	// That somebody else was faster is no failure: three hours, each of a file
 	// in a directory, are tried.
 	s.on(func(m, _ string) error {
 		if m == "Delete" {
@@ -334,12 +497,12 @@ func TestSweepFails(t *testing.T) {
 		return nil
 	})
 	deletes.Store(0)
-	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
-	if n := deletes.Load(); n < 9 {
-		t.Errorf("tried to delete %d times, want 9", n)
+	place.sweepNow(t.Context(), oldest)
+	if n := deletes.Load(); n < 6 {
+		t.Errorf("tried to delete %d times, want 6", n)
 	}
 	s.on(nil)
-	c.sweepNow(t.Context(), hourOf((clock.Now()).Add(-c.keep-2*ClockSkew)))
+	place.sweepNow(t.Context(), oldest)
 	if dirs, _ := os.ReadDir(filepath.Join(s.Path, "test", "spent")); len(dirs) != 0 {
 		t.Errorf("%d hours are left", len(dirs))
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"strconv"
 	"strings"
@@ -156,23 +155,15 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 // not sure to be enough.
 func (e *Ended) Learn(ctx context.Context) error {
 	e.mu.Lock()
-	storage, all, lately, learned := e.storage, e.all, e.lately, e.learned
+	all, lately, learned := e.all, e.lately, e.learned
 	e.mu.Unlock()
 	now := e.now()
-	from := lately.prefix
+	from := lately
 	if gap := now.Sub(learned); gap < 0 || gap > recently-2*ClockSkew {
-		from = all.prefix
+		from = all
 	}
-	keys, err := storage.List(ctx, from, true)
-	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 3; tries++ {
-		// Nothing is there, or (with files) something went while it was listed, and
-		// then the rest is not listed either.
-		if e.isGone(ctx, storage, from) {
-			break
-		}
-		keys, err = storage.List(ctx, from, true)
-	}
-	if err != nil && !(errors.Is(err, fs.ErrNotExist) && e.isGone(ctx, storage, from)) {
+	keys, err := from.list(ctx, from.prefix, true)
+	if err != nil {
 		return err // it is tried again soon
 	}
 	e.mu.Lock()
@@ -196,12 +187,6 @@ func (e *Ended) Learn(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// isGone reports whether there is nothing at all below a place.
-func (e *Ended) isGone(ctx context.Context, storage certmagic.Storage, place string) bool {
-	_, err := storage.List(ctx, place, false)
-	return errors.Is(err, fs.ErrNotExist)
 }
 
 // note remembers an end; of several, the latest counts. The mutex must be held.

@@ -26,20 +26,38 @@ func (h *hours) key(hour int64, id string) string {
 	return path.Join(h.prefix, strconv.FormatInt(hour, 10), id)
 }
 
+// hourIn returns the hour that a directory is for.
+func hourIn(dir string) (int64, error) { return strconv.ParseInt(path.Base(dir), 10, 64) }
+
+// list returns the keys of a directory. That there is nothing is no error.
+func (h *hours) list(ctx context.Context, dir string, recursive bool) ([]string, error) {
+	keys, err := h.storage.List(ctx, dir, recursive)
+	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 3; tries++ {
+		// Nothing is there, or (with files) something went while it was listed, and
+		// then the rest is not listed either.
+		if _, err := h.storage.List(ctx, dir, false); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		keys, err = h.storage.List(ctx, dir, recursive)
+	}
+	return keys, err
+}
+
 // sweep deletes, in the background and once an hour, what is filed under hours
-// before oldest. What it fails to delete, the next one does.
-func (h *hours) sweep(ctx context.Context, now, oldest int64) {
+// before oldest, and reports whether it was time to. What it fails to delete, the
+// next one does.
+func (h *hours) sweep(ctx context.Context, now, oldest int64) bool {
 	if swept := h.swept.Load(); swept == now || !h.swept.CompareAndSwap(swept, now) {
-		return
+		return false
 	}
 	go h.sweepNow(context.WithoutCancel(ctx), oldest)
+	return true
 }
 
 func (h *hours) sweepNow(ctx context.Context, oldest int64) {
 	dirs, _ := h.storage.List(ctx, h.prefix, false)
 	for _, dir := range dirs {
-		hour, err := strconv.ParseInt(path.Base(dir), 10, 64)
-		if err != nil || hour >= oldest {
+		if hour, err := hourIn(dir); err != nil || hour >= oldest {
 			continue
 		}
 		if h.removeAll(ctx, dir) != nil {
