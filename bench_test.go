@@ -25,8 +25,8 @@ var nothing = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) err
 
 // BenchmarkAuthenticated measures what a request with a session costs in this
 // handler alone. "nothing" is what a handler costs that only calls the next one;
-// "first" is a session's first request, which opens the cookie; "again" are those
-// that come after it.
+// "first" is a session's first request, which opens the cookie, and reads the storage
+// where the session rests there; "again" are those that come after it.
 //
 //	go test -run '^$' -bench Authenticated -benchmem .
 func BenchmarkAuthenticated(b *testing.B) {
@@ -42,30 +42,28 @@ func BenchmarkAuthenticated(b *testing.B) {
 		}
 	})
 	for _, size := range []int{750, 1500} {
-		for _, first := range []bool{false, true} {
-			name := fmt.Sprintf("token=%d/again", size)
-			if first {
-				name = fmt.Sprintf("token=%d/first", size)
+		for _, store := range []string{"cookie", "storage"} {
+			for _, which := range []string{"again", "first"} {
+				b.Run(fmt.Sprintf("token=%d/store=%s/%s", size, store, which), func(b *testing.B) {
+					h := benchHandler(b, Handler{Session: Session{Store: store}})
+					cookie := benchCookie(b, h, size)
+					r := benchRequest("https://example.com/page")
+					w := httptest.NewRecorder()
+					b.ReportAllocs()
+					for b.Loop() {
+						resetRequest(r, cookie)
+						if which == "first" {
+							h.opened.RemoveOldest()
+						}
+						if err := h.ServeHTTP(w, r, nothing); err != nil {
+							b.Fatal(err)
+						}
+					}
+					if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") {
+						b.Fatal("the request was not let through")
+					}
+				})
 			}
-			b.Run(name, func(b *testing.B) {
-				h := benchHandler(b, Handler{})
-				cookie := benchCookie(b, h, size)
-				r := benchRequest("https://example.com/page")
-				w := httptest.NewRecorder()
-				b.ReportAllocs()
-				for b.Loop() {
-					resetRequest(r, cookie)
-					if first {
-						h.opened.RemoveOldest()
-					}
-					if err := h.ServeHTTP(w, r, nothing); err != nil {
-						b.Fatal(err)
-					}
-				}
-				if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") {
-					b.Fatal("the request was not let through")
-				}
-			})
 		}
 	}
 }

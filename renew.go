@@ -260,9 +260,11 @@ func (h *Handler) revoke(ctx context.Context, s *session) {
 // token lasts. It does not if it was tried within the last minute, which the
 // cookie tells: it was sealed then.
 func (h *Handler) renewsByVisit(r *http.Request, s *session) bool {
+	if s.refresh != "" || s.isBearer || r.Method != http.MethodGet || h.cfg.unauthenticated == "deny" {
+		return false
+	}
 	now := h.now()
-	return s.refresh == "" && !s.isBearer && r.Method == http.MethodGet && strings.EqualFold(r.Header.Get("Sec-Fetch-Mode"), "navigate") &&
-		!now.Before(h.renewFrom(s)) && now.Sub(s.seen) >= restartPause && h.cfg.unauthenticated != "deny" && isPage(r)
+	return !now.Before(h.renewFrom(s)) && now.Sub(s.seen) >= restartPause && strings.EqualFold(r.Header.Get("Sec-Fetch-Mode"), "navigate") && isPage(r)
 }
 
 var errRenewal = failure{http.StatusServiceUnavailable, "renewal_unavailable", "Your session cannot be renewed for the moment. Try again soon."}
