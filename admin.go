@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"strings"
@@ -151,6 +152,26 @@ func handlers() []*Handler {
 	return all
 }
 
+// listed reads what a record says of its session, if it was sealed for this client and
+// has not ended.
+func (h *Handler) listed(ctx context.Context, name string, record []byte) (s listed, ok bool) {
+	meta, _, ok := splitRecord(record)
+	id, err := hex.DecodeString(name)
+	if !ok || err != nil || len(id) != len(records.ID{}) {
+		return listed{}, false
+	}
+	plaintext, _, err := h.index.Open(ctx, string(meta), []byte(name))
+	if err != nil || json.Unmarshal(plaintext, &s) != nil || !h.now().Before(s.Expires) {
+		return listed{}, false
+	}
+	h.learn()
+	if h.memory.ended.Has(records.ID(id), s.Created) || h.memory.ended.Has(subjectID(h.cfg.issuer, s.Sub), s.Created) {
+		return listed{}, false
+	}
+	s.ID = name
+	return s, true
+}
+
 // listSessions returns the sessions in the storages of all handlers that have not
 // ended. What was sealed for a client that is not configured is left out.
 func listSessions(ctx context.Context) ([]listed, error) {
@@ -158,20 +179,11 @@ func listSessions(ctx context.Context) ([]listed, error) {
 	seen := make(map[string]bool)
 	for _, h := range handlers() {
 		err := h.shelf.Each(ctx, func(name string, record []byte) {
-			meta, _, ok := splitRecord(record)
-			if !ok || seen[name] {
+			if seen[name] {
 				return
 			}
-			plaintext, _, err := h.index.Open(ctx, string(meta), []byte(name))
-			var s listed
-			if err != nil || json.Unmarshal(plaintext, &s) != nil || !h.now().Before(s.Expires) {
-				return
-			}
-			seen[name] = true
-			id, _ := hex.DecodeString(name)
-			h.learn()
-			if len(id) == len(records.ID{}) && !h.memory.ended.Has(records.ID(id), s.Created) && !h.memory.ended.Has(subjectID(h.cfg.issuer, s.Sub), s.Created) {
-				s.ID = name
+			if s, ok := h.listed(ctx, name, record); ok {
+				seen[name] = true
 				sessions = append(sessions, s)
 			}
 		})
@@ -185,8 +197,8 @@ func listSessions(ctx context.Context) ([]listed, error) {
 // revokeSessions ends the session of that id, or all of that subject's that there
 // are by now, and reports whether there was anything to end.
 func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
+	all := handlers()
 	if sub != "" {
-		all := handlers()
 		for _, h := range all {
 			h.learn()
 			now := h.now()
@@ -196,22 +208,21 @@ func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
 		}
 		return len(all) > 0, nil
 	}
-	sessions, err := listSessions(ctx)
-	if err != nil {
-		return false, err
+	id = strings.ToLower(id)
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != len(records.ID{}) {
+		return false, nil
 	}
-	for _, s := range sessions {
-		if s.ID != strings.ToLower(id) {
+	for _, h := range all {
+		record, err := h.shelf.Find(ctx, id)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		raw, err := hex.DecodeString(s.ID)
 		if err != nil {
 			return false, err
 		}
-		for _, h := range handlers() {
-			if h.cfg.ClientID == s.ClientID {
-				return true, h.memory.ended.End(ctx, records.ID(raw), s.Expires)
-			}
+		if s, ok := h.listed(ctx, id, record); ok {
+			return true, h.memory.ended.End(ctx, records.ID(raw), s.Expires)
 		}
 	}
 	return false, nil

@@ -20,6 +20,9 @@ const (
 	// landmark is a key that is always there, once it was looked for.
 	landmark = "aventus_auth/landmark"
 
+	// What nobody waits for may take longer: to list a million files, say.
+	patience = 30 * time.Minute
+
 	// A storage that hangs holds on to at most this many goroutines; calls beyond
 	// them wait for their turn, and fail if it does not come.
 	storageCalls = 128
@@ -54,6 +57,16 @@ type bounded struct {
 
 	mu   sync.Mutex
 	held map[string]func() // gives free what a lock that is held holds
+}
+
+// patient returns a bounded storage for work in the background, which does one thing
+// at a time, and gives each call all the time that it may need.
+func patient(storage certmagic.Storage) certmagic.Storage {
+	b, ok := storage.(*bounded)
+	if !ok {
+		return storage
+	}
+	return &bounded{Storage: b.Storage, timeout: patience, slots: make(chan struct{}, 1)}
 }
 
 // call runs f within the bounds. If f succeeds after it was given up on, undo

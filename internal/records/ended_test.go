@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -128,11 +129,27 @@ func TestShelf(t *testing.T) {
 	if err := s.Put(t.Context(), "b", expires, []byte("2")); err != nil {
 		t.Fatal(err)
 	}
+	if got, err := s.Find(t.Context(), "b"); err != nil || string(got) != "2" {
+		t.Errorf("%q, %v", got, err)
+	}
 	for range 2 {
 		if err := s.Delete(t.Context(), "b", expires); err != nil {
 			t.Error(err)
 		}
 	}
+	if _, err := s.Find(t.Context(), "b"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("found what is not there: %v", err)
+	}
+	storage.on(func(method, _ string) error {
+		if method == "List" {
+			return errBroken
+		}
+		return nil
+	})
+	if _, err := s.Find(t.Context(), "a"); !errors.Is(err, errBroken) {
+		t.Errorf("not found in a storage that fails: %v", err)
+	}
+	storage.on(nil)
 	s.sweepNow(t.Context(), hourOf(expires))
 	if _, err := s.Get(t.Context(), "a", expires); err != nil {
 		t.Errorf("swept too early: %v", err)
@@ -141,6 +158,29 @@ func TestShelf(t *testing.T) {
 	if _, err := s.Get(t.Context(), "a", expires); err == nil {
 		t.Error("not swept")
 	}
+}
+
+// TestSweepOfMany: to list and to delete what a busy hour left may take longer than a
+// request waits, and is done all the same.
+func TestSweepOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, clock := newStorage(t), newClock()
+		s := NewShelf(Bounded(storage), "shelf", clock.Now)
+		if err := s.Put(t.Context(), "a", clock.Now(), []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		storage.on(func(method, _ string) error {
+			if method == "List" || method == "Delete" {
+				time.Sleep(4 * storageTimeout)
+			}
+			return nil
+		})
+		s.sweepNow(t.Context(), hourOf(clock.Now())+1)
+		storage.on(nil)
+		if _, err := s.Get(t.Context(), "a", clock.Now()); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("not swept: %v", err)
+		}
+	})
 }
 
 // TestEndedListVanishes: with files, a listing breaks off when something goes while

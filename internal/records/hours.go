@@ -55,23 +55,24 @@ func (h *hours) sweep(ctx context.Context, now, oldest int64) bool {
 }
 
 func (h *hours) sweepNow(ctx context.Context, oldest int64) {
-	dirs, _ := h.storage.List(ctx, h.prefix, false)
+	storage := patient(h.storage)
+	dirs, _ := storage.List(ctx, h.prefix, false)
 	for _, dir := range dirs {
 		if hour, err := hourIn(dir); err != nil || hour >= oldest {
 			continue
 		}
-		if h.removeAll(ctx, dir) != nil {
+		if removeAll(ctx, storage, dir) != nil {
 			return // the storage is failing: leave it in peace
 		}
 	}
 }
 
 // removeAll deletes a directory. Not every engine does so with what is in it.
-func (h *hours) removeAll(ctx context.Context, dir string) error {
-	keys, err := h.storage.List(ctx, dir, true)
+func removeAll(ctx context.Context, storage certmagic.Storage, dir string) error {
+	keys, err := storage.List(ctx, dir, true)
 	for _, key := range append(keys, dir) {
 		if err == nil {
-			err = h.remove(ctx, key)
+			err = remove(ctx, storage, key)
 		}
 	}
 	return err
@@ -79,8 +80,8 @@ func (h *hours) removeAll(ctx context.Context, dir string) error {
 
 // remove deletes a key. For some engines it is an error that it is gone: another
 // instance sweeps too, and a directory goes with its last file.
-func (h *hours) remove(ctx context.Context, key string) error {
-	if err := h.storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func remove(ctx context.Context, storage certmagic.Storage, key string) error {
+	if err := storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

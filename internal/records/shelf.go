@@ -57,7 +57,23 @@ func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error
 	return nil
 }
 
+// Find returns what was put under id, or fs.ErrNotExist, for those who do not know when
+// it expires.
+func (s *Shelf) Find(ctx context.Context, id string) ([]byte, error) {
+	dirs, err := s.list(ctx, s.prefix, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range dirs {
+		value, err := s.storage.Load(ctx, path.Join(dir, id))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return value, err
+		}
+	}
+	return nil, fs.ErrNotExist
+}
+
 // Delete removes what was put under id. That it is not there is no error.
 func (s *Shelf) Delete(ctx context.Context, id string, expires time.Time) error {
-	return s.remove(ctx, s.key(hourOf(expires), id))
+	return remove(ctx, s.storage, s.key(hourOf(expires), id))
 }
