@@ -45,6 +45,7 @@ type settings struct {
 	issuer          string
 	redirectURI     string // may hold hostPlaceholder
 	fixedSite       *site  // nil if it does
+	label           string // what the site is called in metrics: its origin
 	host            string // the redirect URI's, without its port; may be hostPlaceholder's stand-in
 	callbackPath    string
 	secure          bool // the redirect URI is https
@@ -173,8 +174,9 @@ func (h *Handler) settings() (*settings, error) {
 	if c.VerifyToken != nil && c.VerifyToken.JWKSURL != "" {
 		s.jwksURL = c.VerifyToken.JWKSURL
 	}
+	at := s.site(s.redirectURI)
+	s.label = at.origin
 	if !strings.Contains(s.redirectURI, hostPlaceholder) {
-		at := s.site(s.redirectURI)
 		s.fixedSite = &at
 	}
 	return s, nil

@@ -25,7 +25,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	switch path := original(r).URL.Path; {
 	case path == "": // of a CONNECT, or no page's; and of what is not configured
 	case path == h.cfg.callbackPath:
-		return h.finishLogin(w, r)
+		return h.countFailure(h.finishLogin(w, r))
 	case path == h.cfg.logoutPath:
 		return h.leave(w, r)
 	case path == h.cfg.profilePath:
@@ -114,7 +114,9 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 		s, err := h.openSession(r.Context(), at, value)
 		if err == nil && s != nil && h.now().Before(s.expires) { // idle or not
 			newest := h.newest(r.Context(), at, s)
-			err = h.endSession(r.Context(), s)
+			if err = h.endSession(r.Context(), s); err == nil {
+				h.tell("logout", "signed out", at, newest)
+			}
 			go h.revoke(context.WithoutCancel(r.Context()), newest)
 		}
 		if err != nil {
@@ -304,6 +306,8 @@ type failure struct {
 	description string
 }
 
+func (f failure) Error() string { return f.code + ": " + f.description }
+
 var (
 	errLoginRequired = failure{http.StatusUnauthorized, "login_required", "You need to sign in."}
 	errBadHost       = failure{http.StatusBadRequest, "invalid_host", "This site cannot be reached by this name."}
@@ -333,10 +337,10 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 			level = zapcore.ErrorLevel
 		}
 		if c := h.logger.Check(level, f.code); c != nil {
-			c.Write(zap.Int("status", f.status), zap.Error(cause))
+			c.Write(zap.Int("status", f.status), zap.Error(cause), advice(cause))
 		}
 	}
-	return caddyhttp.Error(f.status, fmt.Errorf("%s: %s", f.code, f.description))
+	return caddyhttp.Error(f.status, f)
 }
 
 // noStore marks an answer of our own: no cache keeps it, and where it leads to does

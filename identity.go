@@ -33,6 +33,7 @@ type refusal struct {
 	failure
 	challenge string
 	cause     error
+	session   *session // whose request it is; nil if that is not known
 }
 
 // identify returns who a request is from: whose session it has or, with
@@ -46,6 +47,9 @@ func (h *Handler) identify(r *http.Request, at site) (*session, *refusal) {
 		var refused *refusal
 		if s, refused = h.renewed(r.Context(), at, s); refused != nil {
 			return nil, refused
+		}
+		if s == nil {
+			sessionsRefused.WithLabelValues(h.cfg.label, "expired").Inc()
 		}
 	}
 	if s == nil && h.cfg.acceptBearer {
@@ -102,7 +106,7 @@ func (h *Handler) lacks(s *session) *refusal {
 			if slices.Contains(granted, scope) {
 				continue
 			}
-			refused := &refusal{failure: errScope}
+			refused := &refusal{failure: errScope, session: s}
 			refused.description = fmt.Sprintf("You are signed in, but lack the scope %s.", scope)
 			if s.isBearer {
 				refused.challenge = fmt.Sprintf(`Bearer error="insufficient_scope", scope="%s"`, strings.Join(h.cfg.requireScope, " "))
@@ -113,7 +117,7 @@ func (h *Handler) lacks(s *session) *refusal {
 	for _, req := range h.cfg.requireClaim {
 		_, has, _ := s.claim(req.Claim)
 		if !slices.ContainsFunc(req.Values, func(value string) bool { return slices.Contains(has, value) }) {
-			refused := &refusal{failure: errClaim}
+			refused := &refusal{failure: errClaim, session: s}
 			refused.description = fmt.Sprintf("You are signed in, but your account lacks what is needed here (%s).", req.Claim)
 			return refused
 		}
@@ -199,6 +203,9 @@ func (h *Handler) serveProfile(w http.ResponseWriter, r *http.Request) error {
 
 // refuse ends a request with what keeps it from going on.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refused *refusal) error {
+	if refused.code != errLoginRequired.code {
+		h.countRefusal(refused)
+	}
 	if refused.code == errRenewal.code {
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryRenewal/time.Second)))
 	}

@@ -98,6 +98,7 @@ func (h *Handler) startLogin(w http.ResponseWriter, r *http.Request, returnTo st
 
 	h.setCookie(w, h.cfg.bindingName, binding, loginLifetime)
 	noStore(w)
+	loginsBegun.WithLabelValues(h.cfg.label).Inc()
 	w.Header().Set("Location", h.client.AuthorizeURL(at.redirectURI, state, verifier, h.idNonce(l)))
 	w.WriteHeader(status)
 	return nil
@@ -243,9 +244,11 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if err != nil {
 		return h.fail(w, r, errStorage, err)
 	}
-	token, tokenErr := h.client.Exchange(r.Context(), code, at.redirectURI, verifier)
+	token, tokenErr := h.requestToken("authorization_code", func() (aventus.Token, *aventus.Error) {
+		return h.client.Exchange(r.Context(), code, at.redirectURI, verifier)
+	})
 	if tokenErr != nil {
-		return h.failExchange(w, r, tokenErr)
+		return h.fail(w, r, failureOf(tokenErr.Kind), tokenErr)
 	}
 	idToken, expires, err := h.verifyTokens(r, l, token)
 	if err != nil {
@@ -276,6 +279,8 @@ func (h *Handler) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if err != nil {
 		return h.fail(w, r, errStorage, err)
 	}
+	loginsFinished.WithLabelValues(h.cfg.label).Inc()
+	h.tell("login", "signed in", at, s)
 	return h.goBack(w, at, l)
 }
 
@@ -319,14 +324,6 @@ func (h *Handler) refused(w http.ResponseWriter, r *http.Request, code, descript
 		return h.fail(w, r, errServerBusy, cause)
 	}
 	return h.fail(w, r, errServer, cause)
-}
-
-// failExchange answers a callback whose code brought no token.
-func (h *Handler) failExchange(w http.ResponseWriter, r *http.Request, err *aventus.Error) error {
-	if advice := err.Advice(); advice != "" {
-		return h.fail(w, r, failureOf(err.Kind), fmt.Errorf("%w (%s)", err, advice))
-	}
-	return h.fail(w, r, failureOf(err.Kind), err)
 }
 
 func failureOf(kind aventus.Kind) failure {

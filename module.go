@@ -39,6 +39,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/certmagic"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -204,6 +205,9 @@ type Handler struct {
 	logger   *zap.Logger
 	now      func() time.Time
 
+	events *caddyevents.App
+	ctx    caddy.Context
+
 	streamCheck time.Duration
 }
 
@@ -280,8 +284,16 @@ var clock = time.Now
 // Provision sets up the handler. It touches neither the network nor the storage:
 // those are first needed by a request.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	h.ctx, h.logger = ctx, ctx.Logger()
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %v", err)
+	}
+	h.events = events.(*caddyevents.App)
 	if err := h.setUp(ctx.Storage()); err != nil {
+		return err
+	}
+	if err := h.register(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
 	if err := h.join(ctx); err != nil {
@@ -301,7 +313,7 @@ func (h *Handler) setUp(storage certmagic.Storage) error {
 	if h.cfg, err = h.settings(); err != nil {
 		return err
 	}
-	h.storage, h.learning = records.Bounded(storage), new(sync.Once)
+	h.storage, h.learning = records.Bounded(storage, h.storageFailed), new(sync.Once)
 	h.renewals = new(singleflight.Group)
 	if err := h.remember(storageID(storage)); err != nil {
 		return err

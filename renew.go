@@ -111,7 +111,8 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 	defer func() {
 		if err != nil {
 			s.renewal.notBefore.Store(h.now().Add(retryRenewal).Unix())
-			h.logger.Error("renewing a session failed; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err))
+			h.logger.Error("renewing a session failed; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err), advice(err))
+			renewals.WithLabelValues(h.cfg.label, "failed").Inc()
 		}
 	}()
 	if _, ok := recording.Load(s.handle.key); ok {
@@ -151,7 +152,9 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 	if err := h.storeSession(ctx, at, record); err != nil {
 		return nil, err
 	}
-	token, tokenErr := h.client.Refresh(ctx, record.refresh)
+	token, tokenErr := h.requestToken("refresh_token", func() (aventus.Token, *aventus.Error) {
+		return h.client.Refresh(ctx, record.refresh)
+	})
 	if tokenErr != nil {
 		return h.failRenewal(ctx, at, s, record, tokenErr)
 	}
@@ -181,6 +184,7 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 		h.recordLater(ctx, at, next)
 	}
 	h.opened.Add(next.cookie, next)
+	renewals.WithLabelValues(h.cfg.label, "renewed").Inc()
 	return next, nil
 }
 
@@ -223,6 +227,7 @@ func (h *Handler) recordLater(ctx context.Context, at site, s *session) {
 // giveUp leaves a session to end with the token that it has.
 func (h *Handler) giveUp(s *session, cause error) (*session, error) {
 	s.renewal.over.Store(true)
+	renewals.WithLabelValues(h.cfg.label, "given_up").Inc()
 	h.logger.Warn("a session cannot be renewed any more; it ends with its token", zap.String("session", s.name()[:8]), zap.Error(cause))
 	if h.now().Before(s.tokenEnds) {
 		return s, nil

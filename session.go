@@ -129,11 +129,28 @@ func (h *Handler) loadSession(ctx context.Context, at site, cookies []string) (*
 		if err != nil {
 			return nil, err
 		}
-		if s != nil && h.now().Before(h.endOf(s)) && !h.hasEnded(s) {
+		reason := h.whyOver(s)
+		if reason == "" {
 			return s, nil
 		}
+		sessionsRefused.WithLabelValues(h.cfg.label, reason).Inc()
 	}
 	return nil, nil
+}
+
+// whyOver returns why a session is not good any more, in a word, or "".
+func (h *Handler) whyOver(s *session) string {
+	switch now := h.now(); {
+	case s == nil: // sealed for something else, or by nobody; or its record has gone
+		return "invalid"
+	case !now.Before(h.lastOf(s)):
+		return "expired"
+	case !now.Before(h.endOf(s)):
+		return "idle"
+	case h.hasEnded(s):
+		return "ended"
+	}
+	return ""
 }
 
 // openSession returns the session of a cookie's value, or nil if there is none.

@@ -12,11 +12,17 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/oauth2"
 )
 
 // tokenTimeout bounds a token request, from the dial to the last byte.
 const tokenTimeout = 10 * time.Second
+
+// tracer names who makes the spans of token requests.
+const tracer = "github.com/aventus-platform/caddy-aventus-auth"
 
 // Config says which authorization server a Client talks to, and as whom.
 type Config struct {
@@ -89,22 +95,29 @@ func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string
 // It asks once, whatever happens. The redirect URI and the verifier must be those
 // of the authorize URL.
 func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (Token, *Error) {
-	ctx, cancel := c.context(ctx)
-	defer cancel()
 	cfg := c.oauth2
 	cfg.RedirectURL = redirectURI
-	token, err := cfg.Exchange(ctx, code, oauth2.VerifierOption(verifier))
-	return c.result(ctx, token, err)
+	return c.request(ctx, "authorization_code", func(ctx context.Context) (*oauth2.Token, error) {
+		return cfg.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	})
 }
 
-func (c *Client) context(ctx context.Context) (context.Context, context.CancelFunc) {
+// request sends a token request, within its bounds. Where the request that it is for
+// is traced, it is a span of that trace; nothing of it goes to the server.
+func (c *Client) request(ctx context.Context, grant string, send func(context.Context) (*oauth2.Token, error)) (Token, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
-	return context.WithValue(ctx, oauth2.HTTPClient, c.http), cancel
-}
-
-func (c *Client) result(ctx context.Context, token *oauth2.Token, err error) (Token, *Error) {
+	defer cancel()
+	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(tracer).Start(ctx, "token request",
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("oauth.grant_type", grant)))
+	defer span.End()
+	token, err := send(context.WithValue(ctx, oauth2.HTTPClient, c.http))
 	if err != nil {
-		return Token{}, asError(ctx, err)
+		e := asError(ctx, err)
+		span.SetStatus(codes.Error, e.Kind.String())
+		if e.Status != 0 {
+			span.SetAttributes(attribute.Int("http.response.status_code", e.Status))
+		}
+		return Token{}, e
 	}
 	scope, _ := token.Extra("scope").(string)
 	idToken, _ := token.Extra("id_token").(string)
@@ -135,10 +148,9 @@ func newTransport() *http.Transport {
 // once. A server that does not rotate refresh tokens answers without one; then the
 // old one stands in the result.
 func (c *Client) Refresh(ctx context.Context, refreshToken string) (Token, *Error) {
-	ctx, cancel := c.context(ctx)
-	defer cancel()
-	token, err := c.oauth2.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
-	return c.result(ctx, token, err)
+	return c.request(ctx, "refresh_token", func(ctx context.Context) (*oauth2.Token, error) {
+		return c.oauth2.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+	})
 }
 
 // Revoke tells the server that a refresh token is not needed any more (RFC 7009,

@@ -21,6 +21,11 @@ const (
 	Malformed               // the answer is nothing that a login can rest on
 )
 
+// String returns a word for the kind, as metrics have it.
+func (k Kind) String() string {
+	return [...]string{"unreachable", "timed_out", "unavailable", "refused", "malformed"}[k]
+}
+
 // Error says why a token request failed. Its text is for the operator's log: it
 // holds what the server said, cleaned, and no secret.
 type Error struct {

@@ -89,6 +89,16 @@ type Cache struct {
 // failure is an attempt to load the keys that failed.
 type failure struct{ err error }
 
+// Age returns how old the key is that seals. It is not known before it was first
+// needed.
+func (c *Cache) Age(now time.Time) (time.Duration, bool) {
+	set := c.set.Load()
+	if set == nil {
+		return 0, false
+	}
+	return now.Sub(set.keys[set.sealing(now)].Created), true
+}
+
 // Destruct implements caddy.Destructor. There is nothing to release.
 func (*Cache) Destruct() error { return nil }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,12 +36,13 @@ var ErrStorage = errors.New("storage")
 var errNoAnswer = errors.New("no answer")
 
 // Bounded returns storage with a limit on how long each call lasts and on how
-// many are under way at once. Engines are free to ignore a context (files on a
+// many are under way at once, which tells failed (it may be nil) what fails. Engines are free to ignore a context (files on a
 // network share do), so a call that is given up on goes on in the background,
 // and its result is dropped.
-func Bounded(storage certmagic.Storage) certmagic.Storage {
+func Bounded(storage certmagic.Storage, failed func(operation string, err error)) certmagic.Storage {
 	return &bounded{
 		Storage: storage,
+		failed:  failed,
 		timeout: storageTimeout,
 		slots:   make(chan struct{}, storageCalls),
 		held:    make(map[string]func()),
@@ -51,6 +53,7 @@ func Bounded(storage certmagic.Storage) certmagic.Storage {
 // bounded leaves Stat to the embedded storage: nothing here calls it.
 type bounded struct {
 	certmagic.Storage
+	failed  func(operation string, err error) // may be nil
 	timeout time.Duration
 	slots   chan struct{} // of the calls under way
 	locks   chan struct{} // of the locks that are wanted or held
@@ -66,7 +69,7 @@ func patient(storage certmagic.Storage) certmagic.Storage {
 	if !ok {
 		return storage
 	}
-	return &bounded{Storage: b.Storage, timeout: patience, slots: make(chan struct{}, 1)}
+	return &bounded{Storage: b.Storage, failed: b.failed, timeout: patience, slots: make(chan struct{}, 1)}
 }
 
 // call runs f within the bounds. If f succeeds after it was given up on, undo
@@ -74,7 +77,7 @@ func patient(storage certmagic.Storage) certmagic.Storage {
 func call[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error), undo func()) (T, error) {
 	var zero T
 	if !b.acquire(b.slots) {
-		return zero, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing)
+		return zero, b.fail(doing, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing))
 	}
 	return wait(ctx, b, doing, func(ctx context.Context) (T, error) {
 		defer func() { <-b.slots }()
@@ -131,11 +134,21 @@ func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 		case errors.Is(r.err, fs.ErrNotExist):
 			return zero, fmt.Errorf("%s: %w", doing, r.err)
 		case !errors.Is(ctx.Err(), context.DeadlineExceeded):
-			return zero, fmt.Errorf("%w: %s: %w", ErrStorage, doing, r.err)
+			return zero, b.fail(doing, fmt.Errorf("%w: %s: %w", ErrStorage, doing, r.err))
 		}
 	case <-ctx.Done():
 	}
-	return zero, fmt.Errorf("%w: %s: %w within %s", ErrStorage, doing, errNoAnswer, b.timeout)
+	return zero, b.fail(doing, fmt.Errorf("%w: %s: %w within %s", ErrStorage, doing, errNoAnswer, b.timeout))
+}
+
+// fail tells of an error, and returns it. The operation is what was being done, to
+// whatever key.
+func (b *bounded) fail(doing string, err error) error {
+	if b.failed != nil {
+		operation, _, _ := strings.Cut(doing, " ")
+		b.failed(operation, err)
+	}
+	return err
 }
 
 // sure makes an error of a panic: these goroutines have nobody else to catch it, and
@@ -198,7 +211,7 @@ func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]stri
 // own, or those who hold one could find no slot for what they hold it for.
 func (b *bounded) Lock(ctx context.Context, name string) error {
 	if !b.acquire(b.locks) {
-		return fmt.Errorf("%w: locking %s: too many wait for a lock", ErrStorage, name)
+		return b.fail("locking", fmt.Errorf("%w: locking %s: too many wait for a lock", ErrStorage, name))
 	}
 	held, release := context.WithCancel(context.WithoutCancel(ctx))
 	free := sync.OnceFunc(func() { release(); <-b.locks })

@@ -142,7 +142,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 // A bounded storage does what the storage does.
 func TestBounded(t *testing.T) {
-	b, ctx := Bounded(newStorage(t)), t.Context()
+	b, ctx := Bounded(newStorage(t), nil), t.Context()
 	if _, err := b.Load(ctx, "a/key"); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrStorage) {
 		t.Errorf("loading what is not there: %v", err)
 	}
@@ -176,7 +176,7 @@ func TestBounded(t *testing.T) {
 func TestBoundedFails(t *testing.T) {
 	s := newStorage(t)
 	s.on(func(string, string) error { return errBroken })
-	b := Bounded(s)
+	b := Bounded(s, nil)
 	for method, call := range calls {
 		if err := call(t.Context(), b); !errors.Is(err, ErrStorage) || !errors.Is(err, errBroken) {
 			t.Errorf("%s: %v", method, err)
@@ -188,7 +188,7 @@ func TestBoundedFails(t *testing.T) {
 // there, is not believed. One that is empty is.
 func TestBoundedMissing(t *testing.T) {
 	s, ctx := newStorage(t), context.Background()
-	b := Bounded(s)
+	b := Bounded(s, nil)
 	down := func(method, key string) error {
 		if method == "Load" {
 			return fs.ErrNotExist
@@ -230,7 +230,7 @@ func TestBoundedHangs(t *testing.T) {
 	for method, call := range calls {
 		s, release := newStorage(t), make(chan struct{})
 		s.on(func(string, string) error { <-release; return errBroken })
-		b := Bounded(s).(*bounded)
+		b := Bounded(s, nil).(*bounded)
 		b.timeout = 5 * time.Millisecond
 		done := make(chan error)
 		go func() { done <- call(t.Context(), b) }()
@@ -257,7 +257,7 @@ func TestBoundedSlots(t *testing.T) {
 		<-release
 		return nil
 	})
-	b := Bounded(s).(*bounded)
+	b := Bounded(s, nil).(*bounded)
 	b.timeout = time.Millisecond
 	before := runtime.NumGoroutine()
 	for range storageCalls + 50 {
@@ -288,7 +288,7 @@ func TestBoundedLateLock(t *testing.T) {
 		}
 		return nil
 	})
-	b := Bounded(s).(*bounded)
+	b := Bounded(s, nil).(*bounded)
 	b.timeout = 5 * time.Millisecond
 	if err := b.Lock(t.Context(), "a/lock"); !errors.Is(err, ErrStorage) {
 		t.Errorf("error %v", err)
@@ -324,7 +324,7 @@ func TestBoundedLateLock(t *testing.T) {
 func TestBoundedUnlockWhenFull(t *testing.T) {
 	s, release := newStorage(t), make(chan struct{})
 	defer close(release)
-	b := Bounded(s).(*bounded)
+	b := Bounded(s, nil).(*bounded)
 	if err := b.Lock(t.Context(), "a/lock"); err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestBoundedUnlockWhenFull(t *testing.T) {
 func TestBoundedBurst(t *testing.T) {
 	s := newStorage(t)
 	s.on(func(string, string) error { time.Sleep(5 * time.Millisecond); return nil })
-	b := Bounded(s)
+	b := Bounded(s, nil)
 	var wg sync.WaitGroup
 	for range 2 * storageCalls {
 		wg.Go(func() {
@@ -367,7 +367,7 @@ func TestBoundedBurst(t *testing.T) {
 func TestBoundedPanics(t *testing.T) {
 	s := newStorage(t)
 	s.on(func(string, string) error { panic("a mistake") })
-	b := Bounded(s)
+	b := Bounded(s, nil)
 	for method, call := range calls {
 		if err := call(t.Context(), b); !errors.Is(err, ErrStorage) || !strings.Contains(err.Error(), "a mistake") {
 			t.Errorf("%s: %v", method, err)
@@ -379,7 +379,7 @@ func TestBoundedPanics(t *testing.T) {
 // with. It ends with the lock, and neither before nor never.
 func TestBoundedLockContext(t *testing.T) {
 	s := &lockStorage{testStorage: newStorage(t)}
-	b := Bounded(s).(*bounded)
+	b := Bounded(s, nil).(*bounded)
 	b.timeout = 20 * time.Millisecond
 	request, cancel := context.WithCancel(t.Context())
 	if err := b.Lock(request, "a/lock"); err != nil {
@@ -435,11 +435,11 @@ func TestBoundedCallerGone(t *testing.T) {
 	s := newStorage(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	s.on(func(string, string) error { cancel(); return nil })
-	if err := Bounded(s).Store(ctx, "a/key", []byte{1}); err != nil {
+	if err := Bounded(s, nil).Store(ctx, "a/key", []byte{1}); err != nil {
 		t.Errorf("storing: %v", err)
 	}
 	strict := contextStorage{s}
-	if err := Bounded(strict).Store(ctx, "a/key", []byte{1}); err != nil {
+	if err := Bounded(strict, nil).Store(ctx, "a/key", []byte{1}); err != nil {
 		t.Errorf("storing in one that minds its context: %v", err)
 	}
 }

@@ -165,7 +165,7 @@ func TestShelf(t *testing.T) {
 func TestSweepOfMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, clock := newStorage(t), newClock()
-		s := NewShelf(Bounded(storage), "shelf", clock.Now)
+		s := NewShelf(Bounded(storage, nil), "shelf", clock.Now)
 		if err := s.Put(t.Context(), "a", clock.Now(), []byte("1")); err != nil {
 			t.Fatal(err)
 		}
