@@ -324,8 +324,8 @@ func TestBadAnswers(t *testing.T) {
 		{"a client that may not", `{"error":"unauthorized_client"}`, 403, Refused, "403 unauthorized_client", "registered"},
 		{"too many", `{"error":"too_many_requests","error_description":"Slow down"}`, 429, Unavailable, "429 too_many_requests: Slow down", "quota"},
 		{"down", `<html>down</html>`, 503, Unavailable, "503", "down for now"},
-		{"broken, and speechless", ``, 500, Refused, "500", ""},
-		{"a gateway's page", `<!DOCTYPE html><title>Bad gateway</title>`, 502, Refused, "502", ""},
+		{"broken, and speechless", ``, 500, Refused, "500", "broken for now"},
+		{"a gateway's page", `<!DOCTYPE html><title>Bad gateway</title>`, 502, Refused, "502", "broken for now"},
 		{"no such page", `Not Found`, 404, Refused, "404", "token_url"},
 		{"no form", ``, 415, Refused, "415", "token_request"},
 		{"an error that is no text", `{"error":{"code":1},"error_description":["x"]}`, 400, Refused, "400", ""},
@@ -343,7 +343,7 @@ func TestBadAnswers(t *testing.T) {
 		{"a token that has died", `{"access_token":"a","token_type":"Bearer","expires_in":0}`, 200, Malformed, "200: the token answer's expires_in is not positive", ""},
 		{"too much", goodAnswer + strings.Repeat(" ", maxAnswer), 200, Malformed, "200: the token answer is larger than 1 MiB", ""},
 		{"too much of an error", `{"error":"x"}` + strings.Repeat(" ", maxAnswer), 400, Refused, "400", ""},
-		{"a redirect", ``, 302, Refused, "302", ""},
+		{"a redirect", ``, 302, Refused, "302", "set token_url"},
 	} {
 		for _, contentType := range []string{"application/json", "text/plain", "text/html; charset=utf-8"} {
 			var requests atomic.Int64

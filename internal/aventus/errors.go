@@ -79,6 +79,10 @@ func (e *Error) Advice() string {
 		return "check that redirect_uri is registered for this client, and that the client may use the authorization code grant"
 	case e.Code == "invalid_grant":
 		return "the code was wrong, used or too old; if every login fails so, check client_id and redirect_uri"
+	case e.Status/100 == 3:
+		return "the token endpoint redirects, which is not followed, for the request holds the client's secret: set token_url to where it is"
+	case e.Status >= 500:
+		return "the authorization server, or what stands in front of it, is broken for now; see its status"
 	case e.Status == http.StatusUnsupportedMediaType:
 		return "the token endpoint may want another kind of body: see token_request"
 	case e.Status == http.StatusNotFound, e.Kind == Malformed:
