@@ -177,7 +177,12 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 		go h.revoke(ctx, next)
 		return nil, h.shelf.Delete(ctx, s.name(), s.handle.expires)
 	}
-	if err := h.storeSession(ctx, at, next); err != nil {
+	err = h.storeSession(ctx, at, next)
+	if errors.Is(err, errTooLarge) { // however often it is tried
+		go h.revoke(ctx, next)
+		return h.giveUp(s, err)
+	}
+	if err != nil {
 		// Here the session goes on. Elsewhere, and after a restart, the refresh token
 		// is taken for spent, as it is, until what came of it is recorded.
 		h.logger.Error("a renewed session could not be recorded; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err))
