@@ -111,11 +111,26 @@ func (p *privateWriter) makePrivate() {
 	} else if _, ok := header["Cache-Control"]; !ok {
 		header["Cache-Control"] = []string{"private"}
 	}
-	for _, name := range p.vary {
-		if !httpguts.HeaderValuesContainsToken(header["Vary"], name) {
-			header["Vary"] = append(header["Vary"], name)
+	tellApart(header, p.vary)
+}
+
+// tellApart adds to an answer's Vary. It is one line in the end: of several, some
+// caches heed the last one alone (nginx before 1.23).
+func tellApart(header http.Header, names []string) {
+	vary := header["Vary"]
+	if httpguts.HeaderValuesContainsToken(vary, "*") {
+		header["Vary"] = []string{"*"} // it is for this request alone
+		return
+	}
+	for _, name := range names {
+		if !httpguts.HeaderValuesContainsToken(vary, name) {
+			vary = append(vary, name)
 		}
 	}
+	if len(vary) > 1 {
+		vary = []string{strings.Join(vary, ", ")}
+	}
+	header["Vary"] = vary
 }
 
 // close ends what goes on beside the request.
