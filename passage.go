@@ -108,10 +108,27 @@ func (p *privateWriter) makePrivate() {
 	}
 	if _, ok := header["Set-Cookie"]; ok && p.sealed {
 		header["Cache-Control"] = []string{"no-store"} // whatever the site says: it holds a session
-	} else if _, ok := header["Cache-Control"]; !ok {
-		header["Cache-Control"] = []string{"private"}
+	} else if says := header["Cache-Control"]; !saysForWhom(says) {
+		header["Cache-Control"] = []string{strings.Join(append(says, "private"), ", ")}
 	}
 	tellApart(header, p.vary)
+}
+
+// saysForWhom reports whether a Cache-Control says who may store an answer, and not
+// only for how long. The site was asked with an Authorization, where how long would
+// not let a shared cache keep the answer (RFC 9111, section 3.5); but the cache saw a
+// cookie, where it would.
+func saysForWhom(lines []string) bool {
+	for _, line := range lines {
+		for directive := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(directive, "=")
+			switch strings.ToLower(textproto.TrimString(name)) {
+			case "public", "s-maxage", "private", "no-store":
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // tellApart adds to an answer's Vary. It is one line in the end: of several, some

@@ -47,3 +47,33 @@ func TestVaryIsOneLine(t *testing.T) {
 		}
 	}
 }
+
+// TestForHowLongIsNotForWhom: who says only how long a page is good has not said that
+// a shared cache may keep it. To a request with an Authorization, which the site sees
+// and the cache does not, that would be no leave (RFC 9111, section 3.5).
+func TestForHowLongIsNotForWhom(t *testing.T) {
+	w := newWorld(t, setup{caddyfile: "%s\nreverse_proxy " + saying(t)})
+	b := w.browser()
+	b.login("/")
+	for _, c := range []struct {
+		says []string
+		want string
+	}{
+		{nil, "private"},
+		{[]string{"max-age=60"}, "max-age=60, private"},
+		{[]string{"max-age=60", "immutable"}, "max-age=60, immutable, private"},
+		{[]string{"no-cache"}, "no-cache, private"},
+		{[]string{"max-age=60, must-revalidate"}, "max-age=60, must-revalidate, private"},
+		{[]string{`x="public"`}, `x="public", private`},
+		{[]string{"max-age=60, Public"}, "max-age=60, Public"},
+		{[]string{"s-maxage=60"}, "s-maxage=60"},
+		{[]string{"max-age=60 ,\tprivate"}, "max-age=60 ,\tprivate"},
+		{[]string{"no-store"}, "no-store"},
+	} {
+		a := b.get("/?" + url.Values{"Cache-Control": c.says}.Encode())
+		w.expect(a, http.StatusOK)
+		if got := a.Header["Cache-Control"]; len(got) != 1 || got[0] != c.want {
+			t.Errorf("%q: Cache-Control %q, want %q", c.says, got, c.want)
+		}
+	}
+}
