@@ -94,7 +94,7 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	// The authorization server sends the browser back when all is done: from another
 	// site, and to be told so, no more.
 	if h.cfg.logoutProvider && original(r).URL.RawQuery == signedOut {
-		return showSignedOut(w)
+		return h.showSignedOut(w)
 	}
 	// Another site may link to the logout, but then the person, who sees nothing
 	// of it, is not to be signed out.
@@ -123,18 +123,18 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 			return h.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
 	}
-	noStore(w)
+	h.noStore(w)
 	if to := h.afterLogout(at); to != "" {
 		w.Header().Set("Location", to)
 		w.WriteHeader(http.StatusSeeOther)
 		return nil
 	}
-	return showSignedOut(w)
+	return h.showSignedOut(w)
 }
 
 // showSignedOut answers with a page that says that the person is signed out.
-func showSignedOut(w http.ResponseWriter) error {
-	noStore(w)
+func (h *Handler) showSignedOut(w http.ResponseWriter) error {
+	h.noStore(w)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -320,7 +320,7 @@ var (
 // fail makes the error that ends a request. Nothing of cause reaches the visitor:
 // what others said is for the log alone.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause error) error {
-	noStore(w)
+	h.noStore(w)
 	if f.status >= 500 && r.Context().Err() != nil {
 		f, cause = errGone, nil // the visitor closed the tab: nobody's fault
 	}
@@ -345,7 +345,12 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 
 // noStore marks an answer of our own: no cache keeps it, and where it leads to does
 // not learn its URL, which may hold a code.
-func noStore(w http.ResponseWriter) {
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer")
+func (h *Handler) noStore(w http.ResponseWriter) {
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	dropOverrides(header)
+	// A header directive of the site may still put its own Cache-Control in that
+	// place, as the answer is written. Then this keeps visitors apart.
+	tellApart(header, h.cfg.vary)
+	header.Set("Referrer-Policy", "no-referrer")
 }

@@ -194,7 +194,7 @@ func (h *Handler) serveProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return h.fail(w, r, errInternal, err)
 	}
-	noStore(w)
+	h.noStore(w)
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	_, err = w.Write(body)

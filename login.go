@@ -97,7 +97,7 @@ func (h *Handler) startLogin(w http.ResponseWriter, r *http.Request, returnTo st
 	}
 
 	h.setCookie(w, h.cfg.bindingName, binding, loginLifetime)
-	noStore(w)
+	h.noStore(w)
 	loginsBegun.WithLabelValues(h.cfg.label).Inc()
 	w.Header().Set("Location", h.client.AuthorizeURL(at.redirectURI, state, verifier, h.idNonce(l)))
 	w.WriteHeader(status)
@@ -308,7 +308,7 @@ func (h *Handler) verifyTokens(r *http.Request, l *login, token aventus.Token) (
 // goBack sends the visitor to where they wanted to go. The origin stands in front,
 // so whatever the path looks like, a browser stays on the site.
 func (h *Handler) goBack(w http.ResponseWriter, at site, l *login) error {
-	noStore(w)
+	h.noStore(w)
 	w.Header().Set("Location", at.origin+l.returnTo)
 	w.WriteHeader(http.StatusSeeOther)
 	return nil

@@ -108,6 +108,7 @@ func (p *privateWriter) makePrivate() {
 	}
 	if _, ok := header["Set-Cookie"]; ok && p.sealed {
 		header["Cache-Control"] = []string{"no-store"} // whatever the site says: it holds a session
+		dropOverrides(header)
 	} else if says := header["Cache-Control"]; !saysForWhom(says) {
 		header["Cache-Control"] = []string{strings.Join(append(says, "private"), ", ")}
 	}
@@ -129,6 +130,17 @@ func saysForWhom(lines []string) bool {
 		}
 	}
 	return false
+}
+
+// dropOverrides deletes what some shared caches heed before Cache-Control: nginx, what
+// RFC 9213 calls targeted (CDN-Cache-Control and its like), and its older kin.
+func dropOverrides(header http.Header) {
+	for name := range header {
+		switch {
+		case name == "X-Accel-Expires", name == "Surrogate-Control", name == "Edge-Control", strings.HasSuffix(name, "-Cache-Control"):
+			delete(header, name)
+		}
+	}
 }
 
 // tellApart adds to an answer's Vary. It is one line in the end: of several, some

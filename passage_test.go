@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // saying returns the address of an app whose answers have the headers that the
@@ -74,6 +75,72 @@ func TestForHowLongIsNotForWhom(t *testing.T) {
 		w.expect(a, http.StatusOK)
 		if got := a.Header["Cache-Control"]; len(got) != 1 || got[0] != c.want {
 			t.Errorf("%q: Cache-Control %q, want %q", c.says, got, c.want)
+		}
+	}
+}
+
+// TestNoCacheIsToldOtherwise: a site that says for all its pages how long caches may
+// keep them, by headers that go before Cache-Control, does not say it of a login, a
+// logout, a profile or an error, nor of a page that brings a session's cookie.
+func TestNoCacheIsToldOtherwise(t *testing.T) {
+	w := newWorld(t, setup{block: "logout /logout\nprofile /profile\nsession {\nidle 1h\n}", caddyfile: `
+		header {
+			Cache-Control "public, max-age=3600"
+			X-Accel-Expires 3600
+			Surrogate-Control max-age=3600
+			Edge-Control max-age=3600
+			CDN-Cache-Control max-age=3600
+			ExampleCDN-Cache-Control max-age=3600
+			X-Site here
+		}
+		%s
+		reverse_proxy %app`})
+	b, stranger := w.browser(), w.browser()
+	callback := b.begin("/")
+	check := func(a answer, status int) {
+		t.Helper()
+		w.expect(a, status)
+		for _, name := range []string{"X-Accel-Expires", "Surrogate-Control", "Edge-Control", "Cdn-Cache-Control", "Examplecdn-Cache-Control"} {
+			if a.Header[name] != nil {
+				t.Errorf("%s: %q", name, a.Header[name])
+			}
+		}
+		if a.Header.Get("Cache-Control") != "no-store" || a.Header.Get("Vary") != "Cookie" || a.Header.Get("X-Site") == "" {
+			t.Errorf("%v", a.Header)
+		}
+	}
+	check(stranger.get("/"), http.StatusFound)
+	check(stranger.do("POST", "/"), http.StatusUnauthorized)
+	check(stranger.get("/profile"), http.StatusUnauthorized)
+	check(stranger.get("/oauth2/callback"), http.StatusBadRequest)
+	check(b.get(callback), http.StatusSeeOther)
+	check(b.get("/profile"), http.StatusOK)
+	if a := b.get("/"); a.Header.Get("X-Accel-Expires") == "" { // a page is the site's
+		t.Errorf("%v", a.Header)
+	}
+	w.clock.Add(20 * time.Minute)
+	check(b.get("/"), http.StatusOK)
+	check(b.get("/logout"), http.StatusOK)
+}
+
+// TestOutspokenSite: what a header directive says when the answer is written (it also
+// deletes one, so Caddy defers it) goes for our own answers, too. Caches keep each
+// visitor's apart all the same.
+func TestOutspokenSite(t *testing.T) {
+	w := newWorld(t, setup{block: "logout /logout\nprofile /profile", caddyfile: `
+		header {
+			Cache-Control "public, max-age=3600"
+			-Server
+		}
+		%s
+		reverse_proxy %app`})
+	b := w.browser()
+	b.login("/")
+	for _, path := range []string{"/", "/profile", "/logout"} {
+		a := b.get(path)
+		w.expect(a, http.StatusOK)
+		if a.Header.Get("Cache-Control") != "public, max-age=3600" || a.Header.Get("Vary") != "Cookie" {
+			t.Errorf("%s: %v", path, a.Header)
 		}
 	}
 }
