@@ -54,12 +54,17 @@ func (l *login) marshal() ([]byte, error) {
 	return b.Bytes()
 }
 
+// parseLogin reads what marshal wrote. It returns all of it, or nothing.
 func parseLogin(plaintext []byte, began time.Time) (*login, bool) {
 	in := cryptobyte.String(plaintext)
 	l := &login{began: began}
-	ok := in.CopyBytes(l.browser[:]) && in.CopyBytes(l.nonce[:]) && in.ReadUint8(&l.restarts)
-	l.returnTo = string(in)
-	return l, ok && strings.HasPrefix(l.returnTo, "/")
+	if !in.CopyBytes(l.browser[:]) || !in.CopyBytes(l.nonce[:]) || !in.ReadUint8(&l.restarts) {
+		return nil, false
+	}
+	if l.returnTo = string(in); !strings.HasPrefix(l.returnTo, "/") {
+		return nil, false
+	}
+	return l, true
 }
 
 // startLogin sends the visitor to the authorization server, to come back to

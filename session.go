@@ -338,7 +338,10 @@ func parseSession(plaintext []byte) (*session, bool) {
 	default:
 		return nil, false
 	}
-	return s, in.Empty()
+	if !in.Empty() {
+		return nil, false
+	}
+	return s, true
 }
 
 // jwtParts returns the decoded parts of a token that is a JWT in its compact form
