@@ -178,14 +178,6 @@ body { font: 1.1rem/1.6 system-ui, sans-serif; display: grid; place-content: cen
 </html>
 `
 
-// protects reports whether the matcher, if there is one, matches the request.
-func (h *Handler) protects(r *http.Request) (bool, error) {
-	if len(h.matchers) == 0 {
-		return true, nil
-	}
-	return h.matchers.AnyMatchWithError(r)
-}
-
 // site is what a request's own host makes of the config.
 type site struct {
 	origin      string // scheme and authority of the redirect URI

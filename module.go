@@ -16,11 +16,12 @@
 // Aventus Platform.
 //
 // A request's way through the files: ServeHTTP in handler.go tells the callback,
-// the logout, the profile, what is protected and what is not apart. What is
-// protected needs a session, which session.go opens from its cookie (cookie.go),
-// or from its record in Caddy's storage (store.go). Without one, login.go sends the
-// visitor to the authorization server (startLogin), and takes them back at the
-// callback (finishLogin), where internal/aventus exchanges the code for a token.
+// the logout, the profile, what is protected (matching.go) and what is not apart.
+// What is protected needs a session, which session.go opens from its cookie
+// (cookie.go), or from its record in Caddy's storage (store.go). Without one,
+// login.go sends the visitor to the authorization server (startLogin), and takes
+// them back at the callback (finishLogin), where internal/aventus exchanges the
+// code for a token.
 // With one, renew.go sees that its token lives, identity.go says who it is and
 // whether they may, passage.go takes out of the request what the visitor may not
 // say, and it goes on with the token; stream.go ends what outlasts the session.

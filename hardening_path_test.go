@@ -1,0 +1,141 @@
+package aventusauth
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+var escapes = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
+
+// isSecret reports whether any server, as lax as they come, would take a request's
+// path for one of /private: it decodes as often as it likes, takes backslashes for
+// slashes, knows parameters of segments, and ends a path where it sees fit, in any
+// order.
+func isSecret(escaped string) bool {
+	known := []string{escaped}
+	for i := 0; i < len(known); i++ {
+		p := known[i]
+		if clean := strings.ToLower(path.Clean("/" + p)); clean == "/private" || strings.HasPrefix(clean, "/private/") {
+			return true
+		}
+		segments := strings.Split(p, "/")
+		for j, segment := range segments {
+			segments[j], _, _ = strings.Cut(segment, ";")
+		}
+		next := []string{strings.ReplaceAll(p, `\`, "/"), strings.Join(segments, "/")}
+		if end := strings.IndexAny(p, "#?\x00"); end >= 0 {
+			next = append(next, p[:end])
+		}
+		next = append(next, escapes.ReplaceAllStringFunc(p, func(e string) string {
+			decoded, _ := url.PathUnescape(e)
+			return decoded
+		}))
+		for _, n := range next {
+			if !slices.Contains(known, n) {
+				known = append(known, n)
+			}
+		}
+	}
+	return false
+}
+
+// pathConfusion are two ways to say that /private needs a login, and /public none.
+var pathConfusion = map[string]string{
+	"what is private is named": "@m path /private /private/*",
+	"what is public is named":  "@m not path / /public/*",
+}
+
+// TestPathConfusion: the path that the matcher sees is not the one that the app behind
+// it makes of the same bytes (oauth2-proxy, CVE-2026-41059: %23; Caddy, CVE-2026-27587 and
+// CVE-2026-27585: case, backslashes; Java's path parameters: /..;/, CWE-551). What can be read
+// in several ways is protected if one of them is.
+func TestPathConfusion(t *testing.T) {
+	app := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if uri, _, _ := strings.Cut(r.RequestURI, "?"); isSecret(uri) {
+			fmt.Fprint(rw, "the secret")
+			return
+		}
+		fmt.Fprint(rw, "public")
+	}))
+	defer app.Close()
+	for name, matcher := range pathConfusion {
+		w := newWorld(t, setup{https: true, matcher: "@m", caddyfile: matcher + "\n%s\nreverse_proxy " + strings.TrimPrefix(app.URL, "http://")})
+		w.overEach(func(t *testing.T, send func(request) answer) {
+			for _, target := range []string{
+				"/private", "/private/x", "//private/x", "/./private/x", "/PRIVATE/x", "/Private", "/%70rivate/x", "/private%2fx", "/private/", "/private/.", "/private//",
+				"/public/../private/x", "/public/%2e%2e/private", "/public/..%2fprivate", "/public%2f..%2fprivate", "/public/.%2e/private/x", "/x/../private", "/public//../private",
+				"/public/..;/private/x", "/public/..;a=b/private", "/public/%2e%2e;/private", "/private;x/y", "/private;", "/;x/private", "/public/x;/../../private", "/public/..%3b/private",
+				`/public\..\private`, `/public/..\private/x`, "/public/..%5cprivate", "/public%5c..%5cprivate", `/private\x`, `\private`, "/%5cprivate",
+				"/public/%252e%252e/private", "/public/..%252fprivate", "/%2570rivate/x", "/public/%25252e%25252e/private",
+				"/private%23/../public/x", "/private#/../public/x", "/private%3f/../public/x", "/private%00/../public/x", "/private%2523/../public/x", "/private/x%23/../../public/y",
+				"/private;%2f../public/x", "/public/..;%2fprivate", "/public/..%5c;/private", "/private%5c..;/../public/x", "/public/%252e%252e;/private", "/public/..%255cprivate",
+			} {
+				a := send(request{target: target, headers: []string{"Sec-Fetch-Mode", "navigate", "User-Agent", "kube-probe/1.30"}})
+				if !isSecret(target) {
+					t.Errorf("%s: %s is no attack", name, target)
+				}
+				if strings.Contains(a.body, "the secret") || a.StatusCode == http.StatusOK {
+					t.Errorf("%s: %s: status %d, %s", name, target, a.StatusCode, a.body)
+				}
+			}
+			// What is ambiguous in no way that matters needs no login.
+			for _, target := range []string{"/public/", "/public/x", "/PUBLIC/x", "/public/a%2Fb", "/public/x;jsessionid=1", "/public/50%25", "/public/50%2520off", "/public/c%23", `/public/a\b`, "/public/x?/private"} {
+				a := send(request{target: target})
+				if a.StatusCode != http.StatusOK || a.body != "public" {
+					t.Errorf("%s: %s: status %d", name, target, a.StatusCode)
+				}
+			}
+		})
+	}
+}
+
+// TestPathConfusionAtRandom asks the matchers about paths of which no list has thought.
+func TestPathConfusionAtRandom(t *testing.T) {
+	pieces := []string{
+		"/public", "/private", "/PRIVATE", "/x", "/", "/", "//", "/..", "/.", "..", ".", ";", ";x=1", "..;", `\`, "%5c", "%5C..", "%2f", "%2e%2e", "/%2e%2e/", "%3b", "%23", "#",
+		"%3f", "%00", "%252e%252e", "%252f", "%255c", "%253b", "%2523", "%25252e", "%70rivate", "private", "%2570rivate",
+	}
+	random := rand.New(rand.NewPCG(1, 2)) // the same in each run
+	for name, matcher := range pathConfusion {
+		newWorld(t, setup{matcher: "@m", caddyfile: matcher + "\n%s\nreverse_proxy %app"})
+		h := handlers()[0]
+		attacks := 0
+		for range 20_000 {
+			target := "/"
+			for range 1 + random.IntN(8) {
+				target += pieces[random.IntN(len(pieces))]
+			}
+			u, err := url.ParseRequestURI(target)
+			if err != nil {
+				t.Fatalf("%q: %v", target, err)
+			}
+			r := caddyhttp.PrepareRequest(&http.Request{Method: "GET", URL: u, Host: "localhost", RequestURI: target, Body: io.NopCloser(nil)}, caddy.NewReplacer(), nil, nil)
+			protected, err := h.protects(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			uri, _, _ := strings.Cut(u.RequestURI(), "?") // as it is sent on
+			if isSecret(uri) {
+				attacks++
+				if !protected {
+					t.Errorf("%s: %q needs no login", name, target)
+				}
+			}
+		}
+		if attacks < 1000 {
+			t.Errorf("only %d attacks", attacks)
+		}
+	}
+}
