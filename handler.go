@@ -22,6 +22,7 @@ import (
 // visit without one to the login, or does with it what the config says; and serves
 // the callback, the logout and the profile.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	takeTunnel(r)
 	switch path := original(r).URL.Path; {
 	case path == "": // of a CONNECT, or no page's; and of what is not configured
 	case path == h.cfg.callbackPath:

@@ -178,3 +178,29 @@ func TestVarsShowNoCookies(t *testing.T) {
 		t.Errorf("a page shows %q", a.body)
 	}
 }
+
+// TestTunnelOfRequests: an app that takes an upgrade to HTTP/2 (scanners know it as h2c
+// smuggling; RFC 9113, section 3.1, deprecates it) is sent whatever comes next past every
+// check, with any path and any identity. Nothing but a WebSocket is asked of it; not
+// even where the matcher leaves a request out, for what comes in the tunnel is not for
+// that path alone.
+func TestTunnelOfRequests(t *testing.T) {
+	w := newWorld(t, setup{matcher: "/private/*"})
+	b := w.browser()
+	b.login("/private/")
+	for _, path := range []string{"/public", "/private/x"} {
+		for upgrade, want := range map[string]string{
+			"h2c": "", "H2C": "", "h2": "", "HTTP/2.0": "", "TLS/1.2": "", "SPDY/3.1": "", "h2c, websocket": "websocket", "websocket, h2c": "websocket",
+			"websocket\r\nUpgrade: h2c": "websocket", "h2c\r\nUpgrade: websocket": "websocket", "WebSocket": "websocket", "": "",
+		} {
+			for _, connection := range []string{"Upgrade", "Upgrade, HTTP2-Settings", "keep-alive, upgrade\r\nConnection: HTTP2-Settings"} {
+				w.requests()
+				w.expect(w.raw("GET "+path+" HTTP/1.1\r\nHost: localhost:"+w.port+"\r\nCookie: "+b.cookieHeader()+"\r\nConnection: "+connection+
+					"\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"), http.StatusOK)
+				if got := strings.Join(w.requests()[0].Header["Upgrade"], ","); !strings.EqualFold(got, want) {
+					t.Errorf("%s, Upgrade: %q, Connection: %q: the app was asked for %q, want %q", path, upgrade, connection, got, want)
+				}
+			}
+		}
+	}
+}

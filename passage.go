@@ -11,6 +11,20 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
+// takeTunnel has a request ask an upstream for a WebSocket, or for no upgrade at all.
+// Caddy passes every upgrade on, and in what some of them open (h2c, TLS) further
+// requests would go past us, with any path and any identity. It also goes for what
+// the matcher leaves out.
+func takeTunnel(r *http.Request) {
+	if lines, ok := r.Header["Upgrade"]; !ok {
+		return
+	} else if httpguts.HeaderValuesContainsToken(lines, "websocket") {
+		r.Header["Upgrade"] = []string{"websocket"}
+	} else {
+		delete(r.Header, "Upgrade")
+	}
+}
+
 // takeIdentity takes everything out of a request that says, or could say, who
 // sent it: the next handler is told by us, or not at all.
 func (h *Handler) takeIdentity(r *http.Request) {
