@@ -57,30 +57,6 @@ func TestVerifiedOnce(t *testing.T) {
 	}
 }
 
-// TestIDTokenGrantsNothing: what an ID token calls scopes and permissions are none,
-// but its claims count as claims.
-func TestIDTokenGrantsNothing(t *testing.T) {
-	w := newWorld(t, setup{
-		issuer: func(s *aventustest.Server) {
-			s.Claims = func(aventustest.User) map[string]any { return map[string]any{"scope": nil} }
-			s.IDClaims = func(aventustest.User) map[string]any {
-				return map[string]any{"scope": "root", "permissions": []string{"root"}, "team": "engines"}
-			}
-		},
-		sites: func(w *world) string {
-			return w.site + " {\n" + w.directive("/root", "require_scope root") + "\n" + w.directive("/team", "require_claim team engines") +
-				"\n" + w.directive("", "") + "\nrespond {http.auth.user.scope}\n}"
-		},
-	})
-	b := w.browser()
-	b.login("/")
-	if a := b.get("/"); a.body != "openid profile" {
-		t.Errorf("granted: %s", a.body)
-	}
-	w.expect(b.get("/root"), http.StatusForbidden)
-	w.expect(b.get("/team"), http.StatusOK)
-}
-
 // TestProfileHead: scripts may ask by HEAD, and no browser takes the answer for a
 // script.
 func TestProfileHead(t *testing.T) {
@@ -142,17 +118,6 @@ func TestPassIsPrivate(t *testing.T) {
 	if a.Header.Get("Cache-Control") != "private" || a.Header.Get("Vary") != "Cookie" {
 		t.Errorf("%v", a.Header)
 	}
-}
-
-// TestCookieNameBinds: one block's session is not another's under that one's name.
-func TestCookieNameBinds(t *testing.T) {
-	w := newWorld(t, setup{sites: func(w *world) string {
-		return w.site + " {\n" + w.directive("/a", "session {\nname a\n}") + "\n" + w.directive("/b", "session {\nname b\n}") +
-			"\nreverse_proxy " + w.app + "\n}"
-	}})
-	value := w.browser().login("/a").cookie("a").Value
-	w.expect(w.browser().do("GET", "/a", "Cookie", "a="+value), http.StatusOK)
-	w.expect(w.browser().do("GET", "/b", "Cookie", "b="+value), http.StatusFound)
 }
 
 // TestSubjectOfIDToken: who has an opaque token is known by the ID token.

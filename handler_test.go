@@ -423,22 +423,6 @@ func TestEmptyPath(t *testing.T) {
 	w.expect(a, http.StatusUnauthorized)
 }
 
-// TestErrorRoutes: what leads from an error to an upstream is not told who the
-// client says it is either.
-func TestErrorRoutes(t *testing.T) {
-	w := newWorld(t, setup{block: "logout /logout", caddyfile: "%s\nreverse_proxy %app\nhandle_errors {\nreverse_proxy %app\n}"})
-	b := w.browser()
-	b.login("/")
-	for _, path := range []string{"/oauth2/callback?state=x&code=y", "/logout"} {
-		w.requests()
-		b.do("GET", path, "Authorization", "Bearer made-up", "Sec-Fetch-Site", "cross-site")
-		seen := w.requests()
-		if len(seen) != 1 || seen[0].Header["Authorization"] != nil || seen[0].Header["Cookie"] != nil {
-			t.Errorf("%s: the error's upstream saw %v", path, seen)
-		}
-	}
-}
-
 func TestSessionEnds(t *testing.T) {
 	for _, c := range []struct {
 		name     string

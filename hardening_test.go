@@ -1,10 +1,14 @@
 package aventusauth
 
 import (
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // cookieHeader returns what a browser that has logged in sends.
@@ -203,4 +207,99 @@ func TestTunnelOfRequests(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestErrorRoutes: what leads from an error to an upstream is not told who the
+// client says it is either.
+func TestErrorRoutes(t *testing.T) {
+	w := newWorld(t, setup{block: "logout /logout", caddyfile: "%s\nreverse_proxy %app\nhandle_errors {\nreverse_proxy %app\n}"})
+	b := w.browser()
+	b.login("/")
+	for _, path := range []string{"/oauth2/callback?state=x&code=y", "/logout"} {
+		w.requests()
+		b.do("GET", path, "Authorization", "Bearer made-up", "Sec-Fetch-Site", "cross-site")
+		seen := w.requests()
+		if len(seen) != 1 || seen[0].Header["Authorization"] != nil || seen[0].Header["Cookie"] != nil {
+			t.Errorf("%s: the error's upstream saw %v", path, seen)
+		}
+	}
+}
+
+// TestClaimsOfNobody: with pass, what a client made up does not stay where a claim
+// would have come.
+func TestClaimsOfNobody(t *testing.T) {
+	w := newWorld(t, setup{block: "unauthenticated pass", caddyfile: "%s\nrequest_header X-User-Id {http.auth.user.id}\n" +
+		"reverse_proxy %app {\nheader_up X-User-Email {http.auth.user.email}\n}"})
+	w.expect(w.browser().do("GET", "/", "X-User-Id", "made-up", "X-User-Email", "made@up"), http.StatusOK)
+	r := w.requests()[0].Header
+	if r.Get("X-User-Id") != "" || r.Get("X-User-Email") != "" || r["Authorization"] != nil {
+		t.Errorf("the app was told %v", r)
+	}
+}
+
+// TestIDTokenGrantsNothing: what an ID token calls scopes and permissions are none,
+// but its claims count as claims.
+func TestIDTokenGrantsNothing(t *testing.T) {
+	w := newWorld(t, setup{
+		issuer: func(s *aventustest.Server) {
+			s.Claims = func(aventustest.User) map[string]any { return map[string]any{"scope": nil} }
+			s.IDClaims = func(aventustest.User) map[string]any {
+				return map[string]any{"scope": "root", "permissions": []string{"root"}, "team": "engines"}
+			}
+		},
+		sites: func(w *world) string {
+			return w.site + " {\n" + w.directive("/root", "require_scope root") + "\n" + w.directive("/team", "require_claim team engines") +
+				"\n" + w.directive("", "") + "\nrespond {http.auth.user.scope}\n}"
+		},
+	})
+	b := w.browser()
+	b.login("/")
+	if a := b.get("/"); a.body != "openid profile" {
+		t.Errorf("granted: %s", a.body)
+	}
+	w.expect(b.get("/root"), http.StatusForbidden)
+	w.expect(b.get("/team"), http.StatusOK)
+}
+
+// TestBadHost: what is no host name gets into no redirect URI.
+func TestBadHost(t *testing.T) {
+	// TLS ends elsewhere, as it does behind a load balancer.
+	w := newWorld(t, setup{sites: func(w *world) string {
+		block := strings.Replace(w.directive("", ""), w.site+"/", "https://{host}:"+w.port+"/", 1)
+		return fmt.Sprintf("http://:%s {\n%s\nreverse_proxy %s\n}", w.port, block, w.app)
+	}})
+	for host, want := range map[string]string{
+		"localhost":              "https://localhost:" + w.port + "/oauth2/callback",
+		"LocalHost":              "https://localhost:" + w.port + "/oauth2/callback",
+		"[::1]:443":              "https://[::1]:" + w.port + "/oauth2/callback",
+		"a(b)":                   "",
+		"evil.test%2f":           "",
+		"a'b;c":                  "",
+		"evil.test&x=y":          "",
+		strings.Repeat("a", 300): "",
+	} {
+		a := w.raw("GET / HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n")
+		if want == "" {
+			if a.StatusCode != http.StatusBadRequest {
+				t.Errorf("%.20s: status %d", host, a.StatusCode)
+			}
+		} else if w.expect(a, http.StatusFound); query(a.location(), "redirect_uri") != want {
+			t.Errorf("%s: redirect_uri %s", host, query(a.location(), "redirect_uri"))
+		}
+	}
+}
+
+// TestHugeClaims: whatever a token holds, a request with it is answered.
+func TestHugeClaims(t *testing.T) {
+	w := newWorld(t, setup{block: "accept_bearer", caddyfile: "%s\nrespond \"{http.auth.user.a.b} {http.auth.user.deep}\""})
+	many := map[string]any{}
+	for i := range 300 {
+		many[fmt.Sprintf("claim.%d/{env.HOME}", i)] = i
+	}
+	a := w.browser().do("GET", "/", "Authorization", "Bearer "+w.issuer.SignJWT(w.tokenClaims(many)))
+	w.expect(a, http.StatusOK)
+	deep := json.RawMessage(strings.Repeat("[", 3000) + strings.Repeat("]", 3000))
+	a = w.browser().do("GET", "/", "Authorization", "Bearer "+w.issuer.SignJWT(w.tokenClaims(map[string]any{"deep": deep})))
+	w.expect(a, http.StatusOK)
+	_, _ = io.Discard.Write([]byte(a.body))
 }

@@ -1,7 +1,6 @@
 package aventusauth
 
 import (
-	"bytes"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -85,51 +84,6 @@ func TestLargeTokens(t *testing.T) {
 			w.restart()
 		}
 	}
-}
-
-// TestCopyOfTheStorage: with all that is in the storage, and without a cookie, no
-// session can be opened; nor can one record stand in for another.
-func TestCopyOfTheStorage(t *testing.T) {
-	w := newWorld(t, setup{block: "session {\nstore storage\n}", caddyfile: "%s\nreverse_proxy %app" + errorsShown})
-	ada, other := w.browser(), w.browser()
-	ada.login("/")
-	w.expect(ada.get("/"), http.StatusOK)
-	token := strings.TrimPrefix(w.requests()[0].Header.Get("Authorization"), "Bearer ")
-	files := w.sessionFiles()
-	content, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if bytes.Contains(content, []byte(token)) || bytes.Contains(content, []byte("auth0|ada")) {
-		t.Error("the record can be read")
-	}
-
-	// One record in another's place, one that is cut off, and one of zeros are
-	// nobody's session; when they are mended, nothing is lost.
-	other.login("/")
-	victim := w.sessionFiles()[0]
-	if victim == files[0] {
-		victim = w.sessionFiles()[1]
-	}
-	good, err := os.ReadFile(victim)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for what, bad := range map[string][]byte{"another's": content, "cut off": good[:20], "zeros": make([]byte, len(good)), "empty": {}} {
-		if err := os.WriteFile(victim, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		w.restart()
-		a := other.get("/")
-		if a.StatusCode != http.StatusServiceUnavailable || !strings.HasPrefix(a.body, "storage_unavailable: ") {
-			t.Errorf("%s: status %d, %s", what, a.StatusCode, a.body)
-		}
-		w.expect(ada.get("/"), http.StatusOK)
-	}
-	if err := os.WriteFile(victim, good, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.expect(other.get("/"), http.StatusOK)
 }
 
 // TestStoredSessionNeedsItsStorage: 503 for whoever needs it, and nothing is lost.
