@@ -167,7 +167,8 @@ type Handler struct {
 	// verify_token. Default: false.
 	AcceptBearer bool `json:"accept_bearer,omitempty"`
 
-	// How a session is kept.
+	// How a session is kept. Default: in its cookie, for as long as its token lives,
+	// and 24 hours at the most.
 	Session Session `json:"session,omitzero"`
 
 	// A path that ends the session. Default: none.

@@ -8,6 +8,7 @@ require (
 	github.com/aventus-platform/caddy-aventus-auth v0.0.0
 	github.com/caddyserver/caddy/v2 v2.11.9
 	github.com/pberkel/caddy-storage-redis v1.8.1
+	golang.org/x/mod v0.41.0
 )
 
 require (

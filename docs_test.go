@@ -1,0 +1,56 @@
+package aventusauth
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestFieldDocs: Caddy's site renders the comments of the config's fields as the
+// module's JSON documentation. Each field has one, which says what holds without it,
+// and its JSON name is its own, in Caddy's spelling.
+func TestFieldDocs(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), "module.go", nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := 0
+	for _, decl := range file.Decls {
+		types, ok := decl.(*ast.GenDecl)
+		if !ok || types.Tok != token.TYPE {
+			continue
+		}
+		for _, spec := range types.Specs {
+			spec := spec.(*ast.TypeSpec)
+			fields, ok := spec.Type.(*ast.StructType)
+			if !ok || !spec.Name.IsExported() {
+				continue
+			}
+			if !strings.HasPrefix(types.Doc.Text(), spec.Name.Name+" ") {
+				t.Errorf("the comment of %s does not begin with its name", spec.Name)
+			}
+			for _, field := range fields.Fields.List {
+				if !field.Names[0].IsExported() {
+					continue
+				}
+				documented++
+				name := spec.Name.Name + "." + field.Names[0].Name
+				if doc := field.Doc.Text(); !strings.Contains(strings.Join(strings.Fields(doc), " "), "Default: ") && !strings.Contains(doc, "Required.") {
+					t.Errorf("%s has neither a default nor is it required: %q", name, doc)
+				}
+				tag := reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json")
+				key, _, omits := strings.Cut(tag, ",omit")
+				if !regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`).MatchString(key) || !omits {
+					t.Errorf("%s is %q in JSON", name, tag)
+				}
+			}
+		}
+	}
+	if documented < 30 {
+		t.Errorf("only %d fields were found", documented)
+	}
+}
