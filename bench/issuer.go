@@ -1,0 +1,153 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+)
+
+// tokenSizes are the lengths of access tokens that there is an issuer for.
+var tokenSizes = []int{750, 1500}
+
+// audience is what tokens are for.
+const audience = "https://api.example.com/"
+
+// newAuthorizationServer returns the authorization server of all contenders: the
+// plugin's strict stand-in, an issuer for each size of a token. For its peers, it has
+// what they need and Aventus' documentation does not promise: OpenID Connect's
+// discovery and userinfo, a token endpoint that takes forms as well, and a default
+// audience, as Auth0 has it, so that everybody's token is a JWT of the same length.
+func newAuthorizationServer(origin, secret string, redirectURIs []string) http.Handler {
+	mux := http.NewServeMux()
+	for _, size := range tokenSizes {
+		base := "/" + strconv.Itoa(size) + "/"
+		mux.Handle(base, &issuer{base: base, standIn: &aventustest.Server{
+			Issuer:     origin + base,
+			Clients:    []aventustest.Client{{ID: "bench", Secret: secret, RedirectURIs: redirectURIs}},
+			AutoSignIn: aventustest.DefaultUsers[0].Sub,
+			TokenChars: size,
+		}})
+	}
+	return mux
+}
+
+type issuer struct {
+	base    string
+	standIn *aventustest.Server
+}
+
+func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch strings.TrimPrefix(r.URL.Path, i.base) {
+	case ".well-known/openid-configuration":
+		i.serveDiscovery(w)
+		return
+	case "userinfo":
+		serveUserinfo(w, r)
+		return
+	case "authorize":
+		query := r.URL.Query()
+		// oauth2-proxy's own, of a time before OpenID Connect; servers ignore it.
+		query.Del("approval_prompt")
+		if !query.Has("audience") {
+			query.Set("audience", audience)
+		}
+		r.URL.RawQuery = query.Encode()
+	case "oauth/token":
+		if err := toAventus(r); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	i.standIn.ServeHTTP(w, r)
+}
+
+// serveDiscovery answers where everything is:
+// https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderMetadata
+func (i *issuer) serveDiscovery(w http.ResponseWriter) {
+	issuer := i.standIn.Issuer
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"issuer":                                issuer,
+		"authorization_endpoint":                issuer + "authorize",
+		"token_endpoint":                        issuer + "oauth/token",
+		"userinfo_endpoint":                     issuer + "userinfo",
+		"jwks_uri":                              issuer + ".well-known/jwks.json",
+		"response_types_supported":              []string{"code"},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
+		"code_challenge_methods_supported":      []string{"S256"},
+	})
+}
+
+// serveUserinfo answers the claims of the token that it gets. It does not check the
+// signature: that would be a cost of the load's, and no one's here to attack.
+func serveUserinfo(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(r.Header.Get("Authorization"), ".")
+	if len(parts) != 3 {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(claims)
+}
+
+// toAventus makes a token request out of a form what Aventus takes: JSON, with the
+// client's secret in it. One in JSON stays as it is.
+func toAventus(r *http.Request) error {
+	if r.Header.Get("Content-Type") == "application/json" {
+		return nil
+	}
+	if err := r.ParseForm(); err != nil {
+		return err
+	}
+	params := make(map[string]string)
+	for name := range r.PostForm {
+		params[name] = r.PostForm.Get(name)
+	}
+	if id, secret, ok := r.BasicAuth(); ok {
+		var err error
+		if params["client_id"], err = url.QueryUnescape(id); err != nil {
+			return err
+		}
+		if params["client_secret"], err = url.QueryUnescape(secret); err != nil {
+			return err
+		}
+		r.Header.Del("Authorization")
+	}
+	delete(params, "state") // caddy-security's; servers ignore it
+	body, err := json.Marshal(params)
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Body = io.NopCloser(strings.NewReader(string(body)))
+	return nil
+}
+
+// newApp returns the app behind those contenders that pass requests on. It answers
+// the page, and says which header held a JWT.
+func newApp(page []byte) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name, values := range r.Header {
+			if strings.HasPrefix(strings.TrimPrefix(values[0], "Bearer "), "eyJ") {
+				w.Header().Add("Token-In", name)
+			}
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Length", fmt.Sprint(len(page)))
+		_, _ = w.Write(page)
+	})
+}
