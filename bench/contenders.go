@@ -106,7 +106,7 @@ var contenders = []contender{
 		servers: []program{caddyWith("caddy", "aventus_auth/cookie.Caddyfile")},
 	},
 	{
-		name: "aventus_auth-cookie-1500", title: "aventus_auth, cookie, 1,500 characters", bare: "caddy", token: 1500,
+		name: "aventus_auth-cookie-1500", title: "aventus_auth, cookie, long token", bare: "caddy", token: 1500,
 		does:    "The same, with a token of 1,500 characters.",
 		servers: []program{caddyWith("caddy", "aventus_auth/cookie.Caddyfile")},
 	},
@@ -116,7 +116,7 @@ var contenders = []contender{
 		servers: []program{caddyWith("caddy", "aventus_auth/storage.Caddyfile")},
 	},
 	{
-		name: "aventus_auth-storage-1500", title: "aventus_auth, storage, 1,500 characters", bare: "caddy", token: 1500,
+		name: "aventus_auth-storage-1500", title: "aventus_auth, storage, long token", bare: "caddy", token: 1500,
 		does:    "The same, with a token of 1,500 characters.",
 		servers: []program{caddyWith("caddy", "aventus_auth/storage.Caddyfile")},
 	},

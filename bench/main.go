@@ -125,7 +125,7 @@ func run(ctx context.Context, args []string) (err error) {
 		p.Rounds, p.Seconds, p.LoginSeconds = 2, 1, 1
 	}
 	if _, err := os.Stat("peers"); err != nil {
-		return errors.New("there is no folder peers here; run this from the repository's root: go -C bench run .")
+		return errors.New("there is no folder peers here; in the repository's root, go -C bench run . finds it")
 	}
 	if _, err := exec.LookPath("wrk"); err != nil {
 		return errors.New("wrk makes the load, and is not installed: apt-get install wrk apache2 libapache2-mod-auth-openidc")
