@@ -111,8 +111,10 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 		return nil, fmt.Errorf("%w: reading the answer: %w", errUnanswered, err)
 	}
 
-	clean := cleaner(d.secret, params.Get("code"), params.Get("code_verifier"), params.Get("refresh_token"), params.Get("token"),
-		strings.TrimPrefix(out.Header.Get("Authorization"), "Basic "))
+	clean := func(text string) string {
+		return redact(text, d.secret, params.Get("code"), params.Get("code_verifier"), params.Get("refresh_token"), params.Get("token"),
+			strings.TrimPrefix(out.Header.Get("Authorization"), "Basic "))
+	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, refusal(resp.StatusCode, body, clean)
 	}
@@ -122,10 +124,10 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 // CloseIdleConnections lets http.Client close what the base keeps.
 func (d *dialect) CloseIdleConnections() { d.base.CloseIdleConnections() }
 
-// cleaner returns a function that makes a server's text fit for a log: short,
-// one line, nothing a terminal acts on, and without the given secrets, since
-// servers are known to echo what they were sent.
-func cleaner(secrets ...string) func(string) string {
+// redact makes a server's text fit for a log: short, one line, nothing a terminal
+// acts on, and without the given secrets, since servers are known to echo what they
+// were sent.
+func redact(text string, secrets ...string) string {
 	var pairs []string
 	for _, secret := range secrets {
 		if secret == "" {
@@ -137,8 +139,7 @@ func cleaner(secrets ...string) func(string) string {
 			pairs = append(pairs, form, "[redacted]")
 		}
 	}
-	redact := strings.NewReplacer(pairs...)
-	return func(s string) string { return CleanText(redact.Replace(s)) }
+	return CleanText(strings.NewReplacer(pairs...).Replace(text))
 }
 
 // CleanText returns at most 300 bytes of s, with everything but printable ASCII

@@ -22,6 +22,10 @@ const (
 	// claimTimeout bounds a claim.
 	claimTimeout = 10 * time.Second
 
+	// gatherFor is how long a claim waits for others to be written with: to write is
+	// what costs most of a login, with files at least, and a login takes much longer.
+	gatherFor = 2 * time.Millisecond
+
 	// journalSize is how long a journal gets: it is written anew for each batch of
 	// claims, and read by all that share the storage.
 	journalSize = 32 << 10
@@ -123,6 +127,7 @@ func (c *Claims) enter(mine *claim) bool {
 // write serves the claims that wait, until none does.
 func (c *Claims) write() {
 	for {
+		time.Sleep(gatherFor)
 		c.mu.Lock()
 		batch := c.waiting
 		c.waiting = nil
