@@ -28,6 +28,49 @@ func readFile(t *testing.T, name string) string {
 	return string(b)
 }
 
+// documents returns the names of what people read.
+func documents(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "bench/*.md", "e2e/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, found...)
+	}
+	return names
+}
+
+// TestLinks: what a document of ours points to is there, also within it.
+func TestLinks(t *testing.T) {
+	anchors := make(map[string]bool)
+	for _, name := range documents(t) {
+		for _, heading := range regexp.MustCompile("(?m)^#+ (.+)$").FindAllStringSubmatch(readFile(t, name), -1) {
+			// As GitHub makes them.
+			anchor := regexp.MustCompile("[^a-z0-9_ -]").ReplaceAllString(strings.ToLower(heading[1]), "")
+			anchors[name+"#"+strings.ReplaceAll(anchor, " ", "-")] = true
+		}
+	}
+	for _, name := range documents(t) {
+		for _, link := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(readFile(t, name), -1) {
+			to, anchor, hasAnchor := strings.Cut(link[1], "#")
+			if strings.Contains(to, "://") {
+				continue
+			}
+			file := name
+			if to != "" {
+				file = filepath.Join(filepath.Dir(name), to)
+			}
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("%s points to %s, which is not there", name, link[1])
+			} else if hasAnchor && !anchors[file+"#"+anchor] {
+				t.Errorf("%s points to %s, where there is no such heading", name, link[1])
+			}
+		}
+	}
+}
+
 // TestReadmeCaddyfiles loads every Caddyfile that people are told to start from,
 // and sees that loading it leaves nothing in the storage.
 func TestReadmeCaddyfiles(t *testing.T) {
@@ -47,11 +90,12 @@ func TestReadmeCaddyfiles(t *testing.T) {
 	}
 
 	files := map[string]string{"Caddyfile.example": readFile(t, "Caddyfile.example")}
-	heading := ""
-	for part := range strings.SplitSeq("\n"+readFile(t, "README.md"), "\n#") {
-		heading, _, _ = strings.Cut(part, "\n")
-		for _, block := range regexp.MustCompile("(?s)\n```caddyfile\n(.*?)```\n").FindAllStringSubmatch(part, -1) {
-			files[strings.TrimLeft(heading, "# ")+" "+strconv.Itoa(len(files))] = block[1]
+	for _, document := range documents(t) {
+		for part := range strings.SplitSeq("\n"+readFile(t, document), "\n#") {
+			heading, _, _ := strings.Cut(part, "\n")
+			for _, block := range regexp.MustCompile("(?s)\n```caddyfile\n(.*?)```\n").FindAllStringSubmatch(part, -1) {
+				files[document+" "+strings.TrimLeft(heading, "# ")+" "+strconv.Itoa(len(files))] = block[1]
+			}
 		}
 	}
 	if len(files) < 12 {

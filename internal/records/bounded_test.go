@@ -380,7 +380,7 @@ func TestBoundedPanics(t *testing.T) {
 func TestBoundedLockContext(t *testing.T) {
 	s := &lockStorage{testStorage: newStorage(t)}
 	b := Bounded(s, nil).(*bounded)
-	b.timeout = 20 * time.Millisecond
+	b.timeout = 500 * time.Millisecond
 	request, cancel := context.WithCancel(t.Context())
 	if err := b.Lock(request, "a/lock"); err != nil {
 		t.Fatal(err)

@@ -126,21 +126,19 @@ func (c *Claims) enter(mine *claim) bool {
 
 // write serves the claims that wait, until none does.
 func (c *Claims) write() {
-	for {
+	for isDone := false; !isDone; {
 		time.Sleep(gatherFor)
 		c.mu.Lock()
 		batch := c.waiting
 		c.waiting = nil
-		c.isWriting = len(batch) > 0
 		c.mu.Unlock()
-		if len(batch) == 0 {
-			return
-		}
 		err := c.record(batch)
 		c.mu.Lock()
 		for _, claim := range batch {
 			claim.result <- result{c.settle(claim, err), err}
 		}
+		isDone = len(c.waiting) == 0
+		c.isWriting = !isDone
 		c.mu.Unlock()
 	}
 }
