@@ -13,14 +13,16 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "aventus-auth",
-		Usage: "sessions | revoke (--id <id> | --sub <subject>)",
-		Short: "Lists and ends the sessions of aventus_auth",
+		Usage: "sessions | revoke (--id <id> | --sub <subject>) | doctor",
+		Short: "Lists and ends the sessions of aventus_auth, and examines its config",
 		Long: `
 Lists the sessions that rest in the storage of a running Caddy, and ends one of
 them, or every session of a user, wherever it rests.
 
 Sessions that rest in their cookies cannot be listed, since nothing else knows of
-them, but a user's are ended all the same.`,
+them, but a user's are ended all the same.
+
+The doctor says what keeps logins from working.`,
 		CobraFunc: func(cmd *cobra.Command) {
 			list := &cobra.Command{Use: "sessions", Short: "Lists the sessions in the storage, as JSON", Args: cobra.NoArgs}
 			list.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
@@ -46,6 +48,7 @@ them, but a user's are ended all the same.`,
 				sub.Flags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 				cmd.AddCommand(sub)
 			}
+			cmd.AddCommand(doctorCommand())
 		},
 	})
 }
