@@ -27,9 +27,10 @@
 // say, and it goes on with the token; stream.go ends what outlasts the session.
 //
 // Beside it, config.go says what a good configuration is, peers.go introduces the
-// blocks of one config to each other, and admin.go is for those who look after the
-// sessions. What is sealed is sealed with the keys of internal/keyring, and what is
-// to be known by all instances is in internal/records.
+// blocks of one config to each other, admin.go is for those who look after the
+// sessions, and doctor.go for those whose logins do not work; command.go has the
+// commands of both. What is sealed is sealed with the keys of internal/keyring, and
+// what is to be known by all instances is in internal/records.
 package aventusauth
 
 import (
