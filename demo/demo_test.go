@@ -44,8 +44,15 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
-// The demo runs, somebody signs in, and what its page asks for is there.
-func TestDemo(t *testing.T) {
+// visitor is somebody at the demo, which runs for as long as the test.
+type visitor struct {
+	t      *testing.T
+	site   string
+	client *http.Client
+}
+
+func newVisitor(t *testing.T) *visitor {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	printed, stdout := io.Pipe()
 	ended := make(chan error, 1)
@@ -54,61 +61,74 @@ func TestDemo(t *testing.T) {
 		stdout.CloseWithError(io.EOF)
 		ended <- err
 	}()
-	site := ""
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	jar, _ := cookiejar.New(nil)
+	v := &visitor{t: t, client: &http.Client{Jar: jar, Timeout: 30 * time.Second}}
 	lines := bufio.NewScanner(printed)
 	for lines.Scan() {
 		if found := regexp.MustCompile(`Open (http://localhost:\d+)/`).FindStringSubmatch(lines.Text()); found != nil {
-			site = found[1]
+			v.site = found[1]
 		}
 		if strings.Contains(lines.Text(), "Ctrl-C") {
 			break
 		}
 	}
 	go io.Copy(io.Discard, printed)
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	if site == "" {
+	if v.site == "" {
 		t.Fatal("it does not say where it is")
 	}
+	return v
+}
 
-	jar, _ := cookiejar.New(nil)
-	client := &http.Client{Jar: jar, Timeout: 30 * time.Second}
-	read := func(resp *http.Response, err error) (int, string) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return resp.StatusCode, string(body)
+// read reads an answer.
+func (v *visitor) read(resp *http.Response, err error) (int, string) {
+	v.t.Helper()
+	if err != nil {
+		v.t.Fatal(err)
 	}
-	// submit posts the form of one of the stand-in's pages.
-	submit := func(page, name, value string) (int, string) {
-		t.Helper()
-		action := regexp.MustCompile(`action="([^"]+)"`).FindStringSubmatch(page)
-		if action == nil {
-			t.Fatalf("there is no form: %s", page)
-		}
-		form := url.Values{name: {value}}
-		for _, hidden := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(page, -1) {
-			form.Set(hidden[1], html.UnescapeString(hidden[2]))
-		}
-		return read(client.PostForm(html.UnescapeString(action[1]), form))
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		v.t.Fatal(err)
 	}
+	return resp.StatusCode, string(body)
+}
 
+// submit posts the form of one of the stand-in's pages.
+func (v *visitor) submit(page, name, value string) (int, string) {
+	v.t.Helper()
+	action := regexp.MustCompile(`action="([^"]+)"`).FindStringSubmatch(page)
+	if action == nil {
+		v.t.Fatalf("there is no form: %s", page)
+	}
+	form := url.Values{name: {value}}
+	for _, hidden := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+		form.Set(hidden[1], html.UnescapeString(hidden[2]))
+	}
+	return v.read(v.client.PostForm(html.UnescapeString(action[1]), form))
+}
+
+// signIn signs in on the way to the start page.
+func (v *visitor) signIn() (int, string) {
+	v.t.Helper()
+	_, page := v.read(v.client.Get(v.site + "/"))
+	_, page = v.submit(page, "user", "auth0|ada")
+	return v.submit(page, "decision", "allow")
+}
+
+// The demo runs, somebody signs in, and what its page asks for is there.
+func TestDemo(t *testing.T) {
+	v := newVisitor(t)
+	site, client, read := v.site, v.client, v.read
 	if status, body := read(client.Get(site + "/me")); status != http.StatusUnauthorized {
 		t.Errorf("without a session, /me answers %d %s", status, body)
 	}
-	_, page := read(client.Get(site + "/"))
-	_, page = submit(page, "user", "auth0|ada")
-	if status, page := submit(page, "decision", "allow"); status != http.StatusOK || !strings.Contains(page, "/app.js") {
+	if status, page := v.signIn(); status != http.StatusOK || !strings.Contains(page, "/app.js") {
 		t.Fatalf("the login ends at %d %s", status, page)
 	}
 	_, body := read(client.Get(site + "/me"))
@@ -132,6 +152,62 @@ func TestDemo(t *testing.T) {
 	}
 	if status, _ := read(client.Get(site + "/me")); status != http.StatusUnauthorized {
 		t.Errorf("after the logout, /me answers %d", status)
+	}
+}
+
+// Caddyfile.example shows errors as a page to people and in a line to scripts, with
+// the right status, and with nothing in it of what the request said.
+func TestErrorPages(t *testing.T) {
+	v := newVisitor(t)
+	if status, page := v.signIn(); status != http.StatusOK {
+		t.Fatalf("the login ends at %d %s", status, page)
+	}
+	const evil = `"><script src=//evil.test></script>{{7}}{env.HOME}`
+	query := url.QueryEscape(evil)
+	for _, tc := range []struct {
+		target string
+		status int
+		says   string
+	}{
+		{"/" + url.PathEscape(evil), 404, "There is no such page"},
+		{"/oauth2/callback?code=" + query + "&state=" + query, 400, "invalid_state"},
+		{"/oauth2/callback?error=" + query + "&error_description=" + query + "&state=x", 400, "invalid_state"},
+		{"/oauth2/callback?%zz" + query, 400, "invalid_callback"},
+	} {
+		for _, accept := range []string{"text/html,*/*;q=0.8," + evil, "application/json"} {
+			r, err := http.NewRequest(http.MethodGet, v.site+tc.target, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"User-Agent", "Referer", "Origin", "X-Request-Id", "X-Forwarded-Host", "Accept-Language"} {
+				r.Header.Set(name, evil)
+			}
+			r.Header.Set("Accept", accept)
+			resp, err := v.client.Do(r)
+			status, body := v.read(resp, err)
+			if status != tc.status || resp.Header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%s, %s: the answer is %d %v", tc.target, accept, status, resp.Header)
+			}
+			said := body + strings.Join(resp.Header.Values("Content-Security-Policy"), "")
+			for _, part := range []string{"evil", "script", "{{", "{env", "{http.", "{page.", "{vars.", "//"} {
+				if strings.Contains(said, part) {
+					t.Errorf("%s, %s: there is %q in\n%s", tc.target, accept, part, said)
+				}
+			}
+			kind := resp.Header.Get("Content-Type")
+			if accept == "application/json" {
+				if kind != "text/plain; charset=utf-8" || !strings.HasPrefix(body, fmt.Sprint(tc.status, " ", http.StatusText(tc.status), ".")) {
+					t.Errorf("%s: a script is told, as %s: %s", tc.target, kind, body)
+				}
+				continue
+			}
+			if kind != "text/html; charset=utf-8" || !strings.Contains(body, tc.says) || !regexp.MustCompile(`Request [0-9a-f-]{36}<`).MatchString(body) {
+				t.Errorf("%s: a person is told, as %s:\n%s", tc.target, kind, body)
+			}
+			if policy := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") {
+				t.Errorf("%s: the policy is %q", tc.target, policy)
+			}
+		}
 	}
 }
 
