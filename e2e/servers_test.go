@@ -175,7 +175,7 @@ func TestDex(t *testing.T) {
 	t.Run("JSON", func(t *testing.T) { // which dex does not take
 		d := newDex(t, path, a)
 		f := newForeign(t, a, trusting, d.lines("scope openid", "token_request json")...)
-		f.fails(d, "invalid_client")
+		f.fails(d, "unsupported_grant_type")
 	})
 	t.Run("unknown authority", func(t *testing.T) {
 		d := newDex(t, path, a)
