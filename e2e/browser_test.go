@@ -328,6 +328,10 @@ func TestBrowserTwoTabs(t *testing.T) {
 			b.sees("auth0|ada is at " + path)
 		}
 	}
+	// Had one tab's login been lost by the other's, it would have begun again.
+	if n := len(e.issuer.AuthorizeRequests()); n > 3+2*5 {
+		t.Errorf("%d logins were begun", n)
+	}
 }
 
 // TestBrowserBack: who goes back from the page to where they signed in is at the page

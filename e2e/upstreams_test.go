@@ -4,17 +4,23 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/chromedp/chromedp"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 	"golang.org/x/net/http2"
@@ -254,6 +260,171 @@ func TestStreams(t *testing.T) {
 				})
 			}
 			wait.Wait()
+		})
+	}
+}
+
+// TestStreamsInBrowser: a page in a real browser has a WebSocket and an EventSource,
+// loses both when it signs out, and gets neither again. Over TLS, the browser speaks
+// HTTP/2, and opens WebSockets over it where it may.
+func TestStreamsInBrowser(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ env, logged string }{
+		"HTTP/1.1": {"GODEBUG=", `"proto":"HTTP/1.1","method":"GET","host":"%s","uri":"/socket"`},
+		"HTTP/2":   {"GODEBUG=http2xconnect=1", `"proto":"HTTP/2.0","method":"CONNECT","host":"%s","uri":"/socket"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, _ := newGuarded(t, []string{tc.env}, "log\nreverse_proxy "+newStreams(t))
+			b := newChromium(t, chromedp.Flag("ignore-certificate-errors-spki-list", f.spki))
+			b.visit(f.site + "/page")
+			b.isAt(f.site + "/page")
+			b.evaluate(`
+				var heard = '', told = '', ended = [];
+				var socket = new WebSocket('/socket'), events = new EventSource('/events');
+				socket.onmessage = (e) => heard += e.data;
+				socket.onclose = () => ended.push('socket');
+				events.onmessage = (e) => told = e.data;
+				events.onerror = () => events.readyState === EventSource.CLOSED && ended.push('events');
+				''`)
+			eventually(t, "both say whose they are", func() bool {
+				return b.evaluate("heard") == "hello, auth0|ada" && strings.HasSuffix(b.evaluate("told"), " for auth0|ada")
+			})
+			if status := b.fetch("/logout"); status != "200" {
+				t.Fatalf("the logout answers %s", status)
+			}
+			// The browser tries to have the events again, and is refused.
+			eventually(t, "both have ended", func() bool { return b.evaluate("ended.sort().join()") == "events,socket" })
+			eventually(t, "the access log has the WebSocket", func() bool {
+				log, _ := os.ReadFile(f.log)
+				return strings.Contains(string(log), fmt.Sprintf(tc.logged, strings.TrimPrefix(f.site, "https://")))
+			})
+		})
+	}
+}
+
+// TestPHP: a PHP application behind php_fastcgi knows who asks by its $_SERVER,
+// whatever the request says, and its front controller gets the URL that was asked for.
+func TestPHP(t *testing.T) {
+	t.Parallel()
+	path := program(t, "php-cgi", "apt-get install -y php-cgi")
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "index.php"), []byte(`<?php
+		header('Content-Type: application/json');
+		$names = ['REQUEST_URI', 'REMOTE_USER', 'REMOTE_EMAIL', 'HTTP_AUTHORIZATION', 'HTTP_COOKIE'];
+		$told = [];
+		foreach ($names as $name) $told[$name] = $_SERVER[$name] ?? '';
+		echo json_encode($told);
+	`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(root, "php.sock")
+	php := &process{t: t, log: filepath.Join(t.TempDir(), "log"), make: func() *exec.Cmd { return exec.Command(path, "-b", socket) }}
+	php.start()
+	eventually(t, "PHP waits at its socket", func() bool { _, err := os.Stat(socket); return err == nil })
+
+	f, issuer := newGuarded(t, nil, fmt.Sprintf(`root %s
+		php_fastcgi unix/%s {
+			env REMOTE_EMAIL {http.auth.user.email}
+		}
+		file_server`, root, socket))
+	v := newVisitor(t, f.authority)
+	v.expect(v.get(f.site+"/blog/7?q=a%2Fb", "Accept", "application/json"), 401, f.site+"/blog/7?q=a%2Fb")
+	p := v.visit(f.site + "/blog/7?q=a%2Fb")
+	v.expect(p, 200, f.site+"/blog/7?q=a%2Fb")
+	for range 2 {
+		var told map[string]string
+		if err := json.Unmarshal([]byte(p.body), &told); err != nil {
+			t.Fatalf("%v: %s", err, p)
+		}
+		token := told["HTTP_AUTHORIZATION"]
+		delete(told, "HTTP_AUTHORIZATION")
+		want := map[string]string{"REQUEST_URI": "/blog/7?q=a%2Fb", "REMOTE_USER": "auth0|ada", "REMOTE_EMAIL": "ada@example.com", "HTTP_COOKIE": ""}
+		if !maps.Equal(told, want) {
+			t.Errorf("PHP is told %v", told)
+		}
+		if sub := callerOf(&http.Request{Header: http.Header{"Authorization": {token}}}); sub != "auth0|ada" || !strings.HasPrefix(token, "Bearer ") {
+			t.Errorf("PHP's token is %q", token)
+		}
+		// Once more, with the same names from outside.
+		p = v.get(f.site+"/blog/7?q=a%2Fb", "Authorization", "Bearer of-mine", "Remote-User", "root", "Remote-Email", "root@example.com",
+			"REMOTE_USER", "root", "Http-Authorization", "Bearer of-mine")
+	}
+	if n := len(issuer.TokenRequests()); n != 1 {
+		t.Errorf("there were %d logins", n)
+	}
+}
+
+// TestSinglePageApp: a page that try_files serves for every path comes back to the
+// path that was asked for. Its script is told 401 when the session is over, and one
+// reload later it has another.
+func TestSinglePageApp(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "index.html"), []byte(`<!DOCTYPE html>
+		<title>the app</title>
+		<p id="user"></p>
+		<script>
+			async function whoIsIt() {
+				const response = await fetch('/me');
+				if (response.status === 401) {
+					location.reload(); // signs in, and comes back to this page
+					return new Promise(() => {}); // which is on its way out
+				}
+				return response.json();
+			}
+			const show = () => whoIsIt().then((me) => {
+				document.querySelector('#user').textContent = me.sub + ' is at ' + location.pathname + location.search;
+			});
+			show();
+		</script>`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, directives := range map[string]string{
+		"try_files after the login": `handle /api/* {
+				reverse_proxy %[1]s
+			}
+			handle {
+				root %[2]s
+				try_files {path} /index.html
+				file_server
+			}`,
+		"a rewrite before the login": `root %[2]s
+			@api path /api/*
+			handle @api {
+				reverse_proxy %[1]s
+			}
+			@page not path /api/*
+			rewrite @page /index.html
+			file_server`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, issuer := newGuarded(t, nil, fmt.Sprintf(directives, newStreams(t), root))
+			b := newChromium(t, chromedp.Flag("ignore-certificate-errors-spki-list", f.spki))
+			const path = "/notes/7?tab=2&q=a%2Fb"
+			b.visit(f.site + path)
+			b.isAt(f.site + path)
+			b.sees("auth0|ada is at " + path)
+			if status := b.fetch("/api/things"); status != "200" {
+				t.Errorf("the API answers %s", status)
+			}
+
+			if status := b.fetch("/logout"); status != "200" {
+				t.Errorf("the logout answers %s", status)
+			}
+			logins := len(issuer.AuthorizeRequests())
+			if status := b.fetch("/api/things"); status != "401" {
+				t.Errorf("without a session, the API answers %s", status)
+			}
+			if n := len(issuer.AuthorizeRequests()); n != logins {
+				t.Error("the script was sent to the sign-in server")
+			}
+			b.evaluate("document.querySelector('#user').textContent = ''; show(); ''")
+			b.sees("auth0|ada is at " + path)
+			b.isAt(f.site + path)
+			if n := len(issuer.AuthorizeRequests()); n != logins+1 {
+				t.Errorf("there were %d logins, and then %d", logins, n)
+			}
 		})
 	}
 }
