@@ -38,18 +38,6 @@ func program(t *testing.T, name, howToGet string) string {
 	return path
 }
 
-// build builds a program out of a module of this repository.
-func build(t *testing.T, dir, pkg string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), filepath.Base(pkg))
-	cmd := exec.Command("go", "build", "-o", path, pkg)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building %s: %v\n%s", pkg, err, out)
-	}
-	return path
-}
-
 // serve starts one Caddy on a storage of its own, with a Caddyfile and further
 // environment variables. When the test ends, it may not have panicked.
 func serve(t *testing.T, config func(port string) (caddyfile string, env []string)) *node {

@@ -172,7 +172,6 @@ func frame(text string) []byte {
 // a stream of events, which the app knows to be theirs, and which end with the
 // session. Nobody else gets one.
 func TestStreams(t *testing.T) {
-	t.Parallel()
 	// By default, Go offers no WebSockets over HTTP/2.
 	f, _ := newGuarded(t, []string{"GODEBUG=http2xconnect=1"}, "reverse_proxy "+newStreams(t))
 	for version := 1; version <= 3; version++ {
@@ -268,7 +267,6 @@ func TestStreams(t *testing.T) {
 // loses both when it signs out, and gets neither again. Over TLS, the browser speaks
 // HTTP/2, and opens WebSockets over it where it may.
 func TestStreamsInBrowser(t *testing.T) {
-	t.Parallel()
 	for name, tc := range map[string]struct{ env, logged string }{
 		"HTTP/1.1": {"GODEBUG=", `"proto":"HTTP/1.1","method":"GET","host":"%s","uri":"/socket"`},
 		"HTTP/2":   {"GODEBUG=http2xconnect=1", `"proto":"HTTP/2.0","method":"CONNECT","host":"%s","uri":"/socket"`},
@@ -306,7 +304,6 @@ func TestStreamsInBrowser(t *testing.T) {
 // TestPHP: a PHP application behind php_fastcgi knows who asks by its $_SERVER,
 // whatever the request says, and its front controller gets the URL that was asked for.
 func TestPHP(t *testing.T) {
-	t.Parallel()
 	path := program(t, "php-cgi", "apt-get install -y php-cgi")
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "index.php"), []byte(`<?php
@@ -359,7 +356,6 @@ func TestPHP(t *testing.T) {
 // path that was asked for. Its script is told 401 when the session is over, and one
 // reload later it has another.
 func TestSinglePageApp(t *testing.T) {
-	t.Parallel()
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "index.html"), []byte(`<!DOCTYPE html>
 		<title>the app</title>
