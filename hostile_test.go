@@ -1,0 +1,331 @@
+package aventusauth
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+)
+
+// What the authorization server may do to us is all here: it is another's machine,
+// it may be broken, and it may have been taken over. Whatever it answers, the
+// visitor gets a plain error or a session, the operator one clean line that says
+// why, and the server keeps nothing of it.
+
+// hostility is one way to answer a request badly, and what comes of it.
+type hostility struct {
+	name  string
+	fault aventustest.Fault
+	want  failure // of the login; without a code, it works
+	why   string  // what the log says at first,
+	do    string  // and a word of what it says to do about it
+	// spent: the answer leaves open what has become of a refresh token, so it is not
+	// sent again.
+	spent bool
+	lives time.Duration // the session, where the login works
+}
+
+// elsewhere is another host, which notes who comes. Whoever follows a redirect to it
+// gets what they wanted.
+type elsewhere struct {
+	*httptest.Server
+	visits atomic.Int64
+}
+
+func newElsewhere(t *testing.T, answer aventustest.Fault) *elsewhere {
+	e := new(elsewhere)
+	e.Server = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		e.visits.Add(1)
+		answer(rw, r)
+	}))
+	t.Cleanup(e.Close)
+	// By this name it is another host to the one that sends here.
+	e.URL = strings.Replace(e.URL, "127.0.0.1", "localhost", 1)
+	return e
+}
+
+func (e *elsewhere) expectNobody(t *testing.T) {
+	t.Helper()
+	if n := e.visits.Load(); n != 0 {
+		t.Errorf("%d requests followed a redirect to another host", n)
+	}
+}
+
+// hostilities returns what is tried at the token endpoint.
+func hostilities(redirectTo string, written *atomic.Int64) []hostility {
+	const (
+		answered  = "the token endpoint answered 200: "
+		answer    = answered + "the token answer "
+		isNone    = "this may not be a token endpoint"
+		html      = "<html><script>alert(1)</script>" + aventustest.HostileToken
+		good      = `{"access_token":"` + aventustest.HostileToken + `","token_type":"Bearer","expires_in":86400}`
+		asForm    = "access_token=" + aventustest.HostileToken + "&token_type=Bearer&expires_in=86400"
+		plainText = "text/plain"
+	)
+	says, grants := aventustest.Says, aventustest.Grants
+	// bad is an answer of success that is none.
+	bad := func(name string, fault aventustest.Fault, why string) hostility {
+		return hostility{name: name, fault: fault, want: errToken, why: why, do: isNone, spent: true}
+	}
+	lives := func(name string, fault aventustest.Fault, lives time.Duration) hostility {
+		return hostility{name: name, fault: fault, lives: lives}
+	}
+	twice := func(name, fields string) hostility {
+		body := strings.Replace(good, "{", "{"+fields+",", 1)
+		return bad(name+" twice", says(200, body), answer+"has a name twice")
+	}
+	all := []hostility{
+		{name: "500 without a body", fault: says(500, ""), want: errToken, why: "the token endpoint answered 500", do: "status"},
+		{name: "502 with a page", fault: says(502, html, "Content-Type", "text/html"), want: errToken, why: "the token endpoint answered 502", do: "status"},
+		{name: "503", fault: says(503, html), want: errServerBusy, why: "the token endpoint answered 503", do: "down for now"},
+		{name: "429", fault: says(429, ""), want: errServerBusy, why: "the token endpoint answered 429", do: "quota"},
+		{name: "429 with Retry-After", fault: says(429, "{}", "Retry-After", "86400"), want: errServerBusy, why: "the token endpoint answered 429", do: "quota"},
+		{name: "an echo in colours", fault: aventustest.Echoes, want: errToken, why: "the token endpoint answered 400 invalid_request???[2J: ?[31m?31m?? You sent {"},
+
+		bad("HTML with 200", says(200, html, "Content-Type", "text/html"), answer+"is not a JSON object"),
+		bad("HTML that calls itself JSON", says(200, html, "Content-Type", "application/json"), answer+"is not a JSON object"),
+		bad("nothing", says(200, ""), answer+"is not a JSON object"),
+		bad("truncated JSON", says(200, good[:len(good)-1]), answer+"is not valid JSON"),
+		{name: "an answer that breaks off", fault: says(200, good, "Content-Length", "1000"), want: errToken, why: "the token endpoint: no answer came to the request: reading the answer: unexpected EOF", do: "can reach", spent: true},
+		bad("[]", says(200, "[]"), answer+"is not a JSON object"),
+		bad("null", says(200, "null"), answer+"is not a JSON object"),
+		bad("a form", says(200, asForm, "Content-Type", "application/x-www-form-urlencoded"), answer+"is not a JSON object"),
+		bad("a form as text", says(200, asForm, "Content-Type", plainText), answer+"is not a JSON object"),
+		bad("10 GB", aventustest.Endless(written), answer+"is larger than 1 MiB"),
+		bad("10 GB that came as 10 MB", says(200, gzipBomb(), "Content-Encoding", "gzip"), answer+"is larger than 1 MiB"),
+
+		bad("token_type missing", grants("token_type", ""), answered+"the token answer's token_type is not Bearer"),
+		bad("token_type mac", grants("token_type", `"mac"`), answered+"the token answer's token_type is not Bearer"),
+		bad("token_type null", grants("token_type", "null"), answered+"the token answer's token_type is not Bearer"),
+		bad("token_type a list", grants("token_type", `["Bearer"]`), answered+"the token answer's token_type is not Bearer"),
+		lives("token_type Bearer", grants("token_type", `"Bearer"`), 24*time.Hour),
+		lives("token_type bearer", grants("token_type", `"bearer"`), 24*time.Hour),
+		lives("token_type BEARER", grants("token_type", `"BEARER"`), 24*time.Hour),
+		lives("token_type bEaReR", grants("token_type", `"bEaReR"`), 24*time.Hour),
+
+		lives("expires_in a string", grants("expires_in", `"7200"`), 2*time.Hour),
+		lives("expires_in missing", grants("expires_in", ""), time.Hour),
+		lives("expires_in 3600.5", grants("expires_in", "3600.5"), time.Hour),
+		lives("expires_in 9e18", grants("expires_in", "9e18"), 24*time.Hour),
+		bad("expires_in 0", grants("expires_in", "0"), answered+"the token answer's expires_in is not positive"),
+		bad("expires_in -1", grants("expires_in", "-1"), answered+"the token answer's expires_in is not positive"),
+		bad("expires_in 1e400", grants("expires_in", "1e400"), answered+"the token answer's expires_in is not finite"),
+		bad("expires_in soon", grants("expires_in", `"soon"`), answered+"the token answer's expires_in is no number"),
+
+		bad("a token missing", grants("access_token", ""), answer+"has no access_token"),
+		bad("a token empty", grants("access_token", `""`), answer+"has no access_token"),
+		{
+			name: "a token of 100 KB", fault: grants("access_token", `"`+strings.Repeat(aventustest.HostileToken, 100<<10/len(aventustest.HostileToken))+`"`),
+			want: errTokenTooLong, why: errTooLarge.Error(), spent: true,
+		},
+
+		twice("access_token", `"access_token":"another"`),
+		twice("token_type", `"token_type":"mac"`),
+		twice("expires_in", `"expires_in":1`),
+		twice("a name that is written in another way", `"access_toke\u006e":"another"`),
+	}
+	for name, inJSON := range map[string]string{"CR": `\r`, "LF": `\n`, "a header": `\r\nX-Admin: yes`, "NUL": `\u0000`, "ü": `ü`, "ü in escapes": `\u00fc`, "a space": ` `, "DEL": `\u007f`} {
+		all = append(all, bad("a token with "+name, grants("access_token", `"`+aventustest.HostileToken+inJSON+`x"`),
+			answered+"the access token holds a byte that no Authorization header may hold"))
+	}
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		all = append(all, hostility{
+			name: fmt.Sprint("a redirect, ", status), fault: says(status, html, "Location", redirectTo),
+			want: errToken, why: fmt.Sprint("the token endpoint answered ", status), do: "redirect",
+		})
+	}
+	return all
+}
+
+// gzipBomb returns 64 MiB of spaces, compressed, which net/http unpacks unasked.
+func gzipBomb() string {
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	_, _ = zw.Write(bytes.Repeat([]byte(" "), 64<<20)) // never fails: it is memory
+	_ = zw.Close()
+	return b.String()
+}
+
+// logLine is a line of the log, as far as it is looked at.
+type logLine struct {
+	Level, Logger, Msg, Error string
+}
+
+// said returns what the module has logged behind the first bytes of the log, as text
+// and line by line.
+func (w *world) said(behind int) (text string, lines []logLine) {
+	w.t.Helper()
+	text = w.log()[behind:]
+	for line := range strings.SplitSeq(text, "\n") {
+		var l logLine
+		if json.Unmarshal([]byte(line), &l) == nil && l.Logger == "http.handlers.aventus_auth" {
+			lines = append(lines, l)
+		}
+	}
+	return text, lines
+}
+
+// expectSaid waits for the one line that the module has logged behind the first bytes
+// of the log, and looks for what may not be in it.
+func (w *world) expectSaid(behind int, level, msg, why, do string) {
+	w.t.Helper()
+	await(w.t, "a line in the log", func() bool {
+		_, lines := w.said(behind)
+		return len(lines) > 0
+	})
+	text, lines := w.said(behind)
+	if len(lines) != 1 || lines[0].Level != level || lines[0].Msg != msg {
+		w.t.Errorf("the log says %+v, want %s %s", lines, level, msg)
+	}
+	rest, ok := strings.CutPrefix(lines[0].Error, why)
+	if !ok || !strings.Contains(rest, do) {
+		w.t.Errorf("the log says %q\nwant          %q, and %q", lines[0].Error, why, do)
+	}
+	if len(lines[0].Error) > 1000 || strings.ContainsFunc(lines[0].Error, func(r rune) bool { return r < ' ' || r > '~' }) {
+		w.t.Errorf("not fit for a log: %q", lines[0].Error)
+	}
+	// Caddy's own lines hold the callback's URL, code and all; nobody's hold these.
+	requests := w.issuer.TokenRequests()
+	sent := requests[len(requests)-1].Params
+	for what, secret := range map[string]string{
+		"the client's secret": testSecret, "the code verifier": sent["code_verifier"], "the refresh token": sent["refresh_token"],
+		"the server's token": aventustest.HostileToken,
+	} {
+		if secret != "" && strings.Contains(text, secret) {
+			w.t.Errorf("the log holds %s", what)
+		}
+	}
+	if code := sent["code"]; code != "" && strings.Contains(fmt.Sprint(lines), code) {
+		w.t.Errorf("the module's line holds the code: %+v", lines)
+	}
+}
+
+// footprint is what this process holds: Caddy, the stand-in and the test.
+type footprint struct {
+	goroutines int
+	heap       uint64
+}
+
+// goroutines counts them, and says where they are. Tests' own do not count, nor does
+// the one with which certmagic keeps a lock file fresh: it takes seconds to see that
+// the lock is gone.
+func goroutines() (n int, where string) {
+	var text strings.Builder
+	_ = pprof.Lookup("goroutine").WriteTo(&text, 1) // never fails: it is memory
+	_, where, _ = strings.Cut(text.String(), "\n")
+	for stack := range strings.SplitSeq(where, "\n\n") {
+		var alike int
+		_, _ = fmt.Sscan(stack, &alike) // none behind the last one
+		if !strings.Contains(stack, "keepLockfileFresh") && !strings.Contains(stack, "testing.tRunner") {
+			n += alike
+		}
+	}
+	return n, where
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC() // for what the first one finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// settled returns the footprint when nothing is going on.
+func settled() footprint {
+	last, same := 0, 0
+	for ; same < 20; time.Sleep(5 * time.Millisecond) {
+		if n, _ := goroutines(); n == last {
+			same++
+		} else {
+			last, same = n, 0
+		}
+	}
+	return footprint{last, heap()}
+}
+
+// expectBack waits until the process holds no more than it did: no goroutine, and of
+// memory only what the test itself and the stand-in remember.
+func (f footprint) expectBack(t *testing.T) {
+	t.Helper()
+	const remembered = 4 << 20
+	var n int
+	var where string
+	var held uint64
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if n, where = goroutines(); n > f.goroutines {
+			continue
+		}
+		if held = heap(); held <= f.heap+remembered {
+			return
+		}
+	}
+	t.Errorf("%d goroutines, %d before; %d KiB of memory, %d before\n%.20000s", n, f.goroutines, held>>10, f.heap>>10, where)
+}
+
+// TestHostileTokenEndpoint: whatever the token endpoint answers to a code.
+func TestHostileTokenEndpoint(t *testing.T) {
+	var faults aventustest.Switch
+	var written atomic.Int64
+	thief := newElsewhere(t, aventustest.Grants("", ""))
+	w := newWorld(t, setup{caddyfile: "%s\nreverse_proxy %app" + errorsShown, issuer: func(s *aventustest.Server) { s.TokenFault = faults.Answer }})
+	first := w.browser()
+	first.login("/")
+	w.expect(first.get("/"), http.StatusOK)
+	before := settled()
+	for _, c := range hostilities(thief.URL, &written) {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			b := w.browser()
+			callback := b.begin("/page")
+			asked, logged := len(w.issuer.TokenRequests()), len(w.log())
+			faults.Set(c.fault)
+			a := b.get(callback)
+			faults.Set(nil)
+			w.requests()
+			if c.want.code == "" {
+				w.expect(a, http.StatusSeeOther)
+				if got := a.cookie("aventus_session"); got == nil || time.Duration(got.MaxAge)*time.Second != c.lives {
+					t.Errorf("sets %v", a.Header["Set-Cookie"])
+				}
+				w.clock.Add(c.lives - time.Second)
+				w.expect(b.do("POST", "/page"), http.StatusOK)
+				if got := w.token(); got != bearer+aventustest.HostileToken {
+					t.Errorf("the app was sent %q", got)
+				}
+				w.clock.Add(time.Second)
+				w.expect(b.do("POST", "/page"), http.StatusUnauthorized)
+			} else {
+				w.expect(a, c.want.status)
+				if a.body != c.want.code+": "+c.want.description || a.Header["Set-Cookie"] != nil || a.Header["Location"] != nil || a.Header.Get("Cache-Control") != "no-store" {
+					t.Errorf("%v %s", a.Header, a.body)
+				}
+				w.expectSaid(logged, "error", c.want.code, c.why, c.do)
+				w.expect(b.do("POST", "/page"), http.StatusUnauthorized)
+				w.expect(b.get(callback), http.StatusFound) // the code is spent, for all we know
+			}
+			w.expectTokenRequests(asked + 1)
+
+			// The server is well again, and so are we.
+			b.login("/page")
+			w.expect(b.get("/page"), http.StatusOK)
+			w.expectTokenRequests(asked + 2)
+			before.expectBack(t)
+		})
+	}
+	w.t = t
+	thief.expectNobody(t)
+	if n := written.Load(); n < 1<<20 || n > 16<<20 {
+		t.Errorf("of 10 GB, %d bytes were taken", n)
+	}
+}

@@ -1,0 +1,113 @@
+package aventustest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Fault is what TokenFault, RevokeFault and JWKSFault are: it answers a request in
+// the server's place, and returns true when it did. Those below make a hostile
+// server, or a broken one, of the stand-in.
+type Fault = func(w http.ResponseWriter, r *http.Request) bool
+
+// Switch is a fault that a test may change while the server runs. Its zero value is
+// none. It is safe for concurrent use.
+type Switch struct{ fault atomic.Pointer[Fault] }
+
+// Set makes f the fault from now on. Nil is none: the server is well again.
+func (s *Switch) Set(f Fault) { s.fault.Store(&f) }
+
+// Answer is the fault to give to the server.
+func (s *Switch) Answer(w http.ResponseWriter, r *http.Request) bool {
+	f := s.fault.Load()
+	return f != nil && *f != nil && (*f)(w, r)
+}
+
+// Says answers with this status and body. Headers are names and values in turn.
+func Says(status int, body string, headers ...string) Fault {
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		for i := 0; i < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+		return true
+	}
+}
+
+// HostileToken is the access token of Grants.
+const HostileToken = "a-token-of-the-hostile-server"
+
+// Grants answers a token request with a token, and with one field other than it
+// should be: with value, which is JSON, or without the field where value is "".
+func Grants(field, value string) Fault {
+	var fields []string
+	for _, f := range [][2]string{{"access_token", `"` + HostileToken + `"`}, {"token_type", `"Bearer"`}, {"expires_in", "86400"}} {
+		if f[0] == field {
+			f[1] = value
+		}
+		if f[1] != "" {
+			fields = append(fields, fmt.Sprintf("%q:%s", f[0], f[1]))
+		}
+	}
+	return Says(http.StatusOK, "{"+strings.Join(fields, ",")+"}", "Content-Type", "application/json")
+}
+
+// Echoes refuses a request with its own body as the reason, in colours: what servers
+// are known to do, and what terminals act on.
+func Echoes(w http.ResponseWriter, r *http.Request) bool {
+	body, _ := io.ReadAll(r.Body)
+	writeJSON(w, http.StatusBadRequest, map[string]string{
+		"error":             "invalid_request\r\n\x1b[2J",
+		"error_description": "\x1b[31m\u009b31m\x00\u202e You sent " + string(body),
+	})
+	return true
+}
+
+// Hangs does not answer until the client has gone.
+func Hangs(_ http.ResponseWriter, r *http.Request) bool {
+	_, _ = io.Copy(io.Discard, r.Body) // or net/http does not see the client go
+	<-r.Context().Done()
+	return true
+}
+
+// Drips answers with one byte a second until the client has gone.
+func Drips(w http.ResponseWriter, r *http.Request) bool {
+	_, _ = io.Copy(io.Discard, r.Body)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		_, _ = io.WriteString(w, " ")
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-r.Context().Done():
+			return true
+		case <-tick.C:
+		}
+	}
+}
+
+// EnoughRead is where Endless gives up: a client that took so much would take all.
+const EnoughRead = 64 << 20
+
+// Endless promises 10 GB, and adds to written what it got rid of. It breaks off after
+// EnoughRead, so that a client without a bound fails a test and not the machine.
+func Endless(written *atomic.Int64) Fault {
+	return func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Length", fmt.Sprint(10<<30))
+		chunk := bytes.Repeat([]byte(" "), 64<<10)
+		for left := EnoughRead; left > 0; left -= len(chunk) {
+			n, err := w.Write(chunk)
+			written.Add(int64(n))
+			if err != nil {
+				break
+			}
+		}
+		panic(http.ErrAbortHandler)
+	}
+}
