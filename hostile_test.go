@@ -329,3 +329,74 @@ func TestHostileTokenEndpoint(t *testing.T) {
 		t.Errorf("of 10 GB, %d bytes were taken", n)
 	}
 }
+
+// TestHostileRenewal: the same at a renewal. While the old token lives, nobody is
+// worse off by it.
+func TestHostileRenewal(t *testing.T) {
+	var faults aventustest.Switch
+	var written atomic.Int64
+	thief := newElsewhere(t, aventustest.Grants("", ""))
+	w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = faults.Answer }})
+	first := w.browser()
+	first.login("/")
+	w.expect(first.get("/"), http.StatusOK)
+	before := settled()
+	for _, c := range hostilities(thief.URL, &written) {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			b := w.browser()
+			b.login("/page")
+			w.expect(b.get("/page"), http.StatusOK)
+			old := w.token()
+			w.clock.Add(57 * time.Minute)
+			asked, logged := len(w.issuer.TokenRequests()), len(w.log())
+			faults.Set(c.fault)
+			w.expect(b.get("/page"), http.StatusOK)
+			if w.token() != old {
+				t.Error("somebody waited for a new token")
+			}
+			if c.want.code == "" {
+				await(t, "the new token", func() bool {
+					w.expect(b.get("/page"), http.StatusOK)
+					return w.token() == bearer+aventustest.HostileToken
+				})
+				w.expectTokenRequests(asked + 1)
+				faults.Set(nil)
+				// It lives as long as it says, within the session's lifetime; the refresh
+				// token is the old one, since no other came.
+				w.clock.Add(min(c.lives, 23*time.Hour) - 6*time.Minute)
+				w.expect(b.get("/page"), http.StatusOK)
+				w.expectTokenRequests(asked + 1)
+				w.clock.Add(6 * time.Minute)
+				w.expect(b.get("/page"), http.StatusOK)
+				if again := w.token() == bearer+aventustest.HostileToken; again != (c.lives == 24*time.Hour) {
+					t.Errorf("the token goes on: %v", again)
+				}
+			} else {
+				level, msg := "error", "renewing a session failed; it is tried again"
+				if c.spent {
+					level, msg = "warn", "a session cannot be renewed any more; it ends with its token"
+				}
+				w.expectSaid(logged, level, msg, c.why, "")
+				faults.Set(nil)
+				w.expect(b.get("/page"), http.StatusOK)
+				w.expectTokenRequests(asked + 1)
+				w.clock.Add(10 * time.Minute)
+				if c.spent {
+					w.expect(b.get("/page"), http.StatusFound)
+					w.expectTokenRequests(asked + 1)
+					b.login("/page")
+				}
+				w.expect(b.get("/page"), http.StatusOK)
+				if w.token() == old {
+					t.Error("the dead token goes on")
+				}
+				w.expectTokenRequests(asked + 2)
+			}
+			w.expectNoReuse()
+			before.expectBack(t)
+		})
+	}
+	w.t = t
+	thief.expectNobody(t)
+}
