@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -187,7 +188,7 @@ func (w *world) expectSaid(behind int, level, msg, why, do string) {
 	if len(lines) != 1 || lines[0].Level != level || lines[0].Msg != msg {
 		w.t.Errorf("the log says %+v, want %s %s", lines, level, msg)
 	}
-	rest, ok := strings.CutPrefix(lines[0].Error, why)
+	_, rest, ok := strings.Cut(lines[0].Error, why)
 	if !ok || !strings.Contains(rest, do) {
 		w.t.Errorf("the log says %q\nwant          %q, and %q", lines[0].Error, why, do)
 	}
@@ -203,6 +204,11 @@ func (w *world) expectSaid(behind int, level, msg, why, do string) {
 	} {
 		if secret != "" && strings.Contains(text, secret) {
 			w.t.Errorf("the log holds %s", what)
+		}
+	}
+	for _, revoked := range w.issuer.Revoked() {
+		if strings.Contains(text, revoked) {
+			w.t.Error("the log holds a refresh token that was revoked")
 		}
 	}
 	if code := sent["code"]; code != "" && strings.Contains(fmt.Sprint(lines), code) {
@@ -399,4 +405,150 @@ func TestHostileRenewal(t *testing.T) {
 	}
 	w.t = t
 	thief.expectNobody(t)
+}
+
+// TestHostileKeySet: what the server of the keys answers is not the person's fault,
+// nor the API client's, and nobody is let in without keys.
+func TestHostileKeySet(t *testing.T) {
+	var faults aventustest.Switch
+	var written atomic.Int64
+	says := aventustest.Says
+	key := `{"keys":[{"kty":"RSA","kid":"a","n":"` + strings.Repeat("A", 342) + `","e":"AQAB"}]}`
+	thief := newElsewhere(t, says(200, key))
+	all := []hostility{
+		{name: "500 without a body", fault: says(500, ""), want: errServerBusy, why: "the key set answered 500"},
+		{name: "429", fault: says(429, "", "Retry-After", "86400"), want: errServerBusy, why: "the key set answered 429"},
+		{name: "HTML", fault: says(200, "<html>\x1b[31m"), want: errToken, why: "the key set answered 200: what it answered is not a JSON object"},
+		{name: "[]", fault: says(200, "[]"), want: errToken, why: "the key set answered 200: what it answered is not a JSON object"},
+		{name: "null", fault: says(200, "null"), want: errToken, why: "the key set answered 200: what it answered is not a JSON object"},
+		{name: "truncated JSON", fault: says(200, key[:len(key)-1]), want: errToken, why: "the key set answered 200: what it answered is not valid JSON"},
+		{name: "keys twice", fault: says(200, strings.Replace(key, "{", `{"keys":[],`, 1)), want: errToken, why: "the key set answered 200: what it answered has a name twice"},
+		{name: "no keys", fault: says(200, `{"keys":[]}`), want: errToken, why: "the key set answered 200: it holds no key that a token may be signed with"},
+		{name: "10 GB", fault: aventustest.Endless(&written), want: errToken, why: "the key set answered 200: what it answered is larger than 1 MiB"},
+		{name: "10 GB that came as 10 MB", fault: says(200, gzipBomb(), "Content-Encoding", "gzip"), want: errToken, why: "the key set answered 200: what it answered is larger than 1 MiB"},
+		{name: "an answer that breaks off", fault: says(200, key, "Content-Length", "1000000"), want: errToken, why: "the key set: unexpected EOF"},
+	}
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		all = append(all, hostility{
+			name: fmt.Sprint("a redirect, ", status), fault: says(status, "", "Location", thief.URL),
+			want: errToken, why: fmt.Sprint("the key set answered ", status),
+		})
+	}
+	var stranger atomic.Pointer[string] // a token that is signed with a key nobody knows, so the keys are asked for
+	w := newWorld(t, setup{block: "accept_bearer", caddyfile: "%s\nreverse_proxy %app" + errorsShown, issuer: func(s *aventustest.Server) {
+		s.JWKSFault = faults.Answer
+		s.TokenFault = func(rw http.ResponseWriter, r *http.Request) bool {
+			token := stranger.Load()
+			return token != nil && aventustest.Grants("access_token", `"`+*token+`"`)(rw, r)
+		}
+	}})
+	first := w.browser()
+	first.login("/")
+	w.expect(first.get("/"), http.StatusOK)
+	before := settled()
+	for _, c := range all {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			b := w.browser()
+			known := w.issuer.SignJWT(w.tokenClaims(nil))
+			_, rest, _ := strings.Cut(known, ".")
+			unknown := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"nobody"}`)) + "." + rest
+			bring := func(token string) answer { return b.do("POST", "/page", "Authorization", "Bearer "+token) }
+			fails := func(a answer, logged int, why string) {
+				t.Helper()
+				w.expect(a, c.want.status)
+				if a.body != c.want.code+": "+c.want.description || a.Header["Set-Cookie"] != nil || a.Header["Www-Authenticate"] != nil || a.Header.Get("Cache-Control") != "no-store" {
+					t.Errorf("%v %s", a.Header, a.body)
+				}
+				w.expectSaid(logged, "error", c.want.code, why+c.why, "")
+			}
+			callback := b.begin("/page")
+			asked, fetched := len(w.issuer.TokenRequests()), w.issuer.JWKSRequests()
+			w.clock.Add(10 * time.Second)
+			faults.Set(c.fault)
+			stranger.Store(&unknown)
+			logged := len(w.log())
+			fails(b.get(callback), logged, "verifying the access token: ")
+			logged = len(w.log())
+			fails(bring(unknown), logged, "")
+			w.expect(bring(known), http.StatusOK) // what was known is not forgotten
+			w.expectTokenRequests(asked + 1)
+			if n := w.issuer.JWKSRequests() - fetched; n != 1 {
+				t.Errorf("the keys were asked for %d times", n)
+			}
+
+			// The server is well again, and says that there is no such key.
+			faults.Set(nil)
+			stranger.Store(nil)
+			w.clock.Add(10 * time.Second)
+			w.expect(bring(unknown), http.StatusUnauthorized)
+			b.login("/page")
+			w.expect(b.get("/page"), http.StatusOK)
+			before.expectBack(t)
+		})
+	}
+	w.t = t
+	thief.expectNobody(t)
+	if n := written.Load(); n < 1<<20 || n > 16<<20 {
+		t.Errorf("of 10 GB, %d bytes were taken", n)
+	}
+}
+
+// TestHostileRevocation: a logout does not wait for the authorization server, nor
+// depend on it.
+func TestHostileRevocation(t *testing.T) {
+	var faults aventustest.Switch
+	var written atomic.Int64
+	says := aventustest.Says
+	thief := newElsewhere(t, says(200, ""))
+	all := []hostility{ // without a why, the log has nothing to say
+		{name: "500 without a body", fault: says(500, ""), why: "answered 500"},
+		{name: "429", fault: says(429, "", "Retry-After", "86400"), why: "answered 429"},
+		{name: "an echo in colours", fault: aventustest.Echoes, why: "answered 400 invalid_request???[2J: ?[31m?31m?? You sent {"},
+		{name: "an answer that breaks off", fault: says(200, "ok", "Content-Length", "1000"), why: "reading the answer: unexpected EOF"},
+		{name: "HTML", fault: says(200, "<html>\x1b[31m")},
+		{name: "10 GB", fault: aventustest.Endless(&written)},
+	}
+	for _, status := range []int{301, 302, 303, 307, 308} {
+		all = append(all, hostility{name: fmt.Sprint("a redirect, ", status), fault: says(status, "", "Location", thief.URL), why: fmt.Sprint("answered ", status)})
+	}
+	w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.RevokeFault = faults.Answer }})
+	first := w.browser()
+	first.login("/")
+	w.expect(first.get("/"), http.StatusOK)
+	before := settled()
+	for _, c := range all {
+		t.Run(c.name, func(t *testing.T) {
+			w.t = t
+			b := w.browser()
+			copied := b.login("/page").cookie("aventus_session")
+			asked, logged := len(w.issuer.Revoked()), len(w.log())
+			faults.Set(c.fault)
+			a := b.get("/logout")
+			w.expect(a, http.StatusOK)
+			if got := a.cookie("aventus_session"); got == nil || got.MaxAge >= 0 || a.Header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%v", a.Header)
+			}
+			w.expect(w.browser().do("POST", "/page", "Cookie", "aventus_session="+copied.Value), http.StatusUnauthorized)
+			await(t, "the revocation", func() bool { return len(w.issuer.Revoked()) > asked })
+			if c.why != "" {
+				w.expectSaid(logged, "warn", "the refresh token of a session that has ended could not be revoked", c.why, "")
+			}
+			faults.Set(nil)
+			b.login("/page")
+			w.expect(b.get("/page"), http.StatusOK)
+			before.expectBack(t)
+			if n := len(w.issuer.Revoked()) - asked; n != 1 {
+				t.Errorf("the revocation was asked for %d times", n)
+			}
+			if _, lines := w.said(logged); c.why == "" && len(lines) > 0 {
+				t.Errorf("the log says %+v", lines)
+			}
+		})
+	}
+	w.t = t
+	thief.expectNobody(t)
+	if n := written.Load(); n < 1<<20 || n > 16<<20 {
+		t.Errorf("of 10 GB, %d bytes were taken", n)
+	}
 }
