@@ -9,7 +9,7 @@
 // authorize.go checks /authorize and walks a person through sign-in and
 // consent, token.go exchanges codes, refresh.go renews and revokes what they
 // gave, jwt.go makes the tokens and publishes their keys, and pages.go holds
-// what a browser is shown.
+// what a browser is shown. With faults.go, a test makes it hostile.
 package aventustest
 
 import (
