@@ -51,8 +51,8 @@ type hostility struct {
 	lives time.Duration // the session, where the login works
 }
 
-// elsewhere is another host, which notes who comes. Whoever follows a redirect to it
-// gets what they wanted.
+// elsewhere is another host, which notes who comes, and gives a good answer to those
+// who follow a redirect to it.
 type elsewhere struct {
 	*httptest.Server
 	visits atomic.Int64
@@ -105,6 +105,10 @@ func hostilities(redirectTo string, written *atomic.Int64) []hostility {
 		{name: "429", fault: says(429, ""), want: errServerBusy, why: "the token endpoint answered 429", do: "quota"},
 		{name: "429 with Retry-After", fault: says(429, "{}", "Retry-After", "86400"), want: errServerBusy, why: "the token endpoint answered 429", do: "quota"},
 		{name: "an echo in colours", fault: aventustest.Echoes, want: errToken, why: "the token endpoint answered 400 invalid_request???[2J: ?[31m?31m?? You sent {"},
+		{
+			name: "an echo that is no HTTP", fault: aventustest.Garbles, want: errToken, spent: true,
+			why: "the token endpoint: no answer came to the request: net/http: HTTP/1.x transport connection broken: malformed MIME header", do: "can reach",
+		},
 
 		bad("HTML with 200", says(200, html, "Content-Type", "text/html"), answer+"is not a JSON object"),
 		bad("HTML that calls itself JSON", says(200, html, "Content-Type", "application/json"), answer+"is not a JSON object"),
@@ -440,7 +444,7 @@ func TestHostileKeySet(t *testing.T) {
 	var faults aventustest.Switch
 	var written atomic.Int64
 	says := aventustest.Says
-	key := `{"keys":[{"kty":"RSA","kid":"a","n":"` + strings.Repeat("A", 342) + `","e":"AQAB"}]}`
+	key := `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"nobody","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}` // RFC 8037's
 	thief := newElsewhere(t, says(200, key))
 	all := []hostility{
 		{name: "500 without a body", fault: says(500, ""), want: errServerBusy, why: "the key set answered 500"},
@@ -528,6 +532,7 @@ func TestHostileRevocation(t *testing.T) {
 		{name: "500 without a body", fault: says(500, ""), why: "answered 500"},
 		{name: "429", fault: says(429, "", "Retry-After", "86400"), why: "answered 429"},
 		{name: "an echo in colours", fault: aventustest.Echoes, why: "answered 400 invalid_request???[2J: ?[31m?31m?? You sent {"},
+		{name: "an echo that is no HTTP", fault: aventustest.Garbles, why: "malformed MIME header"},
 		{name: "an answer that breaks off", fault: says(200, "ok", "Content-Length", "1000"), why: "reading the answer: unexpected EOF"},
 		{name: "HTML", fault: says(200, "<html>\x1b[31m")},
 		{name: "10 GB", fault: aventustest.Endless(&written)},

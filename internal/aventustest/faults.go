@@ -69,6 +69,19 @@ func Echoes(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
+// Garbles answers with the request's body where a header should be. The errors of
+// net/http quote what they cannot read.
+func Garbles(w http.ResponseWriter, r *http.Request) bool {
+	body, _ := io.ReadAll(r.Body)
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err) // HTTP/1.1 lets us have the connection
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\n%s\r\n\r\n", body)
+	return true
+}
+
 // Hangs does not answer until the client has gone.
 func Hangs(_ http.ResponseWriter, r *http.Request) bool {
 	_, _ = io.Copy(io.Discard, r.Body) // or net/http does not see the client go
