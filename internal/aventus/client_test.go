@@ -493,6 +493,54 @@ func TestCannotBeSentAgain(t *testing.T) {
 	}
 }
 
+// A client that was closed keeps no connection, also when a request of a handler that
+// was replaced comes after that, or ends after it. For half a minute each reload left
+// some behind.
+func TestClosedKeepsNothing(t *testing.T) {
+	var open sync.WaitGroup
+	arrived, answer := make(chan struct{}), make(chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- struct{}{}
+		<-answer
+		_, _ = io.WriteString(w, goodAnswer)
+	}))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Done()
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+
+	c := newClient(t, server.URL+"/oauth/token", nil)
+	ctx := within(t)
+	var exchanges sync.WaitGroup
+	exchange := func() {
+		exchanges.Go(func() {
+			if _, err := c.Exchange(ctx, testCode, testRedirect, testVerifier); err != nil {
+				t.Errorf("an exchange: %v", err)
+			}
+		})
+		<-arrived
+	}
+	exchange()
+	c.Close()
+	exchange()
+	close(answer)
+	exchanges.Wait()
+
+	closed := make(chan struct{})
+	go func() { open.Wait(); close(closed) }()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		t.Error("connections are kept")
+	}
+}
+
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

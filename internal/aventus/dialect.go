@@ -30,6 +30,7 @@ type dialect struct {
 	base   *http.Transport
 	form   bool
 	secret string
+	closed atomic.Bool
 }
 
 func newDialect(cfg Config) *dialect {
@@ -68,6 +69,11 @@ type response struct {
 
 // send sends a form request, as the server wants it.
 func (d *dialect) send(req *http.Request) (*response, error) {
+	defer func() {
+		if d.closed.Load() {
+			d.base.CloseIdleConnections()
+		}
+	}()
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		return nil, err
@@ -121,8 +127,12 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 	return &response{resp.StatusCode, body, clean}, nil
 }
 
-// CloseIdleConnections lets http.Client close what the base keeps.
-func (d *dialect) CloseIdleConnections() { d.base.CloseIdleConnections() }
+// CloseIdleConnections lets http.Client close what the base keeps. What is still
+// under way for a config that was replaced leaves nothing behind either.
+func (d *dialect) CloseIdleConnections() {
+	d.closed.Store(true)
+	d.base.CloseIdleConnections()
+}
 
 // redact makes a server's text fit for a log: short, one line, nothing a terminal
 // acts on, and without the given secrets, since servers are known to echo what they
