@@ -149,7 +149,8 @@ func newTransport() *http.Transport {
 // old one stands in the result.
 func (c *Client) Refresh(ctx context.Context, refreshToken string) (Token, *Error) {
 	return c.request(ctx, "refresh_token", func(ctx context.Context) (*oauth2.Token, error) {
-		return c.oauth2.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+		cfg := c.oauth2 // x/oauth2 writes into the one that it is called on, while others copy it
+		return cfg.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
 	})
 }
 

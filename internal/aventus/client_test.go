@@ -493,6 +493,28 @@ func TestCannotBeSentAgain(t *testing.T) {
 	}
 }
 
+// Logins and renewals go on at the same time. (What is wrong with that, only the race
+// detector sees.)
+func TestParallel(t *testing.T) {
+	c := newClient(t, serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, goodAnswer) }), nil)
+	ctx := within(t)
+	var wait sync.WaitGroup
+	for range 10 {
+		wait.Go(func() { c.AuthorizeURL(testRedirect, "state", testVerifier, "") })
+		wait.Go(func() {
+			if _, err := c.Exchange(ctx, testCode, testRedirect, testVerifier); err != nil {
+				t.Errorf("an exchange: %v", err)
+			}
+		})
+		wait.Go(func() {
+			if _, err := c.Refresh(ctx, "refresh"); err != nil {
+				t.Errorf("a refresh: %v", err)
+			}
+		})
+	}
+	wait.Wait()
+}
+
 // A client that was closed keeps no connection, also when a request of a handler that
 // was replaced comes after that, or ends after it. For half a minute each reload left
 // some behind.
