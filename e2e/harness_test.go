@@ -115,14 +115,7 @@ func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 	t.Helper()
 	c := &cluster{t: t, issuers: make(map[string]*issuer)}
 	c.wire = &http.Transport{MaxIdleConnsPerHost: 100}
-	c.air = &http.Transport{MaxIdleConnsPerHost: 100, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		host, port, _ := net.SplitHostPort(addr)
-		if strings.HasSuffix(host, ".localhost") {
-			host = "127.0.0.1" // as browsers do
-		}
-		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(host, port))
-	}}
-	t.Cleanup(c.air.CloseIdleConnections)
+	c.air = newAir(t)
 	t.Cleanup(c.wire.CloseIdleConnections)
 
 	balancer := httptest.NewServer(&httputil.ReverseProxy{
@@ -192,6 +185,19 @@ func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 	return c
 }
 
+// newAir is what browsers reach servers through.
+func newAir(t *testing.T) *http.Transport {
+	air := &http.Transport{MaxIdleConnsPerHost: 100, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		host, port, _ := net.SplitHostPort(addr)
+		if strings.HasSuffix(host, ".localhost") {
+			host = "127.0.0.1" // as browsers do
+		}
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(host, port))
+	}}
+	t.Cleanup(air.CloseIdleConnections)
+	return air
+}
+
 func (c *cluster) origin(site string) string { return "http://" + site + ".localhost:" + c.port }
 
 // RoundTrip is the balancer: round robin, and on to the next Caddy where one cannot
@@ -221,15 +227,26 @@ func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
+// claims is what an app reads in a token.
+type claims struct {
+	Sub string `json:"sub"`
+	Exp int64  `json:"exp"`
+}
+
+func claimsOf(token string) (c claims, err error) {
+	parts := strings.Split(token, ".")
+	payload, err := base64.RawURLEncoding.DecodeString(parts[len(parts)/2])
+	if err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal(payload, &c)
+}
+
 // serveApp is the app behind all sites: it wants a token that has not expired.
 func serveApp(w http.ResponseWriter, r *http.Request) {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	var claims struct {
-		Exp int64 `json:"exp"`
-	}
-	parts := strings.Split(token, ".")
-	payload, err := base64.RawURLEncoding.DecodeString(parts[len(parts)/2])
-	if err != nil || json.Unmarshal(payload, &claims) != nil {
+	claims, err := claimsOf(token)
+	if err != nil {
 		http.Error(w, "no token", http.StatusTeapot)
 		return
 	}
@@ -419,6 +436,7 @@ func freePort(t *testing.T) string {
 type browser struct {
 	c      *cluster
 	site   string
+	user   string // who signs in; empty: whom the authorization server takes it for
 	jar    http.CookieJar
 	client *http.Client
 }
@@ -475,11 +493,25 @@ func (b *browser) send(node int, target, mode string) answer {
 	}
 	a := answer{status: resp.StatusCode}
 	if to, err := resp.Location(); err == nil {
-		a.to = to.String()
+		a.to = b.signIn(to)
 	} else if a.status != http.StatusOK {
 		a.text = string(body)
 	}
 	return a
+}
+
+// signIn returns where a redirect leads: from the authorization server, a browser
+// with a user of its own comes back at once.
+func (b *browser) signIn(to *url.URL) string {
+	if issuer := b.c.issuers[b.site]; b.user != "" && strings.HasPrefix(to.String(), issuer.Issuer) {
+		back, err := issuer.IssueCode(to.Query(), b.user)
+		if err != nil {
+			b.c.t.Errorf("%s: %s cannot sign in: %v", b.site, b.user, err)
+			return to.String()
+		}
+		return back.String()
+	}
+	return to.String()
 }
 
 // fetch asks as a script does: without a session, it gets 401.
