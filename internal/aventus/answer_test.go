@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"math/big"
 	"strings"
 	"testing"
 )
@@ -220,25 +221,55 @@ func TestErrorIn200(t *testing.T) {
 	}
 }
 
-// FuzzParseAnswer looks for an answer that a login must not rest on.
+// FuzzParseAnswer looks for an answer that a login must not rest on, and for one that
+// is read otherwise than others read it.
 func FuzzParseAnswer(f *testing.F) {
 	for _, body := range []string{
 		answerWith("", ""),
 		answerWith("scope", `"openid profile"`),
+		answerWith("scope", `""`),
+		answerWith("scope", `null`),
 		answerWith("expires_in", `"3600"`),
+		answerWith("expires_in", `"1e3"`),
+		answerWith("expires_in", `3600.5`),
+		answerWith("expires_in", `9e18`),
 		answerWith("expires_in", `1e400`),
 		answerWith("expires_in", `0.5`),
+		answerWith("expires_in", `-1`),
+		answerWith("expires_in", ``),
+		answerWith("token_type", `"bEARER"`),
+		answerWith("token_type", `"mac"`),
 		answerWith("access_token", `"a\u000ab"`),
+		answerWith("access_token", `"é"`),
+		answerWith("refresh_token", `"r\r\n"`),
+		answerWith("refresh_token", `1`),
+		answerWith("id_token", `"a.b.c"`),
 		answerWith("error", `"\u001b[31mx"`),
 		`{"access_token":"a","access_toke\u006e":"b","token_type":"Bearer"}`,
-		`{"error":"invalid_grant","error_description":"no\nno"}`,
+		`{"access_token":"a","ACCESS_TOKEN":"b","token_type":"Bearer"}`,
+		`{"error":"invalid_grant","error_description":"no\nno the-secret the%2Dsecret"}`,
 		answerWith("", "") + "{}",
-		"null", "", "{",
+		"null", "", "{", "[]", "<html>", "access_token=a&token_type=Bearer",
 	} {
 		f.Add([]byte(body))
 	}
+	clean := cleaner("the-secret")
+	// fit fails the test unless an error can stand in a log, and says no secret.
+	fit := func(t *testing.T, err *Error) {
+		t.Helper()
+		if text := err.Error(); len(text) > 1000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) || strings.Contains(text, "the-secret") {
+			t.Fatalf("an error that is not fit for a log: %q", text)
+		}
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		a, err := parseAnswer(200, body, CleanText)
+		for status, kind := range map[int]Kind{400: Refused, 401: Refused, 403: Refused, 429: Unavailable, 500: Refused, 503: Unavailable} {
+			if err := refusal(status, body, clean); err.Kind != kind || err.Status != status {
+				t.Fatalf("%d: %#v", status, err)
+			} else {
+				fit(t, err)
+			}
+		}
+		a, err := parseAnswer(200, body, clean)
 		if err != nil {
 			if a != (answer{}) {
 				t.Fatalf("error %v, and yet %+v", err, a)
@@ -246,9 +277,7 @@ func FuzzParseAnswer(f *testing.F) {
 			if err.Kind != Malformed && err.Kind != Refused || err.Status != 200 {
 				t.Fatalf("error %#v", err)
 			}
-			if text := err.Error(); len(text) > 1000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
-				t.Fatalf("an error that is not fit for a log: %q", text)
-			}
+			fit(t, err)
 			return
 		}
 		if a.AccessToken == "" || strings.ContainsFunc(a.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
@@ -264,8 +293,42 @@ func FuzzParseAnswer(f *testing.F) {
 		if err := dec.Decode(&fields); err != nil {
 			t.Fatalf("not for others: %v", err)
 		}
-		if _, ok := fields["error"]; ok || fields["access_token"] != a.AccessToken {
-			t.Fatalf("others read %v", fields)
+		tokenType, _ := fields["token_type"].(string)
+		refresh, _ := fields["refresh_token"].(string)
+		id, _ := fields["id_token"].(string)
+		scope, granted := fields["scope"].(string)
+		if granted && scope == "" {
+			scope = " "
+		}
+		if fields["error"] != nil || fields["access_token"] != a.AccessToken || !strings.EqualFold(tokenType, "bearer") ||
+			refresh != a.RefreshToken || id != a.IDToken || scope != a.Scope {
+			t.Fatalf("%+v, where others read %v", a, fields)
+		}
+		var seconds string
+		switch v := fields["expires_in"].(type) {
+		case nil:
+			seconds = "3600"
+		case json.Number:
+			seconds = v.String()
+		case string:
+			seconds = v
+		default:
+			t.Fatalf("expires_in is %v, and not refused", v)
+		}
+		// As exactly as can be: no float is this long, and none has this exponent.
+		if exact, _, err := big.ParseFloat(seconds, 10, 200, big.ToZero); err != nil {
+			t.Fatalf("expires_in %q is taken, and is no number: %v", seconds, err)
+		} else if low, high := float64(a.ExpiresIn), float64(a.ExpiresIn)+1; exact.Cmp(big.NewFloat(low)) < 0 || exact.Cmp(big.NewFloat(high)) > 0 && a.ExpiresIn < math.MaxInt32 {
+			t.Fatalf("expires_in %q became %d", seconds, a.ExpiresIn)
+		}
+		// And x/oauth2 does, which is given it anew.
+		plain, jsonErr := json.Marshal(a)
+		var again answer
+		if jsonErr == nil {
+			jsonErr = json.Unmarshal(plain, &again)
+		}
+		if jsonErr != nil || again != a {
+			t.Fatalf("%+v became %+v, %v", a, again, jsonErr)
 		}
 	})
 }

@@ -459,19 +459,39 @@ func TestParseKeys(t *testing.T) {
 	}
 }
 
+// FuzzParseKeys looks for a key set whose keys are no keys to verify with: a private
+// or a symmetric one, one that is too small, one that is for encryption.
 func FuzzParseKeys(f *testing.F) {
 	f.Add([]byte(jwks(jwk(edKey.Public(), "a", "EdDSA", "sig"))))
 	f.Add([]byte(jwks(jwk(rsaKey().Public(), "a", "", ""), jwk(ecKey().Public(), "b", "ES256", ""))))
+	f.Add([]byte(jwks(jwk(rsaKey().Public(), "a", "RS256", "enc"), jwk(edKey.Public(), "a", "", ""))))
+	f.Add([]byte(jwks(`{"kty":"oct","k":"AAAA"}`, jwk(edKey, "private", "", ""))))
 	f.Add([]byte(jwks(`{"kty":"RSA","n":"AQ","e":"AQAB","x5c":["AA"],"x5u":"%"}`)))
+	f.Add([]byte(jwks(jwk(edKey.Public(), "a", "", "")) + "x"))
 	token := must(parseJWT(sign(jose.EdDSA, edKey, nil, "{}")))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		keys, err := parseKeys(body)
 		if (err == nil) != (len(keys) > 0) || len(keys) > maxKeys {
 			t.Errorf("%d keys, %v", len(keys), err)
 		}
+		var fields map[string]json.RawMessage
+		var list []json.RawMessage
+		if len(keys) > 0 && (json.Unmarshal(body, &fields) != nil || json.Unmarshal(fields["keys"], &list) != nil || len(list) < len(keys)) {
+			t.Errorf("%d keys, where others read %d", len(keys), len(list))
+		}
 		for _, key := range keys {
-			if !isUsable(key) {
-				t.Errorf("%v was taken", key)
+			good := false
+			switch k := key.Key.(type) {
+			case *rsa.PublicKey:
+				good = k.N.BitLen() >= 2048 && k.E > 1
+			case *ecdsa.PublicKey:
+				_, err := k.ECDH() // which knows whether it is a point on the curve
+				good = err == nil
+			case ed25519.PublicKey:
+				good = len(k) == ed25519.PublicKeySize
+			}
+			if !good || key.Use != "" && key.Use != "sig" {
+				t.Errorf("%#v was taken", key)
 			}
 		}
 		_, _ = (&keySet{keys: keys}).verify(token)

@@ -1,6 +1,7 @@
 package aventus
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,8 +13,11 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"maps"
+	"math/big"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -366,14 +370,63 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
+// FuzzCheckClaims looks for claims that are taken for good, and are not to anyone
+// else who reads them: of another issuer or audience, expired, or not good yet.
 func FuzzCheckClaims(f *testing.F) {
 	clock := newClock()
 	f.Add(must(json.Marshal(clock.claims())))
+	for _, changes := range []m{
+		{"iss": strings.TrimSuffix(testIssuer, "/")}, {"iss": "https://evil.test/"}, {"iss": nil}, {"aud": []string{"x", testAudience}}, {"aud": []any{testAudience, 1}},
+		{"aud": nil}, {"exp": clock.in(-59 * time.Second)}, {"exp": clock.in(-60 * time.Second)}, {"exp": nil}, {"exp": "9999999999"}, {"nbf": clock.in(60 * time.Second)},
+		{"nbf": clock.in(61 * time.Second)}, {"iat": clock.in(time.Hour)}, {"iat": json.RawMessage("null")}, {"exp": json.RawMessage("1e99")}, {"exp": json.RawMessage("-1e999")},
+	} {
+		f.Add(must(json.Marshal(with(clock.claims(), changes))))
+	}
 	f.Add([]byte(`{"iss":"https://auth.example.com","aud":["https://api.example.com"],"exp":1e99,"nbf":-1.5e-9,"iat":0}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		fields, expires, err := checkClaims(payload, testIssuer, testAudience, clock.Now())
-		if (err == nil) != (fields != nil) || err == nil && !clock.Now().Before(expires.Add(clockLeeway)) {
-			t.Errorf("%q: %v, %v", payload, expires, err)
+		got, expires, err := checkClaims(payload, testIssuer, testAudience, clock.Now())
+		if err != nil {
+			if got != nil || !expires.IsZero() || !errors.Is(err, ErrToken) {
+				t.Fatalf("%v, %v with the error %v", got, expires, err)
+			}
+			if text := err.Error(); len(text) > 1000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+				t.Fatalf("an error that is not fit for a log: %q", text)
+			}
+			return
+		}
+		var fields map[string]any
+		dec := json.NewDecoder(bytes.NewReader(payload))
+		dec.UseNumber()
+		if err := dec.Decode(&fields); err != nil || len(fields) != len(got) {
+			t.Fatalf("others read %v, %v", fields, err)
+		}
+		list, isList := fields["aud"].([]any)
+		if fields["iss"] != testIssuer && fields["iss"] != testIssuer[:len(testIssuer)-1] || fields["aud"] != testAudience && (!isList || !slices.Contains(list, any(testAudience))) {
+			t.Fatalf("others read %v", fields)
+		}
+		// Whole seconds; a float would do for dates, and not for all that can be written.
+		now := clock.Now().Unix()
+		date := func(name string) (*big.Float, bool) {
+			number, ok := fields[name].(json.Number)
+			if !ok {
+				if fields[name] != nil || name == "exp" {
+					t.Fatalf("%s is %v", name, fields[name])
+				}
+				return nil, false
+			}
+			v, _, err := big.ParseFloat(number.String(), 10, 200, big.ToZero)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v, true
+		}
+		if exp, _ := date("exp"); exp.Cmp(big.NewFloat(float64(now-60))) <= 0 || !clock.Now().Before(expires.Add(clockLeeway)) {
+			t.Fatalf("it expired at %v, or %v", exp, expires)
+		}
+		for _, name := range []string{"nbf", "iat"} {
+			if from, ok := date(name); ok && from.Cmp(big.NewFloat(float64(now+61))) >= 0 {
+				t.Fatalf("its %s is %v", name, from)
+			}
 		}
 	})
 }

@@ -237,6 +237,8 @@ func TestHostileClaims(t *testing.T) {
 	}
 }
 
+// FuzzClaims looks for claims that are found where they are not, or not found where
+// they are, and for what they might become on their way out.
 func FuzzClaims(f *testing.F) {
 	f.Add([]byte(`{"a.b":{"c":[1,{"d":"e"}]},"a":{"b":9007199254740993},"":null}`), "a.b.c.1.d")
 	f.Add([]byte(`{"scope":["a"],"scp":"b","permissions":["{env.X}"],"https://x/y":true}`), "https://x/y")
@@ -277,6 +279,23 @@ func FuzzClaims(f *testing.F) {
 		second, err := json.Marshal(parse(t, string(first)))
 		if err != nil || string(first) != string(second) {
 			t.Errorf("%s became %s, %v", first, second, err)
+		}
+		// What an ID token adds is of the person, and nothing that the access token
+		// has: of itself it has nothing to add.
+		if further, err := Further(payload, "opaque"); err != nil {
+			t.Error(err)
+		} else if further != nil {
+			for name, value := range parse(t, string(further)).top {
+				got, _ := json.Marshal(value)
+				want, _ := json.Marshal(c.top[name])
+				if c.top[name] == nil || string(got) != string(want) || slices.Contains(aboutIDToken, name) {
+					t.Errorf("%q is %s further, and was %s", name, got, want)
+				}
+			}
+		}
+		token := "e30." + base64.RawURLEncoding.EncodeToString(payload) + ".AA"
+		if further, err := Further(payload, token); len(token) <= MaxSize && (err != nil || further != nil) {
+			t.Errorf("%s further, %v", further, err)
 		}
 	})
 }

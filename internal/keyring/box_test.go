@@ -273,7 +273,15 @@ func TestParallel(t *testing.T) {
 // another spelling of one that was.
 func FuzzOpen(f *testing.F) {
 	genuine := map[string]string{sealedOnce: "a session", sealedEmpty: ""}
+	early := newClock()
+	early.Add(-10 * 365 * 24 * time.Hour)
 	b := fixed(f, newClock(), secret(1)).Box("session", "app")
+	others := map[string]*Box{
+		"another purpose": fixed(f, newClock(), secret(1)).Box("login state", "app"),
+		"another client":  fixed(f, newClock(), secret(1)).Box("session", "app2"),
+		"another key":     fixed(f, newClock(), secret(2)).Box("session", "app"),
+		"ten years ago":   fixed(f, early, secret(1)).Box("session", "app"),
+	}
 	for sealed := range genuine {
 		f.Add(sealed)
 		f.Add(sealed + "=")
@@ -290,7 +298,19 @@ func FuzzOpen(f *testing.F) {
 			if !errors.Is(err, ErrInvalid) || plaintext != nil || !at.IsZero() {
 				t.Fatalf("opened %q of %v, error %v; want nothing and ErrInvalid", plaintext, at, err)
 			}
+			// Nor is it what rests in a storage, by whatever key.
+			if record, err := OpenRecord(secret(1), []byte(sealed), []byte("site")); !errors.Is(err, ErrInvalid) || record != nil {
+				t.Fatalf("opened the record %q, error %v", record, err)
+			}
+			if derived, err := b.Derive(t.Context(), sealed, []byte("nonce")); (err == nil) != (len(derived) == 32) || err != nil && (!errors.Is(err, ErrInvalid) || derived != nil) {
+				t.Fatalf("derived %x, error %v", derived, err)
+			}
 			return
+		}
+		for what, other := range others {
+			if plaintext, at, err := other.Open(t.Context(), sealed, []byte("site")); !errors.Is(err, ErrInvalid) || plaintext != nil || !at.IsZero() {
+				t.Fatalf("%s: opened %q, error %v", what, plaintext, err)
+			}
 		}
 		if err != nil || string(plaintext) != want {
 			t.Fatalf("opened %q, error %v; want %q", plaintext, err, want)
