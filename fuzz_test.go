@@ -430,8 +430,8 @@ func FuzzReturnURL(f *testing.F) {
 			}
 			asked := a.Request.URL
 			wantPath, wantQuery := asked.Path, decoded(asked.RawQuery)
-			if !strings.HasPrefix(asked.EscapedPath(), "/") {
-				wantPath = "/"
+			if !strings.HasPrefix(asked.EscapedPath(), "/") { // it names no page
+				wantPath, wantQuery = "/", ""
 			}
 			if again.URL.Path == wantPath && decoded(again.URL.RawQuery) == wantQuery {
 				continue

@@ -50,6 +50,8 @@ type world struct {
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
+
+	heard heard // for canary_test.go
 }
 
 // setup is what a test wants different from the usual world.
@@ -131,12 +133,14 @@ func newWorld(t *testing.T, s setup) *world {
 		}
 	}
 	t.Cleanup(func() {
+		secrets := w.secrets()
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping Caddy: %v", err)
 		}
 		if strings.Contains(w.log(), "panic") {
 			t.Errorf("a panic:\n%s", w.log())
 		}
+		w.expectSecretsKept(secrets)
 	})
 	return w
 }
@@ -321,7 +325,9 @@ func (b *browser) do(method, target string, headers ...string) answer {
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
-	return answer{resp, string(body)}
+	a := answer{resp, string(body)}
+	b.w.hear(a)
+	return a
 }
 
 // get visits a page, as a browser does.
@@ -398,7 +404,9 @@ func (w *world) raw(request string) answer {
 	var body bytes.Buffer
 	_, _ = body.ReadFrom(resp.Body)
 	resp.Request = &http.Request{Method: "raw", URL: &url.URL{Path: strings.SplitN(request, "\r\n", 2)[0]}}
-	return answer{resp, body.String()}
+	a := answer{resp, body.String()}
+	w.hear(a)
+	return a
 }
 
 // dialLocalhost connects every name to this machine, as browsers do with names
