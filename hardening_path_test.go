@@ -139,3 +139,76 @@ func TestPathConfusionAtRandom(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyThePathDecides: a query, a fragment or a header that looks public makes no
+// path public (oauth2-proxy, CVE-2025-54576: the query; CVE-2026-34457: the User-Agent of
+// health checks; CVE-2026-40575: X-Forwarded-Uri; Pomerium, CVE-2021-39206: the fragment).
+func TestOnlyThePathDecides(t *testing.T) {
+	for name, matcher := range pathConfusion {
+		w := newWorld(t, setup{https: true, matcher: "@m", caddyfile: matcher + "\n%s\nreverse_proxy %app"})
+		w.overEach(func(t *testing.T, send func(request) answer) {
+			for _, r := range []request{
+				{target: "/private/x?/public/"}, {target: "/private/x?x=/public/&path=/public/"}, {target: "/private/x#/public/"}, {target: "/private/x%3f/public/"}, {target: "/private/x;/public/"},
+				{target: "/private?/../public/"}, {target: "/private/public/x"}, {target: "/private?"}, {target: "/private/x/%2e"},
+				{target: "/private/x", headers: []string{"User-Agent", "GoogleHC/1.0"}}, {target: "/private/x", headers: []string{"User-Agent", "ELB-HealthChecker/2.0"}},
+				{target: "/private/x", headers: []string{"X-Forwarded-Uri", "/public/", "X-Original-URL", "/public/", "X-Rewrite-URL", "/public/", "X-Forwarded-Prefix", "/public", "X-Envoy-Original-Path", "/public/"}},
+				{target: "/private/x", method: "HEAD"}, {target: "/private/x", headers: []string{"Range", "bytes=0-9", "If-None-Match", "*", "If-Modified-Since", "Sun, 22 Nov 2026 20:00:00 GMT"}},
+				{target: "/private/x", method: "POST"}, {target: "/private/x", method: "OPTIONS", headers: []string{"Origin", "https://evil.test", "Access-Control-Request-Method", "GET"}}, {target: "/private/x", method: "TRACE"},
+				{target: "/private/x", method: "PROPFIND"}, {target: "/private/x", method: "X"}, {target: "/private/x", method: "POST", headers: []string{"X-HTTP-Method-Override", "GET"}},
+			} {
+				a := send(r)
+				if a.StatusCode != http.StatusFound && a.StatusCode != http.StatusUnauthorized {
+					t.Errorf("%s: %+v: status %d", name, r, a.StatusCode)
+				}
+				for header := range a.Header {
+					if strings.HasPrefix(header, "Access-Control-") {
+						t.Errorf("%+v: the answer has %s", r, header)
+					}
+				}
+			}
+		})
+		for _, r := range w.requests() {
+			t.Errorf("%s: the app was reached: %s %s", name, r.Method, r.URL)
+		}
+	}
+}
+
+// TestOwnPathsSpeltOtherwise: what is almost the path of the callback, the logout or
+// the profile is either that or a page like any other, and never a way past the login.
+func TestOwnPathsSpeltOtherwise(t *testing.T) {
+	w := newWorld(t, setup{https: true, block: "logout /logout\nprofile /me"})
+	b := w.browser()
+	b.login("/")
+	w.overEach(func(t *testing.T, send func(request) answer) {
+		for _, own := range []string{"/oauth2/callback", "/logout", "/me"} {
+			for _, target := range []string{
+				own + "/", own + "//", "/" + own, own + "/.", own + "/..", "/." + own, "/x/.." + own, strings.ToUpper(own), own + ";", own + ";x=1", own + "%00", own + "%20", own + "%23", own + "%3f", own + "#", own + `\`, own + ".", own + "%2f", own + "%252f",
+				strings.ReplaceAll(own, "/", "%2f"), "/" + strings.ReplaceAll(own, "/", "%2f"), strings.ReplaceAll(own, "/", `\`), "/" + strings.ReplaceAll(own, "/", "%252f"), own + "/x", "/x" + own, own[:2] + "%" + fmt.Sprintf("25%x", own[2]) + own[3:],
+			} {
+				if !strings.HasPrefix(target, "/") {
+					target = "/" + target
+				}
+				headers := []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Site", "cross-site"}
+				a := send(request{target: target, headers: headers})
+				w.expectRedirect(a, http.StatusFound, strings.TrimSuffix(w.issuer.Issuer, "/"))
+				a = send(request{target: target, headers: headers}.withCookie(b.cookieHeader()))
+				if a.StatusCode != http.StatusOK || a.body != "the app" || a.Header["Set-Cookie"] != nil {
+					t.Errorf("%s: with a session: status %d, %v", target, a.StatusCode, a.Header)
+				}
+			}
+			// The same path in other letters is the same path.
+			same := own[:2] + fmt.Sprintf("%%%x", own[2]) + own[3:]
+			for _, target := range []string{same, same + "?x", own + "?/public"} {
+				if a := send(request{target: target, method: "PUT"}.withCookie(b.cookieHeader())); a.StatusCode != http.StatusMethodNotAllowed {
+					t.Errorf("%s: status %d", target, a.StatusCode)
+				}
+			}
+		}
+	})
+	for _, r := range w.requests() {
+		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") {
+			t.Errorf("the app was sent %s without a token", r.URL)
+		}
+	}
+	w.expect(b.get("/"), http.StatusOK) // nobody was signed out
+}
