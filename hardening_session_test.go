@@ -204,7 +204,8 @@ func TestForgedSession(t *testing.T) {
 	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + encoded + "."
 	cookies := []string{
 		"", "x", "1", "true", "null", "undefined", "admin", "auth0|ada", string(payload), encoded, unsigned, w.issuer.SignJWT(hers),
-		binding, state, good[:len(good)-1], good[1:], good + "A", good + "=", good + "%3D", good[:20] + "%0a" + good[20:], "\"" + good + "\"", strings.ToLower(good), strings.ToUpper(good), good + "." + good, good + ",", strings.Repeat("A", len(good)),
+		binding, state, good[:len(good)-1], good[1:], good + "A", good + "=", good + "%3D", good[:20] + "%0a" + good[20:], "\"" + good + "\"",
+		strings.ToLower(good), strings.ToUpper(good), good + "." + good, good + ",", strings.Repeat("A", len(good)),
 	}
 	for i := 0; i < len(raw); i += max(1, len(raw)/25) { // version, key, nonce, what is sealed, and the tag
 		changed := bytes.Clone(raw)
@@ -247,9 +248,9 @@ func TestForgedSession(t *testing.T) {
 }
 
 // TestCookieTossing: another host of the same domain cannot set a cookie whose name
-// begins with __Host- (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2), but it can set one
-// that a lax parser takes for it: other spaces, other cases, the quotes, commas and $Version of old
-// standards. With that, the victim would act in the attacker's name.
+// begins with __Host- (draft-ietf-httpbis-rfc6265bis, section 4.1.3.2), but it can set
+// one that a lax parser takes for it: other spaces, other cases, the quotes, commas and
+// $Version of old standards. With that, the victim would act in the attacker's name.
 func TestCookieTossing(t *testing.T) {
 	w := newWorld(t, setup{https: true})
 	b := w.browser()
@@ -257,10 +258,15 @@ func TestCookieTossing(t *testing.T) {
 	good := b.session()
 	w.overEach(func(t *testing.T, send func(request) answer) {
 		for _, cookie := range []string{
-			"aventus_session=" + good, "__Secure-aventus_session=" + good, "__host-aventus_session=" + good, "__HOST-aventus_session=" + good, "__Host-Aventus_Session=" + good, "__Host-aventus_session_=" + good,
-			"\u00a0__Host-aventus_session=" + good, "\u2000__Host-aventus_session=" + good, "\x0b__Host-aventus_session=" + good, "\x0c__Host-aventus_session=" + good, "\xa0__Host-aventus_session=" + good, "__Host-aventus_session\u3000=" + good,
-			"$Version=1,__Host-aventus_session=" + good, "$Version=\"1\", __Host-aventus_session=\"" + good + "\"", "a=b,__Host-aventus_session=" + good, "a=b&__Host-aventus_session=" + good, "a=\"b __Host-aventus_session=" + good + "\"",
-			"%5F_Host-aventus_session=" + good, "__Host%2daventus_session=" + good, "__Host-aventus_session%3d" + good, "=__Host-aventus_session=" + good, "__Host-aventus_session[]=" + good, "__Host-aventus_session.0=" + good, "__Host-aventus_session0=" + good, "__Host-aventus_session",
+			"aventus_session=" + good, "__Secure-aventus_session=" + good, "__host-aventus_session=" + good, "__HOST-aventus_session=" + good,
+			"__Host-Aventus_Session=" + good, "__Host-aventus_session_=" + good,
+			"\u00a0__Host-aventus_session=" + good, "\u2000__Host-aventus_session=" + good, "\x0b__Host-aventus_session=" + good,
+			"\x0c__Host-aventus_session=" + good, "\xa0__Host-aventus_session=" + good, "__Host-aventus_session\u3000=" + good,
+			"$Version=1,__Host-aventus_session=" + good, "$Version=\"1\", __Host-aventus_session=\"" + good + "\"",
+			"a=b,__Host-aventus_session=" + good, "a=b&__Host-aventus_session=" + good, "a=\"b __Host-aventus_session=" + good + "\"",
+			"%5F_Host-aventus_session=" + good, "__Host%2daventus_session=" + good, "__Host-aventus_session%3d" + good,
+			"=__Host-aventus_session=" + good, "__Host-aventus_session[]=" + good, "__Host-aventus_session.0=" + good,
+			"__Host-aventus_session0=" + good, "__Host-aventus_session",
 		} {
 			a := send(request{headers: []string{"Sec-Fetch-Mode", "navigate"}}.withCookie(cookie))
 			if a.StatusCode != http.StatusFound && a.StatusCode != http.StatusBadRequest && a.StatusCode != 0 {
@@ -281,8 +287,8 @@ func attributes(line string) (name, value string, rest []string) {
 }
 
 // TestCookieAttributes: what keeps a cookie from scripts, from other sites and hosts,
-// and from the wire (draft-ietf-httpbis-rfc6265bis, sections 4.1.2 and 4.1.3). And a cookie
-// is deleted by repeating it all: browsers take no __Host- cookie without Secure and
+// and from the wire (draft-ietf-httpbis-rfc6265bis, sections 4.1.2 and 4.1.3). A cookie is
+// deleted by repeating it all: browsers take no __Host- cookie without Secure and
 // Path=/, not even to delete it (Envoy, CVE-2025-55162).
 func TestCookieAttributes(t *testing.T) {
 	for _, block := range []string{"", "session {\nstore storage\n}", "scope offline_access", "session {\nidle 1h\nname __Host-other\n}"} {
@@ -452,7 +458,7 @@ func TestRenewalsOfTwoUsers(t *testing.T) {
 // TestSharedCaches: an answer that is one visitor's is kept by a cache, with the cookie
 // in it (nextjs-auth0, CVE-2025-48947), also where the site has everything cached.
 func TestSharedCaches(t *testing.T) {
-	w := newWorld(t, setup{https: true, block: "logout /logout /bye\nprofile /me\nrequire_scope openid", caddyfile: "header Cache-Control \"public, s-maxage=31536000\"\n%s\nreverse_proxy %app"})
+	w := newWorld(t, setup{https: true, block: "logout /logout /bye\nprofile /me\nrequire_scope openid", caddyfile: "header {\nCache-Control \"public, s-maxage=31536000\"\nCDN-Cache-Control max-age=600\nX-Accel-Expires 600\n}\n%s\nreverse_proxy %app"})
 	b := w.browser()
 	b.login("/")
 	cookie := b.cookieHeader()
@@ -460,13 +466,18 @@ func TestSharedCaches(t *testing.T) {
 		begun := send(request{headers: []string{"Sec-Fetch-Mode", "navigate"}})
 		good := w.callback(begun, "auth0|ada")
 		for what, a := range map[string]answer{
-			"the login": begun, "a HEAD": send(request{method: "HEAD"}), "401": send(request{method: "POST"}), "a forged callback": send(request{target: "/oauth2/callback?state=x&code=y"}),
-			"another browser's callback": send(request{target: good.target}), "a callback by POST": send(request{target: good.target, method: "POST"}), "an empty callback": send(request{target: "/oauth2/callback"}),
-			"a refused callback": send(request{target: strings.Replace(good.target, "code=", "error=access_denied&x=", 1), headers: good.headers}), "the callback": send(good),
-			"the callback again": send(good.withCookie(cookie)), "the profile": send(request{target: "/me"}.withCookie(cookie)), "no profile": send(request{target: "/me"}),
-			"a forced logout": send(request{target: "/logout", headers: []string{"Sec-Fetch-Site", "cross-site"}}), "the logout": send(request{target: "/logout"}), "DELETE": send(request{target: "/logout", method: "DELETE"}),
+			"the login": begun, "a HEAD": send(request{method: "HEAD"}), "401": send(request{method: "POST"}),
+			"a forged callback":          send(request{target: "/oauth2/callback?state=x&code=y"}),
+			"another browser's callback": send(request{target: good.target}),
+			"a callback by POST":         send(request{target: good.target, method: "POST"}), "an empty callback": send(request{target: "/oauth2/callback"}),
+			"a refused callback": send(request{target: strings.Replace(good.target, "code=", "error=access_denied&x=", 1), headers: good.headers}),
+			"the callback":       send(good),
+			"the callback again": send(good.withCookie(cookie)), "the profile": send(request{target: "/me"}.withCookie(cookie)),
+			"no profile":      send(request{target: "/me"}),
+			"a forced logout": send(request{target: "/logout", headers: []string{"Sec-Fetch-Site", "cross-site"}}),
+			"the logout":      send(request{target: "/logout"}), "DELETE": send(request{target: "/logout", method: "DELETE"}),
 		} {
-			if got := a.Header["Cache-Control"]; len(got) != 1 || got[0] != "no-store" || a.StatusCode == http.StatusOK && what != "the profile" {
+			if got := a.Header["Cache-Control"]; len(got) != 1 || got[0] != "no-store" || a.Header["Cdn-Cache-Control"] != nil || a.Header["X-Accel-Expires"] != nil || a.StatusCode == http.StatusOK && what != "the profile" {
 				t.Errorf("%s: status %d, Cache-Control %q", what, a.StatusCode, got)
 			}
 		}
@@ -478,12 +489,13 @@ func TestSharedCaches(t *testing.T) {
 }
 
 // TestCachesThatListenElsewhere: where an answer brings a session, a header for caches
-// alone does not have it stored (RFC 9213, section 2.1, ranks CDN-Cache-Control over
+// alone does not have it stored (RFC 9213, section 2, ranks CDN-Cache-Control over
 // Cache-Control; nginx does the same with X-Accel-Expires, others with Surrogate-Control).
 func TestCachesThatListenElsewhere(t *testing.T) {
 	app := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
 		for name, value := range map[string]string{
-			"Cache-Control": "public, max-age=600", "CDN-Cache-Control": "max-age=600", "Cloudflare-CDN-Cache-Control": "max-age=600", "Surrogate-Control": "max-age=600", "X-Accel-Expires": "600", "Expires": "Sun, 22 Nov 2099 20:00:00 GMT",
+			"Cache-Control": "public, max-age=600", "CDN-Cache-Control": "max-age=600", "Cloudflare-CDN-Cache-Control": "max-age=600",
+			"Surrogate-Control": "max-age=600", "X-Accel-Expires": "600", "Expires": "Sun, 22 Nov 2099 20:00:00 GMT",
 		} {
 			rw.Header().Set(name, value)
 		}
@@ -547,7 +559,9 @@ func TestMixUp(t *testing.T) {
 		good := w.callback(send(request{}), "auth0|ada")
 		issuer := strings.TrimSuffix(w.issuer.Issuer, "/")
 		for _, iss := range []string{
-			"https://evil.test/", "", "/", "null", issuer + "//", issuer + "/x", issuer + ".evil.test/", issuer + "@evil.test/", strings.ToUpper(issuer), strings.Replace(issuer, "http:", "https:", 1), issuer + "?", issuer + " ", issuer[:len(issuer)-1], issuer + "/#",
+			"https://evil.test/", "", "/", "null", issuer + "//", issuer + "/x", issuer + ".evil.test/", issuer + "@evil.test/",
+			strings.ToUpper(issuer), strings.Replace(issuer, "http:", "https:", 1), issuer + "?", issuer + " ", issuer[:len(issuer)-1],
+			issuer + "/#",
 		} {
 			for _, target := range []string{strings.ReplaceAll(with(good.target, "iss", "REPLACED"), "REPLACED", url.QueryEscape(iss)), good.target + "&iss=" + url.QueryEscape(iss)} {
 				r := good
@@ -567,8 +581,8 @@ func TestMixUp(t *testing.T) {
 }
 
 // TestForcedLogout: another site has the visitor's browser ask for the logout, by an
-// image, a form or a link (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header; SameSite=Lax alone lets a link's cookie
-// through). Whatever it does, the session lives.
+// image, a form or a link, whose cookie SameSite=Lax lets through. The browser says so
+// (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header), and the session lives.
 func TestForcedLogout(t *testing.T) {
 	for _, block := range []string{"logout /logout", "logout /logout /bye", "logout /logout\nlogout_provider"} {
 		w := newWorld(t, setup{https: true, block: block})
@@ -580,7 +594,8 @@ func TestForcedLogout(t *testing.T) {
 				for _, mode := range []string{"navigate", "no-cors", "cors", "websocket", "same-origin", ""} {
 					for _, target := range []string{"/logout", "/logout?x", "/%6cogout", "/logout?signed_out", "/logout?signed_out&x", "/logout?signed%5fout"} {
 						a := send(request{method: method, target: target, headers: []string{
-							"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", mode, "Sec-Fetch-Dest", "document", "Sec-Fetch-User", "?1", "Origin", "https://evil.test", "Referer", "https://evil.test/", "X-HTTP-Method-Override", "POST", "Purpose", "prefetch",
+							"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", mode, "Sec-Fetch-Dest", "document", "Sec-Fetch-User", "?1", "Origin",
+							"https://evil.test", "Referer", "https://evil.test/", "X-HTTP-Method-Override", "POST", "Purpose", "prefetch",
 						}}.withCookie(cookie))
 						told := strings.Contains(block, "provider") && target == "/logout?signed_out" && (method == "GET" || method == "POST") // the page at the end of it all
 						if a.Header["Set-Cookie"] != nil || a.Header["Location"] != nil || a.StatusCode != http.StatusForbidden && a.StatusCode != http.StatusMethodNotAllowed && !told {

@@ -118,7 +118,8 @@ func TestAuthorizationByOddLines(t *testing.T) {
 		for _, lines := range []string{
 			"X: 1\nAuthorization: Bearer made-up", "X: 1\rAuthorization: Bearer made-up", "Authorization : Bearer made-up", "Authorization\t: Bearer made-up",
 			" Authorization: Bearer made-up", "X: 1\r\n Authorization: Bearer made-up", "Authorization:\r\n Bearer made-up", "Authorization: Bearer\x00made-up",
-			"Authorization\x00: Bearer made-up", "X: 1\r\r\nAuthorization: Bearer made-up", "\xc2\xa0Authorization: Bearer made-up", ":authorization: Bearer made-up",
+			"Authorization\x00: Bearer made-up", "X: 1\r\r\nAuthorization: Bearer made-up", "\xc2\xa0Authorization: Bearer made-up",
+			":authorization: Bearer made-up",
 			"Authorization:Bearer made-up", "Authorization: Bearer made-up\r\nAuthorization: Bearer made-up\r\nConnection: Authorization",
 		} {
 			a := w.raw("GET " + path + " HTTP/1.1\r\nHost: localhost:" + w.port + "\r\nCookie: " + cookie + "\r\nX: 0\r\n" + lines + "\r\nConnection: close\r\n\r\n")
@@ -140,9 +141,11 @@ func TestConnectionNamesOurHeader(t *testing.T) {
 	w.overEach(func(t *testing.T, send func(request) answer) {
 		for _, headers := range [][]string{
 			{"Connection", "close, Authorization"}, {"Connection", "authorization,X-Signed-In, close"}, {"Connection", ",\t Authorization ,close,"},
-			{"Connection", "Authorization", "Connection", "x-signed-in"}, {"connection", "AUTHORIZATION"}, {"Connection", "keep-alive,Authorization", "Keep-Alive", "Authorization"},
-			{"Connection", "Upgrade, Authorization", "Upgrade", "websocket"}, {"Proxy-Connection", "Authorization"}, {"Connection", "te, authorization", "Te", "trailers"},
-			{"Connection", strings.Repeat("x,", 2000) + "Authorization"},
+			{"Connection", "Authorization", "Connection", "x-signed-in"}, {"connection", "AUTHORIZATION"},
+			{"Connection", "keep-alive,Authorization", "Keep-Alive", "Authorization"},
+			{"Connection", "Upgrade, Authorization", "Upgrade", "websocket"}, {"Proxy-Connection", "Authorization"},
+			{"Connection", "te, authorization", "Te", "trailers"},
+			{"Connection", strings.Repeat("x,", 2000) + "Authorization"}, {"Connection", "X-Hop", "X-Hop", "1"},
 		} {
 			w.requests()
 			a := send(request{headers: append([]string{"Cookie", b.cookieHeader(), "X-Signed-In", "made-up"}, headers...)})
@@ -151,7 +154,7 @@ func TestConnectionNamesOurHeader(t *testing.T) {
 				t.Errorf("%.60q: status %d", headers, a.StatusCode)
 			}
 			for _, r := range w.requests() {
-				if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") || fmt.Sprint(r.Header["X-Signed-In"]) != "[yes]" {
+				if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") || fmt.Sprint(r.Header["X-Signed-In"]) != "[yes]" || r.Header["X-Hop"] != nil {
 					t.Errorf("%.60q: the app was sent %v", headers, r.Header)
 				}
 			}
@@ -188,20 +191,24 @@ func TestAuthorizationInTrailer(t *testing.T) {
 }
 
 // TestForwardedHeaders: nothing that a client can write changes a URL, a cookie or a
-// decision, byte for byte, and be it that Caddy trusts it (oauth2-proxy, CVE-2026-40575: X-Forwarded-Uri;
-// caddy-security, CVE-2024-21494, CVE-2024-21498 and CVE-2024-21499: X-Forwarded-For,
-// -Host and -Proto; Traefik, GHSA-6384-m2mw-rf54: X-Forwarded-Prefix).
+// decision, byte for byte, and be it that Caddy trusts it (oauth2-proxy,
+// CVE-2026-40575: X-Forwarded-Uri; caddy-security, CVE-2024-21494, CVE-2024-21498 and
+// CVE-2024-21499: X-Forwarded-For, -Host and -Proto; Traefik, GHSA-6384-m2mw-rf54:
+// X-Forwarded-Prefix).
 func TestForwardedHeaders(t *testing.T) {
 	w := newWorld(t, setup{https: true, block: "logout /logout\nprofile /me", global: "servers {\ntrusted_proxies static 0.0.0.0/0 ::/0\n}"})
 	var forged []string
 	for name, values := range map[string]string{
-		"X-Forwarded-*":  "For=127.0.0.1 Host=evil.test Proto=http Scheme=http Port=80 Prefix=/x Uri=/oauth2/callback Path=/public Method=OPTIONS Server=evil.test Ssl=off User=root Email=root@example.com Groups=root Access-Token=x Preferred-Username=root",
-		"X-Original-*":   "URL=/logout Uri=/me Host=evil.test Method=POST Path=/public For=127.0.0.1",
-		"X-Rewrite-*":    "URL=/public",
-		"X-*":            "Real-Ip=127.0.0.1 Host=evil.test Url-Scheme=http Http-Method-Override=POST Method-Override=POST Http-Method=POST Remote-User=root User=root Client-Ip=127.0.0.1 Accel-Redirect=/me Sendfile=/etc/passwd Middleware-Subrequest=middleware Auth-Request-Redirect=https://evil.test/ Auth-Request-User=root Auth-Request-Email=root Pomerium-Jwt-Assertion=x Goog-Iap-Jwt-Assertion=x Amzn-Oidc-Data=x Envoy-Original-Path=/public",
-		"*":              "Forwarded=for=127.0.0.1;host=evil.test;proto=http Front-End-Https=off Remote-User=root True-Client-Ip=127.0.0.1 Oidc_claim_sub=root Origin=https://evil.test Referer=https://evil.test/ User-Agent=kube-probe/1.30 Via=1.1,evil.test From=root",
-		"Http_x_*":       "forwarded_host=evil.test",
-		"{http.auth.*}x": "",
+		"X-Forwarded-*": "For=127.0.0.1 Host=evil.test Proto=http Scheme=http Port=80 Prefix=/x Uri=/oauth2/callback Path=/public " +
+			"Method=OPTIONS Server=evil.test Ssl=off User=root Email=root@example.com Groups=root Access-Token=x Preferred-Username=root",
+		"X-Original-*": "URL=/logout Uri=/me Host=evil.test Method=POST Path=/public For=127.0.0.1",
+		"X-*": "Rewrite-URL=/public Real-Ip=127.0.0.1 Host=evil.test Url-Scheme=http Http-Method-Override=POST Method-Override=POST " +
+			"Http-Method=POST Remote-User=root User=root Client-Ip=127.0.0.1 Accel-Redirect=/me Sendfile=/etc/passwd " +
+			"Middleware-Subrequest=middleware Auth-Request-Redirect=https://evil.test/ Auth-Request-User=root Auth-Request-Email=root " +
+			"Pomerium-Jwt-Assertion=x Goog-Iap-Jwt-Assertion=x Amzn-Oidc-Data=x Envoy-Original-Path=/public",
+		"*": "Forwarded=for=127.0.0.1;host=evil.test;proto=http Front-End-Https=off Remote-User=root True-Client-Ip=127.0.0.1 " +
+			"Oidc_claim_sub=root Http_x_forwarded_host=evil.test Origin=https://evil.test Referer=https://evil.test/ " +
+			"User-Agent=kube-probe/1.30 Via=1.1,evil.test From=root",
 	} {
 		for pair := range strings.FieldsSeq(values) {
 			field, value, _ := strings.Cut(pair, "=")
@@ -228,8 +235,10 @@ func TestForwardedHeaders(t *testing.T) {
 		}
 		page := []string{"Sec-Fetch-Mode", "navigate"}
 		for _, r := range []request{
-			{target: "/page?x", headers: page}, {target: "/page", headers: []string{"Sec-Fetch-Mode", "cors"}}, {target: "/page", method: "POST"}, {target: "/me"}, {target: "/logout"},
-			{target: "/oauth2/callback?state=x&code=y"}, {target: "/oauth2/callback", method: "POST"}, {target: "/page", headers: signedIn}, {target: "/me", headers: signedIn},
+			{target: "/page?x", headers: page}, {target: "/page", headers: []string{"Sec-Fetch-Mode", "cors"}}, {target: "/page", method: "POST"},
+			{target: "/me"}, {target: "/logout"},
+			{target: "/oauth2/callback?state=x&code=y"}, {target: "/oauth2/callback", method: "POST"}, {target: "/page", headers: signedIn},
+			{target: "/me", headers: signedIn},
 			{target: "/logout", headers: append([]string{"Sec-Fetch-Site", "cross-site"}, signedIn...)}, {target: "/me", method: "POST", headers: signedIn},
 		} {
 			compare(r)
@@ -292,9 +301,12 @@ func TestHugeRequests(t *testing.T) {
 		for piece, n := range map[string]int{"%": 15_000, "%25": 15_000, ";": 15_000, "//": 15_000, "/../": 15_000, "a=b&": 15_000, "eyJ.": 15_000, "{env.X}": 15_000, "\\": 15_000, ",": 15_000, "-": 15_000, "x": 40_000} {
 			long := strings.Repeat(piece, n/len(piece))
 			for _, r := range []request{
-				{target: "/" + long}, {target: "/?" + long}, {target: "/oauth2/callback?" + long}, {target: "/oauth2/callback?code=x&state=" + long}, {target: "/me?" + long},
-				{headers: []string{"Cookie", "__Host-aventus_session=" + long}}, {headers: []string{"Cookie", long, "Sec-Fetch-Mode", "cors"}}, {headers: []string{"Authorization", "Bearer " + long}},
-				{headers: []string{"Accept", long}}, {headers: []string{"Connection", long, "Upgrade", long}}, {target: "/logout", headers: []string{"Sec-Fetch-Site", long}}, {host: long},
+				{target: "/" + long}, {target: "/?" + long}, {target: "/oauth2/callback?" + long}, {target: "/oauth2/callback?code=x&state=" + long},
+				{target: "/me?" + long},
+				{headers: []string{"Cookie", "__Host-aventus_session=" + long}}, {headers: []string{"Cookie", long, "Sec-Fetch-Mode", "cors"}},
+				{headers: []string{"Authorization", "Bearer " + long}},
+				{headers: []string{"Accept", long}}, {headers: []string{"Connection", long, "Upgrade", long}},
+				{target: "/logout", headers: []string{"Sec-Fetch-Site", long}}, {host: long},
 			} {
 				if a := send(r); a.StatusCode >= 500 {
 					t.Errorf("%d times %q, %.30q: status %d", len(long)/len(piece), piece, fmt.Sprint(r), a.StatusCode)
@@ -376,7 +388,8 @@ func TestMarkupInTheCallback(t *testing.T) {
 		good := w.callback(begun, "auth0|ada")
 		state := query(good.target, "state")
 		for _, callback := range []string{
-			"?error=" + quoted + "&state=" + state, "?error=access_denied&error_description=" + quoted + "&error_uri=" + quoted + "&state=" + state, "?code=" + quoted + "&state=" + state + "&iss=" + quoted,
+			"?error=" + quoted + "&state=" + state, "?error=access_denied&error_description=" + quoted + "&error_uri=" + quoted + "&state=" + state,
+			"?code=" + quoted + "&state=" + state + "&iss=" + quoted,
 			"?code=x&state=" + quoted, "?" + quoted + "=x&state=" + state, "?code=" + quoted + t.Name() + "&state=" + state, "?" + quoted, "?x=%zz" + quoted,
 		} {
 			a := send(request{target: "/oauth2/callback" + callback, headers: append([]string{"User-Agent", "<b>evil", "Accept", "<b>evil", "Sec-Fetch-Mode", "navigate"}, good.headers...)})
@@ -463,9 +476,9 @@ func TestVarsShowNoCookies(t *testing.T) {
 }
 
 // TestTunnelOfRequests: an app that takes an upgrade to HTTP/2 (scanners know it as h2c
-// smuggling; RFC 9113, section 3.1, deprecates it) is sent whatever comes next past every
-// check, with any path and any identity. Nothing but a WebSocket is asked of it; not
-// even where the matcher leaves a request out, for what comes in the tunnel is not for
+// smuggling; RFC 9113, section 3.1, deprecates it) is sent whatever comes next past
+// every check, with any path and any identity. Nothing but a WebSocket is asked of it,
+// not even where the matcher leaves a request out: what comes in the tunnel is not for
 // that path alone.
 func TestTunnelOfRequests(t *testing.T) {
 	w := newWorld(t, setup{matcher: "/private/*"})
