@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -105,6 +106,13 @@ func (b *tab) page() answered {
 		return answered{}
 	}
 	return b.pages[len(b.pages)-1]
+}
+
+// hosts returns whom the tab has sent anything to.
+func (b *tab) hosts() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Keys(b.asked))
 }
 
 // do runs something in the tab, within a time.
@@ -215,7 +223,7 @@ func TestBrowserDemo(t *testing.T) {
 	b.sees("What the app was sent", "Bearer ey")
 	b.visit(site + "/")
 	b.sees("Hello, Ada Lovelace", "ada@example.com", "It checked the token")
-	for host := range b.asked {
+	for _, host := range b.hosts() {
 		if name, _, _ := strings.Cut(host, ":"); name != "localhost" && name != "127.0.0.1" {
 			t.Errorf("it asked %s for something", host)
 		}
@@ -352,6 +360,23 @@ func TestBrowserBack(t *testing.T) {
 	b.sees("auth0|ada is at /app/page?n=1")
 	if asked, sent := len(e.issuer.AuthorizeRequests()), len(e.issuer.TokenRequests()); asked != 2 || sent != 1 {
 		t.Errorf("%d visits of the sign-in page, want 2; %d codes sent, want 1", asked, sent)
+	}
+}
+
+// TestBrowserSignedOut: where a site has its pages kept nowhere (no-store), the back
+// button does not bring one up after signing out, but asks for it, by another login.
+func TestBrowserSignedOut(t *testing.T) {
+	f, issuer := newGuarded(t, nil, "header Cache-Control no-store\nrespond \"for {http.auth.user.id}\"")
+	b := newChromium(t, chromedp.Flag("ignore-certificate-errors-spki-list", f.spki))
+	b.visit(f.site + "/page")
+	b.sees("for auth0|ada")
+	b.visit(f.site + "/logout")
+	b.sees("You are signed out")
+	b.back()
+	b.isAt(f.site + "/page")
+	b.sees("for auth0|ada")
+	if n := len(issuer.AuthorizeRequests()); n != 2 {
+		t.Errorf("%d logins were begun, want 2", n)
 	}
 }
 

@@ -1,5 +1,6 @@
 // Package e2e tests clusters: two and three real Caddys that share a storage, in
-// files and in a real Redis.
+// files and in a real Redis. And it tests the module beside parts that others made: a
+// browser, authorization servers, PHP.
 package e2e
 
 import (
