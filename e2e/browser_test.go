@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -45,9 +44,8 @@ type answered struct {
 func newChromium(t *testing.T, flags ...chromedp.ExecAllocatorOption) *tab {
 	t.Helper()
 	path := program(t, "chromium", "apt-get install -y chromium")
-	var printed bytes.Buffer
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), append([]chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.CombinedOutput(&printed),
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
 		chromedp.Headless, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.NoSandbox, // root, who runs the tests in CI, cannot have one
 		chromedp.Flag("disable-quic", true),
