@@ -330,7 +330,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 			level = zapcore.ErrorLevel
 		}
 		if c := h.logger.Check(level, f.code); c != nil {
-			c.Write(zap.Int("status", f.status), zap.Error(cause), advice(cause))
+			c.Write(zap.Int("status", f.status), zap.String("request_id", repl.ReplaceAll("{http.request.uuid}", "")), zap.Error(cause), advice(cause))
 		}
 	}
 	return caddyhttp.Error(f.status, f)
