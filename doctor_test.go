@@ -553,6 +553,7 @@ func TestDoctorCallback(t *testing.T) {
 		{"a proxy for its path", "route {\nreverse_proxy /oauth2/* localhost:1\n" + one + "}", "fail reverse_proxy answers before aventus_auth sees it"},
 		{"a redirect of all", one + "redir https://new.example.com{uri}", "fail static_response (respond, redir or abort) answers before"},
 		{"a redirect of other hosts", "@other not host site.example.com\nredir @other https://site.example.com{uri}\n" + one, "pass "},
+		{"a redirect of all but two paths", "@x {\nnot path /oauth2/*\nnot path /api/*\n}\nredir @x https://new.example.com\n" + one, "pass "},
 		{"files", "route {\nfile_server\n" + one + "}", "fail file_server answers before"},
 		{"files that may not be there", "route {\nfile_server {\npass_thru\n}\n" + one + "}", "skip cannot be told: it depends on what file_server does"},
 		{"an error", "route {\nerror /oauth2/* 410\n" + one + "}", "fail error answers before"},
