@@ -82,10 +82,17 @@ func Garbles(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
+// patience is how long the server waits for a client to go. One that has no bound
+// should fail a test, and not keep it from ending.
+const patience = time.Minute
+
 // Hangs does not answer until the client has gone.
 func Hangs(_ http.ResponseWriter, r *http.Request) bool {
 	_, _ = io.Copy(io.Discard, r.Body) // or net/http does not see the client go
-	<-r.Context().Done()
+	select {
+	case <-r.Context().Done():
+	case <-time.After(patience):
+	}
 	return true
 }
 
@@ -94,7 +101,7 @@ func Drips(w http.ResponseWriter, r *http.Request) bool {
 	_, _ = io.Copy(io.Discard, r.Body)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for {
+	for range patience / time.Second {
 		_, _ = io.WriteString(w, " ")
 		_ = http.NewResponseController(w).Flush()
 		select {
@@ -103,6 +110,7 @@ func Drips(w http.ResponseWriter, r *http.Request) bool {
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 // EnoughRead is where Endless gives up: a client that took so much would take all.
