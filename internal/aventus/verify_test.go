@@ -353,6 +353,13 @@ func FuzzVerify(f *testing.F) {
 	}
 	for seed := range seeds {
 		f.Add(seed)
+		f.Add(seed + "\n")
+		last := seed[len(seed)-1]
+		for _, other := range []byte("ABQgwxz") { // other spellings of the same bytes are among them
+			if other != last {
+				f.Add(seed[:len(seed)-1] + string(other))
+			}
+		}
 	}
 	f.Add("..")
 	f.Add(hs256(rsaKey().N.Bytes(), `{"alg":"HS256","kid":"rsa","crit":["b64"],"jwk":{},"x5c":["AA"]}`, "{}"))
@@ -377,11 +384,13 @@ func FuzzCheckClaims(f *testing.F) {
 	f.Add(must(json.Marshal(clock.claims())))
 	for _, changes := range []m{
 		{"iss": strings.TrimSuffix(testIssuer, "/")}, {"iss": "https://evil.test/"}, {"iss": nil}, {"aud": []string{"x", testAudience}}, {"aud": []any{testAudience, 1}},
-		{"aud": nil}, {"exp": clock.in(-59 * time.Second)}, {"exp": clock.in(-60 * time.Second)}, {"exp": nil}, {"exp": "9999999999"}, {"nbf": clock.in(60 * time.Second)},
+		{"aud": nil}, {"aud": "\u00e9\x1b[31m"}, {"exp": clock.in(-59 * time.Second)}, {"exp": clock.in(-60 * time.Second)}, {"exp": nil}, {"exp": "9999999999"}, {"nbf": clock.in(60 * time.Second)},
 		{"nbf": clock.in(61 * time.Second)}, {"iat": clock.in(time.Hour)}, {"iat": json.RawMessage("null")}, {"exp": json.RawMessage("1e99")}, {"exp": json.RawMessage("-1e999")},
 	} {
 		f.Add(must(json.Marshal(with(clock.claims(), changes))))
 	}
+	f.Add(append(must(json.Marshal(clock.claims())), '}'))
+	f.Add([]byte(strings.Replace(string(must(json.Marshal(clock.claims()))), "{", `{"aud":"x",`, 1)))
 	f.Add([]byte(`{"iss":"https://auth.example.com","aud":["https://api.example.com"],"exp":1e99,"nbf":-1.5e-9,"iat":0}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		got, expires, err := checkClaims(payload, testIssuer, testAudience, clock.Now())
@@ -397,7 +406,7 @@ func FuzzCheckClaims(f *testing.F) {
 		var fields map[string]any
 		dec := json.NewDecoder(bytes.NewReader(payload))
 		dec.UseNumber()
-		if err := dec.Decode(&fields); err != nil || len(fields) != len(got) {
+		if err := dec.Decode(&fields); err != nil || !json.Valid(payload) || len(namesIn(payload)) != len(fields) || len(fields) != len(got) {
 			t.Fatalf("others read %v, %v", fields, err)
 		}
 		list, isList := fields["aud"].([]any)

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -243,6 +244,7 @@ func FuzzClaims(f *testing.F) {
 	f.Add([]byte(`{"a.b":{"c":[1,{"d":"e"}]},"a":{"b":9007199254740993},"":null}`), "a.b.c.1.d")
 	f.Add([]byte(`{"scope":["a"],"scp":"b","permissions":["{env.X}"],"https://x/y":true}`), "https://x/y")
 	f.Add([]byte("{\"\xff\":\"\xff\",\"a\":\"\\ud800\"}"), ".\xff.")
+	f.Add([]byte(`{"iss":"x","sub":"a","aud":"b","exp":1,"iat":2,"nonce":"n","at_hash":"h","id":9007199254740993,"e":1E400}`), "id")
 	f.Fuzz(func(t *testing.T, payload []byte, path string) {
 		c, err := Parse(payload)
 		if err != nil {
@@ -272,6 +274,14 @@ func FuzzClaims(f *testing.F) {
 		first, err := json.Marshal(c)
 		if err != nil {
 			t.Fatal(err)
+		}
+		var others map[string]any
+		dec := json.NewDecoder(bytes.NewReader(payload))
+		dec.UseNumber()
+		if err := dec.Decode(&others); err != nil || !json.Valid(payload) {
+			t.Errorf("%q is none to others: %v", payload, err)
+		} else if theirs, err := json.Marshal(others); err != nil || string(theirs) != string(first) {
+			t.Errorf("%s, where others read %s, %v", first, theirs, err)
 		}
 		if len(first) > MaxSize {
 			return // HTML's signs are escaped
