@@ -143,27 +143,7 @@ func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 	}
 	for n := range size {
 		c.nodes = append(c.nodes, newNode(t, n, func(port string) string {
-			config := fmt.Sprintf("{\nadmin off\npersist_config off\nauto_https off\ndefault_bind 127.0.0.1\n%s\n}\n", storage)
-			for _, s := range sites {
-				config += fmt.Sprintf(`http://%[1]s.localhost:%[2]s {
-					aventus_auth {
-						client_id the-client
-						client_secret {env.CLIENT_SECRET}
-						redirect_uri %[3]s/oauth2/callback
-						audience https://api.example.com/
-						issuer http://127.0.0.1:%[4]s/
-						token_url http://127.0.0.%[5]d:%[4]s/oauth/token
-						logout /logout
-						%[6]s
-					}
-					reverse_proxy %[7]s
-					handle_errors {
-						respond {http.aventus_auth.error}
-					}
-				}
-				`, s.name, port, c.origin(s.name), c.issuers[s.name].port, n+1, s.block, app.Listener.Addr())
-			}
-			return config
+			return c.caddyfile("admin off\n"+storage, port, n, app.Listener.Addr().String(), sites)
 		}))
 	}
 	for _, n := range c.nodes {
@@ -183,6 +163,31 @@ func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 		}
 	})
 	return c
+}
+
+// caddyfile returns a node's configuration.
+func (c *cluster) caddyfile(global, port string, node int, app string, sites []site) string {
+	config := fmt.Sprintf("{\npersist_config off\nauto_https off\ndefault_bind 127.0.0.1\n%s\n}\n", global)
+	for _, s := range sites {
+		config += fmt.Sprintf(`http://%[1]s.localhost:%[2]s {
+			aventus_auth {
+				client_id the-client
+				client_secret {env.CLIENT_SECRET}
+				redirect_uri %[3]s/oauth2/callback
+				audience https://api.example.com/
+				issuer http://127.0.0.1:%[4]s/
+				token_url http://127.0.0.%[5]d:%[4]s/oauth/token
+				logout /logout
+				%[6]s
+			}
+			reverse_proxy %[7]s
+			handle_errors {
+				respond {http.aventus_auth.error}
+			}
+		}
+		`, s.name, port, c.origin(s.name), c.issuers[s.name].port, node+1, s.block, app)
+	}
+	return config
 }
 
 // newAir is what browsers reach servers through.
@@ -242,7 +247,8 @@ func claimsOf(token string) (c claims, err error) {
 	return c, json.Unmarshal(payload, &c)
 }
 
-// serveApp is the app behind all sites: it wants a token that has not expired.
+// serveApp is the app behind all sites: it wants a token that has not expired, and
+// answers whose it is.
 func serveApp(w http.ResponseWriter, r *http.Request) {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	claims, err := claimsOf(token)
@@ -255,7 +261,7 @@ func serveApp(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a token that expired "+late.Round(time.Second).String()+" ago", http.StatusTeapot)
 		return
 	}
-	_, _ = io.WriteString(w, "the app")
+	_, _ = io.WriteString(w, claims.Sub)
 }
 
 func newIssuer(t *testing.T, s site, nodes int, balancer string) *issuer {
@@ -463,8 +469,9 @@ const anyNode = -1
 // answer is what came of a request: 0 where there was no answer.
 type answer struct {
 	status int
-	text   string // the body
+	text   string // the body, of what went wrong
 	to     string // where it redirects to
+	whose  string // the app's word, where all went well
 }
 
 func (a answer) String() string { return strings.TrimSpace(fmt.Sprint(a.status, " ", a.text)) }
@@ -496,6 +503,8 @@ func (b *browser) send(node int, target, mode string) answer {
 		a.to = b.signIn(to)
 	} else if a.status != http.StatusOK {
 		a.text = string(body)
+	} else {
+		a.whose = string(body)
 	}
 	return a
 }
@@ -628,14 +637,20 @@ func (l *load) repeat(pause time.Duration, do func() (*browser, answer)) {
 	})
 }
 
-// end ends the load, and logs what it was answered.
-func (l *load) end(t *testing.T) {
+// finish ends the load, and logs what it was answered.
+func (l *load) finish(t *testing.T) {
 	t.Helper()
 	close(l.stop)
 	l.wait.Wait()
 	for _, key := range slices.Sorted(maps.Keys(l.counts)) {
 		t.Logf("%s: %v", key, l.counts[key])
 	}
+}
+
+// end ends the load of those who are signed in.
+func (l *load) end(t *testing.T) {
+	t.Helper()
+	l.finish(t)
 	t.Logf("the slowest answer took %s; %d sessions lost", l.worst.Round(time.Millisecond), len(l.lost))
 }
 
