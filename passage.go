@@ -147,11 +147,12 @@ func saysForWhom(lines []string) bool {
 }
 
 // dropOverrides deletes what some shared caches heed before Cache-Control: nginx, what
-// RFC 9213 calls targeted (CDN-Cache-Control and its like), and its older kin.
+// RFC 9213 calls targeted (CDN-Cache-Control and its like), and its older kin. Expires
+// is for those that know no Cache-Control.
 func dropOverrides(header http.Header) {
 	for name := range header {
 		switch {
-		case name == "X-Accel-Expires", name == "Surrogate-Control", name == "Edge-Control", strings.HasSuffix(name, "-Cache-Control"):
+		case name == "X-Accel-Expires", name == "Expires", name == "Surrogate-Control", name == "Edge-Control", strings.HasSuffix(name, "-Cache-Control"):
 			delete(header, name)
 		}
 	}

@@ -87,6 +87,7 @@ func TestNoCacheIsToldOtherwise(t *testing.T) {
 		header {
 			Cache-Control "public, max-age=3600"
 			X-Accel-Expires 3600
+			Expires "Fri, 01 Jan 2100 00:00:00 GMT"
 			Surrogate-Control max-age=3600
 			Edge-Control max-age=3600
 			CDN-Cache-Control max-age=3600
@@ -100,7 +101,7 @@ func TestNoCacheIsToldOtherwise(t *testing.T) {
 	check := func(a answer, status int) {
 		t.Helper()
 		w.expect(a, status)
-		for _, name := range []string{"X-Accel-Expires", "Surrogate-Control", "Edge-Control", "Cdn-Cache-Control", "Examplecdn-Cache-Control"} {
+		for _, name := range []string{"X-Accel-Expires", "Expires", "Surrogate-Control", "Edge-Control", "Cdn-Cache-Control", "Examplecdn-Cache-Control"} {
 			if a.Header[name] != nil {
 				t.Errorf("%s: %q", name, a.Header[name])
 			}
