@@ -185,7 +185,7 @@ func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session
 	if err != nil {
 		// Here the session goes on. Elsewhere, and after a restart, the refresh token
 		// is taken for spent, as it is, until what came of it is recorded.
-		h.logger.Error("a renewed session could not be recorded; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err))
+		h.logger.Error("a renewed session could not be recorded; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err), advice(err))
 		h.recordLater(ctx, at, next)
 	}
 	h.opened.Add(next.cookie, next)
@@ -233,7 +233,7 @@ func (h *Handler) recordLater(ctx context.Context, at site, s *session) {
 func (h *Handler) giveUp(s *session, cause error) (*session, error) {
 	s.renewal.over.Store(true)
 	renewals.WithLabelValues(h.cfg.label, "given_up").Inc()
-	h.logger.Warn("a session cannot be renewed any more; it ends with its token", zap.String("session", s.name()[:8]), zap.Error(cause))
+	h.logger.Warn("a session cannot be renewed any more; it ends with its token", zap.String("session", s.name()[:8]), zap.Error(cause), advice(cause))
 	if h.now().Before(s.tokenEnds) {
 		return s, nil
 	}
@@ -261,7 +261,7 @@ func (h *Handler) revoke(ctx context.Context, s *session) {
 		return
 	}
 	if err := h.client.Revoke(context.WithoutCancel(ctx), h.cfg.issuer+"oauth/revoke", s.refresh); err != nil {
-		h.logger.Warn("the refresh token of a session that has ended could not be revoked", zap.String("session", s.name()[:8]), zap.Error(err))
+		h.logger.Warn("the refresh token of a session that has ended could not be revoked", zap.String("session", s.name()[:8]), zap.Error(err), advice(err))
 	}
 }
 
