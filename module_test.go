@@ -314,6 +314,7 @@ func (b *browser) do(method, target string, headers ...string) answer {
 	// While it loads a config, Caddy may reset a connection that it has accepted
 	// just then; browsers try again.
 	for tries := 0; err != nil && b.w.loaded.Load() && method == "GET" && tries < 3; tries++ {
+		time.Sleep(10 * time.Millisecond)
 		resp, err = b.client.Do(req)
 	}
 	if err != nil {
@@ -384,9 +385,23 @@ func (w *world) expectTokenRequests(n int) {
 // raw sends bytes as they are, and returns the answer.
 func (w *world) raw(request string) answer {
 	w.t.Helper()
+	a, err := w.tryRaw(request)
+	for tries := 0; err != nil && w.loaded.Load() && strings.HasPrefix(request, "GET ") && tries < 3; tries++ {
+		time.Sleep(10 * time.Millisecond)
+		a, err = w.tryRaw(request) // as browser.do does
+	}
+	if err != nil {
+		w.t.Fatalf("sending %q: %v", request, err)
+	}
+	w.loaded.Store(false)
+	w.hear(a)
+	return a
+}
+
+func (w *world) tryRaw(request string) (a answer, err error) {
 	conn, err := net.Dial("tcp", "localhost:"+w.port)
 	if err != nil {
-		w.t.Fatal(err)
+		return a, err
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
@@ -394,19 +409,17 @@ func (w *world) raw(request string) answer {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"})
 	}
 	if _, err := io.WriteString(conn, request); err != nil {
-		w.t.Fatal(err)
+		return a, err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		w.t.Fatalf("reading the answer to %q: %v", request, err)
+		return a, err
 	}
 	defer resp.Body.Close()
 	var body bytes.Buffer
 	_, _ = body.ReadFrom(resp.Body)
 	resp.Request = &http.Request{Method: "raw", URL: &url.URL{Path: strings.SplitN(request, "\r\n", 2)[0]}}
-	a := answer{resp, body.String()}
-	w.hear(a)
-	return a
+	return answer{resp, body.String()}, nil
 }
 
 // dialLocalhost connects every name to this machine, as browsers do with names

@@ -24,10 +24,10 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
-// http3 is a Caddy that is attacked over HTTP/3, with an app that remembers what it
+// attacked is a Caddy that is attacked over HTTP/3, with an app that remembers what it
 // was sent. What HTTP/1.1 and HTTP/2 make of the same attacks is in the module's own
 // hardening tests.
-type http3 struct {
+type attacked struct {
 	t      *testing.T
 	port   string
 	issuer *aventustest.Server
@@ -36,9 +36,9 @@ type http3 struct {
 	seen []*http.Request
 }
 
-func newHTTP3(t *testing.T) *http3 {
+func newHTTP3(t *testing.T) *attacked {
 	t.Helper()
-	h := &http3{t: t}
+	h := &attacked{t: t}
 	app := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		h.mu.Lock()
@@ -91,10 +91,10 @@ func newHTTP3(t *testing.T) *http3 {
 	return h
 }
 
-func (h *http3) origin() string { return "https://localhost:" + h.port }
+func (h *attacked) origin() string { return "https://localhost:" + h.port }
 
 // requests returns what the app was sent since the last call.
-func (h *http3) requests() []*http.Request {
+func (h *attacked) requests() []*http.Request {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	seen := h.seen
@@ -103,7 +103,7 @@ func (h *http3) requests() []*http.Request {
 }
 
 // get are the pseudo-header fields of a request for a path.
-func (h *http3) get(path string) []string {
+func (h *attacked) get(path string) []string {
 	return []string{":method", "GET", ":scheme", "https", ":authority", "localhost:" + h.port, ":path", path}
 }
 
@@ -116,7 +116,7 @@ type reply struct {
 
 // send sends fields, a body and trailers as they are, on a connection of their own
 // (RFC 9114, section 4.1).
-func (h *http3) send(fields []string, body string, trailers ...string) reply {
+func (h *attacked) send(fields []string, body string, trailers ...string) reply {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)
 	defer cancel()
@@ -195,7 +195,7 @@ func (h *http3) send(fields []string, body string, trailers ...string) reply {
 
 // leads checks that a reply leads to a URL that begins with that origin and a slash,
 // and with nothing in it that a browser would make something else of.
-func (h *http3) leads(r reply, status int, origin, what string) {
+func (h *attacked) leads(r reply, status int, origin, what string) {
 	h.t.Helper()
 	lines := r.header["Location"]
 	if r.status != status || len(lines) != 1 || !strings.HasPrefix(lines[0], origin+"/") || strings.ContainsFunc(lines[0], func(c rune) bool { return c <= ' ' || c > '~' }) {
@@ -204,7 +204,7 @@ func (h *http3) leads(r reply, status int, origin, what string) {
 }
 
 // finish sends the callback of a login that a reply began, and returns the reply.
-func (h *http3) finish(begun reply) reply {
+func (h *attacked) finish(begun reply) reply {
 	h.t.Helper()
 	u, err := url.Parse(begun.header.Get("Location"))
 	if err != nil {
@@ -219,7 +219,7 @@ func (h *http3) finish(begun reply) reply {
 }
 
 // login returns the cookie of a session.
-func (h *http3) login() string {
+func (h *attacked) login() string {
 	h.t.Helper()
 	r := h.finish(h.send(h.get("/"), ""))
 	h.leads(r, http.StatusSeeOther, h.origin(), "the login")
