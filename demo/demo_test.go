@@ -24,7 +24,7 @@ import (
 // says what to do.
 func TestPortTaken(t *testing.T) {
 	var ports []int
-	for range 3 {
+	for range 4 {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -32,8 +32,8 @@ func TestPortTaken(t *testing.T) {
 		defer listener.Close()
 		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
 	}
-	for i, flag := range []string{"-port", "-issuer-port", "-upstream-port"} {
-		args := []string{"-port=0", "-issuer-port=0", "-upstream-port=0"}
+	for i, flag := range []string{"-port", "-issuer-port", "-upstream-port", "-metrics-port"} {
+		args := []string{"-port=0", "-issuer-port=0", "-upstream-port=0", "-metrics-port=0"}
 		args[i] = fmt.Sprintf("%s=%d", flag, ports[i])
 		var out strings.Builder
 		err := run(t.Context(), args, &out)
@@ -57,7 +57,7 @@ func newVisitor(t *testing.T) *visitor {
 	printed, stdout := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := run(ctx, []string{"-port=0", "-issuer-port=0", "-upstream-port=0"}, stdout)
+		err := run(ctx, []string{"-port=0", "-issuer-port=0", "-upstream-port=0", "-metrics-port=0"}, stdout)
 		stdout.CloseWithError(io.EOF)
 		ended <- err
 	}()

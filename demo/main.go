@@ -52,6 +52,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	sitePort := flags.Int("port", 8080, "the `port` of the site")
 	issuerPort := flags.Int("issuer-port", 8081, "the `port` of the authorization server's stand-in")
 	upstreamPort := flags.Int("upstream-port", 8082, "the `port` of the app behind the site")
+	metricsPort := flags.Int("metrics-port", 8083, "the `port` where Caddy's metrics are")
 	verbose := flags.Bool("v", false, "show all of Caddy's log, not only warnings and errors")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -80,6 +81,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer upstreamListener.Close()
+	metricsListener, err := listen("-metrics-port", *metricsPort)
+	if err != nil {
+		return err
+	}
+	defer metricsListener.Close()
 
 	dir, err := os.MkdirTemp("", "aventus-demo-")
 	if err != nil {
@@ -118,11 +124,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		"XDG_DATA_HOME":         dir, // Caddy notes an id of its own there, whatever its storage
 	})
 	defer restore()
-	config, err := adapt(caddyfile, siteListener.Addr().String(), filepath.Join(dir, "storage"), *verbose)
+	metrics := metricsListener.Addr().String()
+	config, err := adapt(caddyfile, siteListener.Addr().String(), metrics, filepath.Join(dir, "storage"), *verbose)
 	if err != nil {
 		return err
 	}
 	siteListener.Close()
+	metricsListener.Close()
 	if err := caddy.Run(config); err != nil {
 		return fmt.Errorf("starting Caddy: %w", err)
 	}
@@ -132,7 +140,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	for _, user := range aventustest.DefaultUsers {
 		fmt.Fprintf(stdout, "    %s <%s>\n", user.Name, user.Email)
 	}
-	fmt.Fprintf(stdout, "\n  The authorization server's stand-in is at %s\n  Ctrl-C stops it.\n\n", issuer.Issuer)
+	fmt.Fprintf(stdout, "\n  The authorization server's stand-in is at %s\n  Metrics for Prometheus are at http://%s/metrics\n  Ctrl-C stops it.\n\n", issuer.Issuer, metrics)
 	<-ctx.Done()
 	return nil
 }
@@ -169,8 +177,9 @@ func listen(flag string, port int) (net.Listener, error) {
 
 // adapt turns the Caddyfile into a config that keeps to itself: it listens on
 // this machine alone, and touches neither another Caddy's admin endpoint nor
-// the user's own storage and saved config.
-func adapt(caddyfile []byte, address, storage string, verbose bool) (*caddy.Config, error) {
+// the user's own storage and saved config. Since it has no admin endpoint, its
+// metrics have a server of their own.
+func adapt(caddyfile []byte, address, metrics, storage string, verbose bool) (*caddy.Config, error) {
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(caddyfile, map[string]any{"filename": "Caddyfile.example"})
 	if err != nil {
 		return nil, fmt.Errorf("adapting Caddyfile.example: %w", err)
@@ -186,6 +195,10 @@ func adapt(caddyfile []byte, address, storage string, verbose bool) (*caddy.Conf
 	for _, server := range app.Servers {
 		server.Listen = []string{address}
 		server.Protocols = []string{"h1"} // without TLS, Caddy would warn that it cannot offer the others
+	}
+	app.Servers["metrics"] = &caddyhttp.Server{
+		Listen: []string{metrics}, Protocols: []string{"h1"},
+		Routes: caddyhttp.RouteList{{HandlersRaw: []json.RawMessage{json.RawMessage(`{"handler": "metrics"}`)}}},
 	}
 	app.GracePeriod = caddy.Duration(2 * time.Second)
 	config.AppsRaw["http"] = caddyconfig.JSON(app, nil)

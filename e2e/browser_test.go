@@ -181,15 +181,16 @@ func (b *tab) isAt(url string) {
 	}
 }
 
-// startDemo runs the demo as `go run ./demo` does, and returns its address.
-func startDemo(t *testing.T) string {
+// startDemo runs the demo as `go run ./demo` does, and returns its address, and that of
+// its metrics.
+func startDemo(t *testing.T) (site, metrics string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "demo")
 	if out, err := exec.Command("go", "build", "-o", path, "github.com/aventus-platform/caddy-aventus-auth/demo").CombinedOutput(); err != nil {
 		t.Fatalf("building the demo: %v\n%s", err, out)
 	}
 	p := &process{t: t, log: filepath.Join(t.TempDir(), "log"), make: func() *exec.Cmd {
-		cmd := exec.Command(path, "-port=0", "-issuer-port=0", "-upstream-port=0")
+		cmd := exec.Command(path, "-port=0", "-issuer-port=0", "-upstream-port=0", "-metrics-port=0")
 		cmd.Dir = ".."
 		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
 		return cmd
@@ -198,20 +199,20 @@ func startDemo(t *testing.T) string {
 	var found []string
 	eventually(t, "the demo says where it is", func() bool {
 		log, _ := os.ReadFile(p.log)
-		found = regexp.MustCompile(`(?s)Open (http://localhost:\d+)/.*Ctrl-C`).FindStringSubmatch(string(log))
+		found = regexp.MustCompile(`(?s)Open (http://localhost:\d+)/.* http://(127\.0\.0\.1:\d+)/metrics.*Ctrl-C`).FindStringSubmatch(string(log))
 		return found != nil
 	})
 	t.Cleanup(func() {
 		p.signal(syscall.SIGINT)
 		<-p.ended
 	})
-	return found[1]
+	return found[1], found[2]
 }
 
 // TestBrowserDemo: a person who wants one page of the demo gets there by way of the
 // login, looks around, signs out, and goes back.
 func TestBrowserDemo(t *testing.T) {
-	site := startDemo(t)
+	site, _ := startDemo(t)
 	b := newChromium(t)
 	wanted := site + "/app/?q=a%2Fb&next=//evil.test/&q=%C3%A9+1"
 	b.visit(wanted)
