@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
@@ -317,5 +319,68 @@ func TestEvents(t *testing.T) {
 	defer recorded.mu.Unlock()
 	if !slices.Equal(recorded.events, want) {
 		t.Errorf("events %q, want %q", recorded.events, want)
+	}
+}
+
+// TestMetricsDocumented: the table of metrics has each with its labels, the dashboard
+// shows each, and whatever it and the alarms ask for is there.
+func TestMetricsDocumented(t *testing.T) {
+	descs := make(chan *prometheus.Desc, 100)
+	for _, collector := range collectors {
+		collector.Describe(descs)
+	}
+	close(descs)
+	metrics := make(map[string][]string) // their labels, by name
+	series := make(map[string][]string)  // the same; a histogram is asked for by its parts
+	for desc := range descs {
+		// A Desc says what is in it in this way alone.
+		found := regexp.MustCompile(`fqName: "(\w+)".*variableLabels: \{([\w,]*)\}`).FindStringSubmatch(desc.String())
+		if found == nil {
+			t.Fatalf("not understood: %s", desc)
+		}
+		name, labels := found[1], regexp.MustCompile(`\w+`).FindAllString(found[2], -1)
+		metrics[name], series[name] = labels, labels
+		if strings.HasSuffix(name, "_duration_seconds") {
+			series[name+"_count"], series[name+"_sum"], series[name+"_bucket"] = labels, labels, append(labels, "le")
+		}
+	}
+
+	operating, dashboard := readFile(t, "docs/operating.md"), readFile(t, "docs/grafana.json")
+	documented := make(map[string][]string)
+	for _, row := range regexp.MustCompile("(?m)^\\| `(caddy_\\w+)` \\|([^|]*)\\|").FindAllStringSubmatch(operating, -1) {
+		documented[row[1]] = regexp.MustCompile(`\w+`).FindAllString(row[2], -1)
+	}
+	if !maps.EqualFunc(documented, metrics, slices.Equal) {
+		t.Errorf("docs/operating.md has %v, want %v", documented, metrics)
+	}
+	for name := range metrics {
+		if !strings.Contains(dashboard, name) {
+			t.Errorf("docs/grafana.json does not show %s", name)
+		}
+	}
+
+	for file, text := range map[string]string{"docs/operating.md": operating, "docs/grafana.json": dashboard} {
+		has := func(name, label string) {
+			if labels, ok := series[name]; !ok {
+				t.Errorf("%s asks for %s, which is not there", file, name)
+			} else if label != "" && !slices.Contains(labels, label) {
+				t.Errorf("%s asks for %s by %s, which is none of its labels %q", file, name, label, labels)
+			}
+		}
+		for _, asked := range regexp.MustCompile(`(caddy_\w+)(\{[^}]*\})?`).FindAllStringSubmatch(text, -1) {
+			has(asked[1], "")
+			for _, label := range regexp.MustCompile(`(\w+)[=!]`).FindAllStringSubmatch(asked[2], -1) {
+				has(asked[1], label[1])
+			}
+		}
+		grouped := regexp.MustCompile(`by \(([\w, ]+)\) \(\w+\((caddy_\w+)`).FindAllStringSubmatch(text, -1)
+		if len(grouped) != strings.Count(text, "by (") {
+			t.Errorf("%s: %d of %d groups are understood", file, len(grouped), strings.Count(text, "by ("))
+		}
+		for _, by := range grouped {
+			for _, label := range strings.Split(by[1], ", ") {
+				has(by[2], label)
+			}
+		}
 	}
 }
