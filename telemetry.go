@@ -76,9 +76,13 @@ func (h *Handler) register(registry *prometheus.Registry) error {
 			return err
 		}
 	}
-	// These are there before they are first counted.
+	// These are there before they are first counted, so that the first is seen as one
+	// more than none.
 	loginsBegun.WithLabelValues(h.cfg.label)
 	loginsFinished.WithLabelValues(h.cfg.label)
+	for _, operation := range []string{"loading", "storing", "deleting", "listing", "locking", "unlocking"} {
+		storageErrors.WithLabelValues(operation)
+	}
 	return nil
 }
 
