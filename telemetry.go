@@ -149,11 +149,11 @@ const storageAdvice = "check Caddy's storage (the global option storage; by defa
 
 // advice returns what the operator can do about an error, or nothing.
 func advice(err error) zap.Field {
-	var e *aventus.Error
+	var adviser interface{ Advice() string }
 	text := ""
 	switch {
-	case errors.As(err, &e):
-		text = e.Advice()
+	case errors.As(err, &adviser):
+		text = adviser.Advice()
 	case errors.Is(err, records.ErrStorage):
 		text = storageAdvice
 	case errors.Is(err, aventus.ErrToken):

@@ -302,5 +302,19 @@ func (e *keysError) Error() string {
 
 func (e *keysError) Unwrap() error { return e.cause }
 
+// Advice returns what the operator can do about the error. The cause's own is about
+// the token endpoint.
+func (e *keysError) Advice() string {
+	switch e.cause.Kind {
+	case Unreachable:
+		return "check that this server can reach the key set (DNS, firewall, proxy, TLS)"
+	case TimedOut:
+		return "the server of the keys is slow or hangs; see the authorization server's status"
+	case Unavailable:
+		return e.cause.Advice()
+	}
+	return "check issuer, and the URL of verify_token if there is one"
+}
+
 // Interface guard
 var _ oidc.KeySet = (*KeySet)(nil)
