@@ -84,7 +84,7 @@ func (e *Error) Advice() string {
 	case e.Status >= 500:
 		return "the authorization server, or what stands in front of it, is broken for now; see its status"
 	case e.Status == http.StatusUnsupportedMediaType, e.Code == "unsupported_grant_type", e.Code == "invalid_request":
-		return "the token endpoint may want another kind of body: see token_request"
+		return "the token endpoint may want another kind of body: see token_request and token_auth"
 	case e.Status == http.StatusNotFound, e.Kind == Malformed:
 		return "check issuer and token_url: this may not be a token endpoint"
 	}

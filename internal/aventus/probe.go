@@ -256,11 +256,7 @@ func (c *Client) ProbeToken(ctx context.Context, redirectURI string) Finding {
 		return Finding{Pass, fmt.Sprintf("refused a made-up code (%d invalid_grant), and not the client", err.Status), ""}
 	}
 	next := err.Advice()
-	switch {
-	case next != "":
-	case err.Code == "invalid_request", err.Code == "unsupported_grant_type":
-		next = "the token endpoint may want another kind of body: see token_request and token_auth"
-	default:
+	if next == "" {
 		next = "check issuer and token_url: this may not be a token endpoint"
 	}
 	return Finding{Fail, strings.TrimLeft(strings.TrimPrefix(err.Error(), "the token endpoint"), ": "), next}
