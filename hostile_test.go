@@ -801,9 +801,10 @@ func TestTwoHundredAtOnce(t *testing.T) {
 		}
 	}
 	asked, fetched, revoked, logged := len(w.issuer.TokenRequests()), w.issuer.JWKSRequests(), len(w.issuer.Revoked()), len(w.log())
+	met := tokens.Asked()
 	arrived := func(n int) {
 		t.Helper()
-		await(t, "the token requests", func() bool { return len(w.issuer.TokenRequests()) == asked+n })
+		await(t, "the token requests", func() bool { return tokens.Asked() == met+n })
 	}
 	callBack := func(of []string) func(int) answer { return func(i int) answer { return crowd.get(of[i]) } }
 	tokens.Set(aventustest.Endless(&written))

@@ -17,7 +17,10 @@ type Fault = func(w http.ResponseWriter, r *http.Request) bool
 
 // Switch is a fault that a test may change while the server runs. Its zero value is
 // none. It is safe for concurrent use.
-type Switch struct{ fault atomic.Pointer[Fault] }
+type Switch struct {
+	fault atomic.Pointer[Fault]
+	asked atomic.Int64
+}
 
 // Set makes f the fault from now on. Nil is none: the server is well again.
 func (s *Switch) Set(f Fault) { s.fault.Store(&f) }
@@ -25,8 +28,13 @@ func (s *Switch) Set(f Fault) { s.fault.Store(&f) }
 // Answer is the fault to give to the server.
 func (s *Switch) Answer(w http.ResponseWriter, r *http.Request) bool {
 	f := s.fault.Load()
+	s.asked.Add(1)
 	return f != nil && *f != nil && (*f)(w, r)
 }
+
+// Asked returns how many requests have met the fault of their time so far: those will
+// not meet the next.
+func (s *Switch) Asked() int { return int(s.asked.Load()) }
 
 // Says answers with this status and body. Headers are names and values in turn.
 func Says(status int, body string, headers ...string) Fault {
