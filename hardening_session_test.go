@@ -255,28 +255,38 @@ func TestCookieTossing(t *testing.T) {
 	w := newWorld(t, setup{https: true})
 	b := w.browser()
 	b.login("/")
-	good := b.session()
 	w.overEach(func(t *testing.T, send func(request) answer) {
-		for _, cookie := range []string{
-			"aventus_session=" + good, "__Secure-aventus_session=" + good, "__host-aventus_session=" + good, "__HOST-aventus_session=" + good,
-			"__Host-Aventus_Session=" + good, "__Host-aventus_session_=" + good,
-			"\u00a0__Host-aventus_session=" + good, "\u2000__Host-aventus_session=" + good, "\x0b__Host-aventus_session=" + good,
-			"\x0c__Host-aventus_session=" + good, "\xa0__Host-aventus_session=" + good, "__Host-aventus_session\u3000=" + good,
-			"$Version=1,__Host-aventus_session=" + good, "$Version=\"1\", __Host-aventus_session=\"" + good + "\"",
-			"a=b,__Host-aventus_session=" + good, "a=b&__Host-aventus_session=" + good, "a=\"b __Host-aventus_session=" + good + "\"",
-			"%5F_Host-aventus_session=" + good, "__Host%2daventus_session=" + good, "__Host-aventus_session%3d" + good,
-			"=__Host-aventus_session=" + good, "__Host-aventus_session[]=" + good, "__Host-aventus_session.0=" + good,
-			"__Host-aventus_session0=" + good, "__Host-aventus_session",
+		for _, tossed := range []string{
+			"NAME=VALUE", "__Secure-NAME=VALUE", "__host-NAME=VALUE", "__HOST-NAME=VALUE",
+			"__Host-Name=VALUE", "__Host-NAME_=VALUE",
+			"\u00a0__Host-NAME=VALUE", "\u2000__Host-NAME=VALUE", "\x0b__Host-NAME=VALUE",
+			"\x0c__Host-NAME=VALUE", "\xa0__Host-NAME=VALUE", "__Host-NAME\u3000=VALUE",
+			"$Version=1,__Host-NAME=VALUE", "$Version=\"1\", __Host-NAME=\"VALUE\"",
+			"a=b,__Host-NAME=VALUE", "a=b&__Host-NAME=VALUE", "a=\"b __Host-NAME=VALUE\"",
+			"%5F_Host-NAME=VALUE", "__Host%2dNAME=VALUE", "__Host-NAME%3dVALUE",
+			"=__Host-NAME=VALUE", "__Host-NAME[]=VALUE", "__Host-NAME.0=VALUE",
+			"__Host-NAME0=VALUE", "__Host-NAME",
 		} {
+			// The attacker's own session.
+			cookie := strings.NewReplacer("NAME", "aventus_session", "Name", "Aventus_Session", "VALUE", b.session()).Replace(tossed)
 			a := send(request{headers: []string{"Sec-Fetch-Mode", "navigate"}}.withCookie(cookie))
 			if a.StatusCode != http.StatusFound && a.StatusCode != http.StatusBadRequest && a.StatusCode != 0 {
 				t.Errorf("%.50q: status %d", cookie, a.StatusCode)
+			}
+			// The attacker's own login, for the victim to end.
+			callback := w.callback(send(request{}), "auth0|ada")
+			_, binding, _ := strings.Cut(callback.headers[1], "=")
+			callback.headers[1] = strings.NewReplacer("NAME", "aventus_login", "Name", "Aventus_Login", "VALUE", binding).Replace(tossed)
+			a = send(callback)
+			if a.StatusCode != http.StatusFound && a.StatusCode != http.StatusBadRequest && a.StatusCode != 0 {
+				t.Errorf("%.50q: the login ends: status %d", callback.headers[1], a.StatusCode)
 			}
 		}
 	})
 	if n := len(w.requests()); n != 0 {
 		t.Errorf("the app was reached %d times", n)
 	}
+	w.expectTokenRequests(1)
 }
 
 // attributes returns a Set-Cookie line's name, value, and attributes in their order.
