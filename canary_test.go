@@ -473,7 +473,7 @@ func (c *canaryWorld) expectKept() (met []string) {
 				c.t.Errorf("%s: it shows %s, where the config's own secrets are written", place, found)
 			}
 		} else if len(found) > 0 {
-			c.t.Errorf("%s: it shows %s:\n%s", place, strings.Join(found, ", "), excerpt(n, text))
+			c.t.Errorf("%s: it shows %s:\n%q", place, strings.Join(found, ", "), excerpt(n, text))
 		}
 	}
 
@@ -544,8 +544,15 @@ func TestCanaries(t *testing.T) {
 				close(hangs)
 				<-r.Context().Done()
 			})
-			go func() { hung <- slow.get(callback) }()
-			<-hangs
+			go func() {
+				defer close(hung)
+				hung <- slow.get(callback)
+			}()
+			select {
+			case <-hangs:
+			case <-hung:
+				t.Fatal("the token endpoint was not asked")
+			}
 			canaryFaults(t, c)
 			c.expect(<-hung, http.StatusGatewayTimeout)
 		}},
@@ -569,10 +576,16 @@ func TestCanaries(t *testing.T) {
 		{"any host", func(w *world) string {
 			return strings.Replace(w.directive("/private/*", ""), w.site+"/", "https://{host}:"+w.port+"/", 1)
 		}, func(t *testing.T, c *canaryWorld) {
-			c.expect(c.browser().get("/public"), http.StatusOK)
-			c.expect(c.raw("GET /oauth2/callback?code=x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), http.StatusBadRequest)
-			c.expect(c.raw("GET /private/ HTTP/1.1\r\nHost: a(b)\r\nConnection: close\r\n\r\n"), http.StatusBadRequest)
-			c.expect(c.raw("GET /private/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"), http.StatusFound)
+			for _, visit := range []struct {
+				host, path string
+				status     int
+			}{
+				{"localhost", "/public", http.StatusOK}, {"localhost", "/oauth2/callback?code=x", http.StatusBadRequest},
+				{"a(b)", "/private/", http.StatusBadRequest}, {"localhost", "/private/", http.StatusFound},
+			} {
+				c.loaded.Store(true) // it was, a moment ago
+				c.expect(c.browser().do("GET", visit.path, "Host", visit.host), visit.status)
+			}
 		}},
 	}
 	met := make(map[string]bool)
@@ -686,6 +699,22 @@ func canaryStorage(t *testing.T, c *canaryWorld) {
 	c.clock.Add(2 * time.Hour)
 	c.expect(b.get("/page"), http.StatusOK) // and waits for it
 	c.restart()
+	c.expect(b.get("/page"), http.StatusOK)
+
+	for _, file := range c.sessionFiles() { // which is damaged, and mended
+		good := readFile(t, file)
+		if err := os.WriteFile(file, []byte(good[:len(good)-1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.restart()
+		for _, browser := range []*browser{b, unlucky, ended} {
+			browser.get("/page")
+		}
+		if err := os.WriteFile(file, []byte(good), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, "a damaged record", func() bool { return strings.Contains(c.log(), "is damaged") })
 	c.expect(b.get("/page"), http.StatusOK)
 
 	// The server says all that it was sent when it is down, and when it says no.
