@@ -196,9 +196,10 @@ func (h *Handler) site(r *http.Request) (site, error) {
 		host = strings.Trim(r.Host, "[]")
 	}
 	host = strings.ToLower(host)
-	// The redirect URI is made of it: what is no host name gets no further.
-	if host == "" || len(host) > 253 || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" {
-		if net.ParseIP(host) == nil {
+	// The redirect URI is made of it: what is no host name gets no further. Brackets
+	// are for IPv6 addresses alone.
+	if host == "" || len(host) > 253 || strings.Trim(host, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || strings.ContainsAny(r.Host, "[]") {
+		if !strings.Contains(host, ":") || net.ParseIP(host) == nil {
 			return site{}, errors.New("the host of the request cannot stand in a redirect URI")
 		}
 		host = "[" + host + "]"
