@@ -120,7 +120,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if *quick || *only != "" {
 		out = filepath.Join(published, "partial")
 	}
-	p := plan{Rounds: 7, Seconds: 2, LoginSeconds: 2, Connections: connections, LoginBrowsers: browsers, Page: 1024}
+	p := plan{Rounds: 5, Seconds: 2, LoginSeconds: 2, Connections: connections, LoginBrowsers: browsers, Page: 1024}
 	if *quick {
 		p.Rounds, p.Seconds, p.LoginSeconds = 2, 1, 1
 	}
