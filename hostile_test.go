@@ -233,12 +233,12 @@ func (w *world) expectSaid(behind int, level, msg, why, do string) {
 	}
 }
 
-// expectCutOff checks what was taken of 10 GB. That it was a megabyte and no more, the
-// error says; what the sockets have room for is gone, too.
+// expectCutOff checks what was taken of 10 GB. A client without a bound takes seven
+// megabytes until its ten seconds are over.
 func expectCutOff(t *testing.T, written *atomic.Int64) {
 	t.Helper()
-	if n := written.Load(); n < 1<<20 || n >= aventustest.EnoughRead {
-		t.Fatalf("of 10 GB, %d bytes were taken", n)
+	if n := written.Load(); n < 1<<20 || n > 4<<20 {
+		t.Errorf("of 10 GB, %d bytes were taken", n)
 	}
 }
 
@@ -394,6 +394,7 @@ func TestHostileRenewal(t *testing.T) {
 					w.expect(b.get("/page"), http.StatusOK)
 					return w.token() == bearer+aventustest.HostileToken
 				})
+				before.heap = heap() // with all that was heard meanwhile
 				w.expectTokenRequests(asked + 1)
 				faults.Set(nil)
 				// It lives as long as it says, within the session's lifetime; the refresh
@@ -554,7 +555,7 @@ func TestHostileRevocation(t *testing.T) {
 			w.t, before.heap = t, heap()
 			b := w.browser()
 			copied := b.login("/page").cookie("aventus_session")
-			asked, logged := len(w.issuer.Revoked()), len(w.log())
+			asked, met, logged := len(w.issuer.Revoked()), faults.Asked(), len(w.log())
 			faults.Set(c.fault)
 			a := b.get("/logout")
 			w.expect(a, http.StatusOK)
@@ -562,7 +563,7 @@ func TestHostileRevocation(t *testing.T) {
 				t.Errorf("%v", a.Header)
 			}
 			w.expect(w.browser().do("POST", "/page", "Cookie", "aventus_session="+copied.Value), http.StatusUnauthorized)
-			await(t, "the revocation", func() bool { return len(w.issuer.Revoked()) > asked })
+			await(t, "the revocation", func() bool { return faults.Asked() > met })
 			if c.why != "" {
 				w.expectSaid(logged, "warn", "the refresh token of a session that has ended could not be revoked", c.why, "")
 			}
@@ -760,7 +761,6 @@ func TestHostileCertificate(t *testing.T) {
 func TestTwoHundredAtOnce(t *testing.T) {
 	const many = 200
 	var tokens, keys, revocations aventustest.Switch
-	var written atomic.Int64
 	w := newWorld(t, setup{
 		issuer: func(s *aventustest.Server) {
 			s.TokenLifetime = time.Hour
@@ -779,7 +779,7 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	first.login("/")
 	w.expect(first.get("/"), http.StatusOK)
 	var callbacks []string
-	for range 3*many + 1 {
+	for range 3 * many {
 		callbacks = append(callbacks, crowd.begin("/"))
 	}
 	before := settled()
@@ -814,28 +814,25 @@ func TestTwoHundredAtOnce(t *testing.T) {
 		await(t, "the token requests", func() bool { return tokens.Asked() == met+n })
 	}
 	callBack := func(of []string) func(int) answer { return func(i int) answer { return crowd.get(of[i]) } }
-	tokens.Set(aventustest.Endless(&written))
-	w.expect(crowd.get(callbacks[3*many]), errToken.status)
-	expectCutOff(t, &written) // before two hundred come and fill the memory
 	tokens.Set(aventustest.Hangs)
 	keys.Set(aventustest.Hangs)
 	revocations.Set(aventustest.Hangs)
 	w.expect(near.get("/"), http.StatusOK)
 	w.expect(leaving.get("/logout"), http.StatusOK)
-	if _, lines := w.said(logged); len(lines) != 1 { // of the one above
+	if _, lines := w.said(logged); len(lines) != 0 {
 		t.Errorf("they have waited: %+v", lines)
 	}
 	expect(1, failure{status: http.StatusFound}, 10*time.Second, func(int) answer { return dead.get("/") })
 	unknown := w.strangersToken()
 	expect(20, errTokenTimeout, 0, func(int) answer { return crowd.do("GET", "/", "Authorization", "Bearer "+unknown) })
 	expect(many, errTokenTimeout, 10*time.Second, callBack(callbacks[:many]))
-	arrived(many + 3)
+	arrived(many + 2)
 	tokens.Set(aventustest.Drips)
 	expect(many, errTokenTimeout, 10*time.Second, callBack(callbacks[many:2*many]))
-	arrived(2*many + 3)
-	tokens.Set(aventustest.Endless(&written))
+	arrived(2*many + 2)
+	tokens.Set(aventustest.Endless(new(atomic.Int64)))
 	expect(many, errToken, 0, callBack(callbacks[2*many:]))
-	arrived(3*many + 3)
+	arrived(3*many + 2)
 
 	// Nobody else has to wait.
 	tokens.Set(nil)
@@ -845,7 +842,10 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	keys.Set(nil)
 	revocations.Set(nil)
 
-	w.expectTokenRequests(asked + 3*many + 4)
+	if slow.Load() == many {
+		t.Error("not one answer without end was cut off")
+	}
+	w.expectTokenRequests(asked + 3*many + 3)
 	if n := w.issuer.JWKSRequests() - fetched; n != 1 {
 		t.Errorf("the keys were asked for %d times", n)
 	}
@@ -864,7 +864,7 @@ func TestTwoHundredAtOnce(t *testing.T) {
 	if want := map[string]int{
 		"error token_timeout: " + inTime: 2*many + int(slow.Load()),
 		"error token_timeout: the key set: no answer in time (the server of the keys is slow or hangs; see the authorization server's status)":                       20,
-		"error token_refused: the token endpoint answered 200: the token answer is larger than 1 MiB (check issuer and token_url: this may not be a token endpoint)": many + 1 - int(slow.Load()),
+		"error token_refused: the token endpoint answered 200: the token answer is larger than 1 MiB (check issuer and token_url: this may not be a token endpoint)": many - int(slow.Load()),
 		"warn a session cannot be renewed any more; it ends with its token: " + inTime:                                                                               2,
 		"warn the refresh token of a session that has ended could not be revoked: " + inTime:                                                                         1,
 	}; !maps.Equal(said, want) {

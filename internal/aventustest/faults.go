@@ -121,22 +121,26 @@ func Drips(w http.ResponseWriter, r *http.Request) bool {
 	return true
 }
 
-// EnoughRead is where Endless gives up: a client that took so much would take all.
-// A few megabytes always go, into the sockets' buffers.
-const EnoughRead = 32 << 20
-
-// Endless promises 10 GB, and adds to written what it got rid of. It breaks off after
-// EnoughRead, so that a client without a bound fails a test and not the machine.
+// Endless promises 10 GB, and adds to written what it got rid of. A good megabyte
+// comes at once, and what is beyond it slowly, until the client has gone: so one that
+// has no bound fails a test, and does not fill the machine.
 func Endless(written *atomic.Int64) Fault {
-	return func(w http.ResponseWriter, _ *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Length", fmt.Sprint(10<<30))
+		n, _ := w.Write(bytes.Repeat([]byte(" "), 1<<20+64<<10))
+		written.Add(int64(n))
 		chunk := bytes.Repeat([]byte(" "), 64<<10)
-		for left := EnoughRead; left > 0; left -= len(chunk) {
-			n, err := w.Write(chunk)
-			written.Add(int64(n))
-			if err != nil {
-				break
+		tick := time.NewTicker(100 * time.Millisecond)
+		defer tick.Stop()
+		for range patience / (100 * time.Millisecond) {
+			select {
+			case <-r.Context().Done():
+				panic(http.ErrAbortHandler)
+			case <-tick.C:
 			}
+			n, _ = w.Write(chunk)
+			written.Add(int64(n))
 		}
 		panic(http.ErrAbortHandler)
 	}
