@@ -139,9 +139,16 @@ func (p *prometheus) query(expression, at string) []sample {
 	return samples
 }
 
+// storageOperations are what the storage is asked for. It does not fail here.
+var storageOperations = []string{"deleting", "listing", "loading", "locking", "storing", "unlocking"}
+
 // counted waits until Prometheus has seen all counters at these values, and no others.
 func (p *prometheus) counted(site string, want map[string]float64) {
 	p.t.Helper()
+	want = maps.Clone(want)
+	for _, operation := range storageOperations {
+		want["storage_errors_total "+operation] = 0
+	}
 	var got map[string]float64
 	defer func() {
 		if p.t.Failed() {
@@ -269,6 +276,7 @@ func TestDashboard(t *testing.T) {
 	want := map[string]bounds{
 		"Logins finished, last hour: ":                                between(4, 4),
 		"Logins failed, last hour: ":                                  between(5, 7),
+		"Storage errors, last hour: ":                                 between(0, 0),
 		"Age of the sealing key: ":                                    duration,
 		"Logins: begun":                                               perSecond(7, 7),
 		"Logins: finished":                                            perSecond(4, 4),
@@ -280,6 +288,9 @@ func TestDashboard(t *testing.T) {
 		"Token endpoint: duration: 99 %":                              duration,
 		"Token endpoint: requests by outcome: authorization_code: ok": perSecond(3, 4),
 		"Sessions refused by reason: invalid":                         perSecond(3, 4),
+	}
+	for _, operation := range storageOperations {
+		want["Storage errors by operation: "+operation] = between(0, 0)
 	}
 	var board dashboard
 	if err := json.Unmarshal([]byte(readDoc(t, "grafana.json")), &board); err != nil {
