@@ -38,68 +38,49 @@ const sentVar = "aventus_auth.sent"
 // sent is what a request came with, and who it is from by now. As a placeholder, it
 // is empty: what stands in it is for this module alone.
 type sent struct {
-	cookies, authorization []string
+	cookies, authorization []string                 // the lines of these headers
 	introduced             bool                     // the placeholders ask whoIs
 	whoIs                  func(string) (any, bool) // the last block's word
 }
 
 func (*sent) String() string { return "" }
 
+// asSent returns what a request came with.
 func asSent(r *http.Request) *sent {
-	if was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent); ok {
-		return was
+	was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent)
+	if !ok {
+		was = &sent{cookies: r.Header["Cookie"], authorization: r.Header["Authorization"]}
+		caddyhttp.SetVar(r.Context(), sentVar, was)
 	}
-	return nil
-}
-
-// cookies returns the lines of the request's Cookie header as they came.
-func cookies(r *http.Request) []string {
-	if was := asSent(r); was != nil {
-		return was.cookies
-	}
-	return r.Header["Cookie"]
-}
-
-// authorization returns the lines of the request's Authorization header as they
-// came.
-func authorization(r *http.Request) []string {
-	if was := asSent(r); was != nil {
-		return was.authorization
-	}
-	return r.Header["Authorization"]
+	return was
 }
 
 // takeCookies takes the module's own cookies out of the request.
 func (h *Handler) takeCookies(r *http.Request) {
 	lines, own := r.Header["Cookie"], h.peers.cookieNames(h)
-	if !slices.ContainsFunc(lines, func(line string) bool {
-		return slices.ContainsFunc(own, func(name string) bool { return strings.Contains(line, name) })
-	}) {
-		return
-	}
-	var kept []string
+	kept := make([]string, 0, len(lines))
 	for _, line := range lines {
-		var rest strings.Builder
-		for pair := range strings.SplitSeq(line, ";") {
-			if name, _ := cutCookie(pair); slices.Contains(own, name) {
-				continue
-			}
-			if rest.Len() > 0 {
-				rest.WriteByte(';')
-				rest.WriteString(pair)
-			} else {
-				rest.WriteString(strings.TrimLeft(pair, " \t"))
-			}
-		}
-		if rest.Len() > 0 {
-			kept = append(kept, rest.String())
+		if line = withoutCookies(line, own); line != "" {
+			kept = append(kept, line)
 		}
 	}
-	if kept == nil {
+	if len(kept) == 0 {
 		delete(r.Header, "Cookie")
 	} else {
 		r.Header["Cookie"] = kept
 	}
+}
+
+// withoutCookies returns what is left of a Cookie header's line without the cookies of
+// some names, the rest as it came.
+func withoutCookies(line string, names []string) string {
+	kept := make([]string, 0, 16) // more than most have, and on the stack
+	for pair := range strings.SplitSeq(line, ";") {
+		if name, _ := cutCookie(pair); !slices.Contains(names, name) {
+			kept = append(kept, pair)
+		}
+	}
+	return strings.TrimLeft(strings.Join(kept, ";"), " \t")
 }
 
 // hasCookie reports whether there is a cookie of that name.

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
@@ -199,19 +198,35 @@ func TestThreeBlocks(t *testing.T) {
 // TestPrivateWriter: what is flushed is private before it is gone, and what comes
 // before the answer is not the answer.
 func TestPrivateWriter(t *testing.T) {
+	h := &Handler{cfg: new(settings)}
 	flushed := httptest.NewRecorder()
-	p := &privateWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: flushed}}
+	p := &privateWriter{ResponseWriter: flushed, handler: h}
 	if err := http.NewResponseController(p).Flush(); err != nil || flushed.Result().Header.Get("Cache-Control") != "private" {
 		t.Errorf("flushed: %v %v", err, flushed.Result().Header)
 	}
 	hinted := httptest.NewRecorder()
-	p = &privateWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: hinted}}
+	p = &privateWriter{ResponseWriter: hinted, handler: h}
 	p.WriteHeader(http.StatusEarlyHints)
 	p.Header().Add("Cache-Control", "public")
 	p.WriteHeader(http.StatusOK)
 	if got := p.Header()["Cache-Control"]; len(got) != 1 || got[0] != "public" {
 		t.Errorf("after 103: %q", got)
 	}
+	pushing := &pusher{ResponseWriter: httptest.NewRecorder()}
+	var w http.ResponseWriter = &privateWriter{ResponseWriter: pushing, handler: h}
+	if err := w.(http.Pusher).Push("/style.css", nil); err != nil || pushing.target != "/style.css" {
+		t.Errorf("pushed %q: %v", pushing.target, err)
+	}
+}
+
+type pusher struct {
+	http.ResponseWriter
+	target string
+}
+
+func (p *pusher) Push(target string, _ *http.PushOptions) error {
+	p.target = target
+	return nil
 }
 
 // TestCallbackOfAnotherPath: a login ends at its own redirect URI, and at no other

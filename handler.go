@@ -44,12 +44,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.fail(w, r, errBadHost, err)
 	}
-	session, refused := h.identify(r, at)
+	was := asSent(r)
+	session, refused := h.identify(r, at, was)
 	if refused != nil {
 		return h.refuse(w, r, refused)
 	}
 	h.takeIdentity(r)
-	h.introduce(r, session)
+	h.introduce(r, was, session)
 	if session == nil {
 		return h.serveAnonymous(w, r, next)
 	}
@@ -108,10 +109,11 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	}
 	// The cookie goes in any case; that a copy of it is no good any more needs the
 	// storage.
-	if hasCookie(cookies(r), h.cfg.cookieName) {
+	cookies := asSent(r).cookies
+	if hasCookie(cookies, h.cfg.cookieName) {
 		h.clearSession(w)
 	}
-	for value := range cookieValues(cookies(r), h.cfg.cookieName) {
+	for value := range cookieValues(cookies, h.cfg.cookieName) {
 		s, err := h.openSession(r.Context(), at, value)
 		if err == nil && s != nil && h.now().Before(s.expires) { // idle or not
 			newest := h.newest(r.Context(), at, s)
@@ -318,9 +320,10 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 	if f.status >= 500 && r.Context().Err() != nil {
 		f, cause = errGone, nil // the visitor closed the tab: nobody's fault
 	}
+	was := asSent(r)
 	h.takeIdentity(r) // the error's routes may lead to an upstream, too
-	if !asSent(r).introduced {
-		h.introduce(r, nil)
+	if !was.introduced {
+		h.introduce(r, was, nil)
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.aventus_auth.error", f.code)

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -38,8 +39,8 @@ type refusal struct {
 
 // identify returns who a request is from: whose session it has or, with
 // accept_bearer, whose token it brings itself. Nobody is nil.
-func (h *Handler) identify(r *http.Request, at site) (*session, *refusal) {
-	s, err := h.loadSession(r.Context(), at, cookies(r))
+func (h *Handler) identify(r *http.Request, at site, was *sent) (*session, *refusal) {
+	s, err := h.loadSession(r.Context(), at, was.cookies)
 	if err != nil {
 		return nil, &refusal{failure: errStorage, cause: err}
 	}
@@ -53,15 +54,14 @@ func (h *Handler) identify(r *http.Request, at site) (*session, *refusal) {
 		}
 	}
 	if s == nil && h.cfg.acceptBearer {
-		return h.identifyBearer(r)
+		return h.identifyBearer(r.Context(), was.authorization)
 	}
 	return s, nil
 }
 
-// identifyBearer returns who a request is from by the token in its Authorization
-// header, as something like a session that is kept nowhere.
-func (h *Handler) identifyBearer(r *http.Request) (*session, *refusal) {
-	lines := authorization(r)
+// identifyBearer returns who a request is from by the token in the lines of its
+// Authorization header, as something like a session that is kept nowhere.
+func (h *Handler) identifyBearer(ctx context.Context, lines []string) (*session, *refusal) {
 	if !slices.ContainsFunc(lines, isBearer) {
 		return nil, nil
 	}
@@ -75,7 +75,7 @@ func (h *Handler) identifyBearer(r *http.Request) (*session, *refusal) {
 	if s, ok := h.verified.Get(key); ok && h.now().Before(s.expires) {
 		return s, nil
 	}
-	_, expires, err := h.tokens.Verify(r.Context(), token)
+	_, expires, err := h.tokens.Verify(ctx, token)
 	if err == nil && !h.now().Before(expires) {
 		err = fmt.Errorf("%w: it has expired", aventus.ErrToken) // within the leeway
 	}
@@ -135,8 +135,7 @@ func (h *Handler) asked(s *session) []string {
 
 // introduce sets the placeholders that tell who a request is from; for nobody they
 // are empty. The claims are parsed when a placeholder is asked for.
-func (h *Handler) introduce(r *http.Request, s *session) {
-	was := asSent(r) // takeIdentity has seen to it
+func (h *Handler) introduce(r *http.Request, was *sent, s *session) {
 	was.whoIs = func(key string) (any, bool) {
 		name, ok := strings.CutPrefix(key, "http.auth.user.")
 		switch {
@@ -178,7 +177,7 @@ func (h *Handler) serveProfile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return h.fail(w, r, errBadHost, err)
 	}
-	s, refused := h.identify(r, at)
+	s, refused := h.identify(r, at, asSent(r))
 	if refused != nil {
 		return h.refuse(w, r, refused)
 	}

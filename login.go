@@ -78,7 +78,7 @@ func (h *Handler) startLogin(w http.ResponseWriter, r *http.Request, returnTo st
 
 	// One cookie serves every tab, and every login of this browser.
 	binding := ""
-	for value := range cookieValues(cookies(r), h.cfg.bindingName) {
+	for value := range cookieValues(asSent(r).cookies, h.cfg.bindingName) {
 		if raw, err := base64.RawURLEncoding.DecodeString(value); err == nil && len(raw) == 16 {
 			binding = value
 			break
@@ -214,7 +214,7 @@ func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
 	stale := h.now().Sub(l.began) > loginLifetime
 	if !sameBrowser || stale {
 		// Whoever is signed in has what this login was for: another tab was faster.
-		if s, err := h.loadSession(r.Context(), at, cookies(r)); err == nil && s != nil {
+		if s, err := h.loadSession(r.Context(), at, asSent(r).cookies); err == nil && s != nil {
 			return h.goBack(w, at, l)
 		}
 		if l.restarts >= maxRestarts {
@@ -231,7 +231,7 @@ func (h *Handler) finishLogin(w http.ResponseWriter, r *http.Request) error {
 		return h.fail(w, r, errStorage, err)
 	}
 	if !first {
-		s, err := h.loadSession(r.Context(), at, cookies(r))
+		s, err := h.loadSession(r.Context(), at, asSent(r).cookies)
 		if err != nil {
 			return h.fail(w, r, errStorage, err)
 		}
@@ -355,7 +355,7 @@ func (h *Handler) openLogin(r *http.Request, at site, state string) (*login, err
 
 // beganIn reports whether the login began in the browser that sent the request.
 func (h *Handler) beganIn(r *http.Request, l *login) bool {
-	for value := range cookieValues(cookies(r), h.cfg.bindingName) {
+	for value := range cookieValues(asSent(r).cookies, h.cfg.bindingName) {
 		hash := browserOf(value)
 		if subtle.ConstantTimeCompare(hash[:], l.browser[:]) == 1 {
 			return true
