@@ -99,7 +99,7 @@ func (h *Handler) settings() (*settings, error) {
 			Audience:     c.Audience,
 			AuthorizeURL: c.AuthorizeURL,
 			TokenURL:     c.TokenURL,
-			Params:       make(url.Values),
+			Params:       c.AuthorizeParams,
 			Form:         c.TokenRequest == "form",
 			Basic:        c.TokenAuth == "basic",
 		},
@@ -116,9 +116,6 @@ func (h *Handler) settings() (*settings, error) {
 		if !slices.Contains(s.Scopes, scope) {
 			s.Scopes = append(s.Scopes, scope)
 		}
-	}
-	for name, value := range c.AuthorizeParams {
-		s.Params.Set(name, value)
 	}
 
 	if c.Issuer == "" {

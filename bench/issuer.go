@@ -138,13 +138,17 @@ func toAventus(r *http.Request) error {
 }
 
 // newApp returns the app behind those contenders that pass requests on. It answers
-// the page, and says which header held a JWT.
+// the page, and says which header held a JWT: none at the bare server, whose answers
+// are to have as many headers as the others'.
 func newApp(page []byte) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, values := range r.Header {
 			if strings.HasPrefix(strings.TrimPrefix(values[0], "Bearer "), "eyJ") {
 				w.Header().Add("Token-In", name)
 			}
+		}
+		if len(w.Header()) == 0 {
+			w.Header().Set("Token-In", "none")
 		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Length", fmt.Sprint(len(page)))

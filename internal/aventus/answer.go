@@ -12,35 +12,40 @@ import (
 	"time"
 )
 
-// defaultExpiresIn is how long a token is taken to live when the server does not
-// say (RFC 6749, section 5.1, leaves it open; x/oauth2 would say forever).
-const defaultExpiresIn = time.Hour
+const (
+	// defaultExpiresIn is how long a token is taken to live when the server does not
+	// say (RFC 6749, section 5.1, leaves it open).
+	defaultExpiresIn = time.Hour
 
-// answer is a good token answer (RFC 6749, section 5.1), as x/oauth2 reads it.
-type answer struct {
-	AccessToken string `json:"access_token"`
-	TokenType   string `json:"token_type"`
-	ExpiresIn   int64  `json:"expires_in"` // seconds, positive
-	Scope       string `json:"scope,omitempty"`
-	IDToken     string `json:"id_token,omitempty"` // not verified
+	// maxExpiresIn is the longest that a token is taken to live: some 68 years, which
+	// no sum of times overflows. The session's lifetime is the limit that counts.
+	maxExpiresIn = math.MaxInt32 * time.Second
+)
 
-	RefreshToken string `json:"refresh_token,omitempty"`
+// Token is a token answer that was found good.
+type Token struct {
+	AccessToken  string
+	RefreshToken string        // may be empty
+	ExpiresIn    time.Duration // whole seconds, positive
+	Scope        string        // as the server granted it; empty: not said; blank: none
+	IDToken      string        // not verified; may be empty
 }
 
-// parseAnswer reads the body of a token answer with a status of success.
-func parseAnswer(status int, body []byte, clean func(string) string) (answer, *Error) {
-	malformed := func(format string, args ...any) (answer, *Error) {
-		return answer{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
+// parseAnswer reads the body of a token answer (RFC 6749, section 5.1) with a status
+// of success.
+func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Error) {
+	malformed := func(format string, args ...any) (Token, *Error) {
+		return Token{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
 	}
 	fields, err := parseObject(body)
 	if err != nil {
 		return malformed("the token answer %w", err)
 	}
 	if raw, ok := fields["error"]; ok && !isNull(raw) {
-		return answer{}, refusal(status, body, clean) // some servers say no with a 200
+		return Token{}, refusal(status, body, clean) // some servers say no with a 200
 	}
 
-	var a answer
+	var a Token
 	// Bearer is the only type there is, and its case is free (RFC 6749,
 	// section 5.1). A token of another type would be used in a way that it does
 	// not stand for (section 7.1).
@@ -48,8 +53,6 @@ func parseAnswer(status int, body []byte, clean func(string) string) (answer, *E
 	if !ok || !strings.EqualFold(tokenType, "Bearer") {
 		return malformed("the token answer's token_type is not Bearer")
 	}
-	a.TokenType = "Bearer"
-
 	if a.AccessToken, ok = stringField(fields, "access_token"); !ok || a.AccessToken == "" {
 		return malformed("the token answer has no access_token")
 	}
@@ -122,9 +125,9 @@ func parseObject(body []byte) (map[string]json.RawMessage, error) {
 
 // parseExpiresIn takes a number of seconds, or a string of one, as some servers
 // send it. A fraction is cut.
-func parseExpiresIn(raw json.RawMessage) (int64, error) {
+func parseExpiresIn(raw json.RawMessage) (time.Duration, error) {
 	if raw == nil || isNull(raw) {
-		return int64(defaultExpiresIn / time.Second), nil
+		return defaultExpiresIn, nil
 	}
 	text := string(raw)
 	if raw[0] == '"' {
@@ -146,8 +149,7 @@ func parseExpiresIn(raw json.RawMessage) (int64, error) {
 	case seconds < 1:
 		return 0, errors.New("is not positive")
 	}
-	// The session's lifetime is the limit that counts; this one is x/oauth2's.
-	return int64(min(seconds, math.MaxInt32)), nil
+	return time.Duration(min(seconds, maxExpiresIn.Seconds())) * time.Second, nil
 }
 
 func stringField(fields map[string]json.RawMessage, name string) (string, bool) {

@@ -2,9 +2,11 @@ package aventus
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -23,88 +25,59 @@ const (
 	idleTimeout = 30 * time.Second
 )
 
-// dialect stands between x/oauth2, which speaks forms and is lax with answers,
-// and the authorization server. It lets through what a login can rest on, as
-// plain as x/oauth2 wants it; everything else becomes an [*Error].
-type dialect struct {
-	base   *http.Transport
-	form   bool
-	secret string
-	closed atomic.Bool
+// newTransport returns a transport with bounds. It is not http.DefaultTransport's
+// clone, which other modules of the same Caddy may have changed.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: tokenTimeout}).DialContext,
+		TLSHandshakeTimeout:    tokenTimeout,
+		ForceAttemptHTTP2:      true,
+		MaxIdleConnsPerHost:    64, // all there is to reuse is one host
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: 64 << 10,
+	}
 }
 
-func newDialect(cfg Config) *dialect {
-	return &dialect{base: newTransport(), form: cfg.Form, secret: cfg.ClientSecret}
-}
-
-// RoundTrip sends the token request once. Since it returns no answer but a good
-// one, http.Client never sees a redirect to follow.
-func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := d.send(req)
-	if err != nil {
-		return nil, err
-	}
-	answer, tokenErr := parseAnswer(resp.status, resp.body, resp.clean)
-	if tokenErr != nil {
-		return nil, tokenErr
-	}
-	plain, err := json.Marshal(answer)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Response{
-		StatusCode: http.StatusOK,
-		Header:     http.Header{"Content-Type": {"application/json"}},
-		Body:       io.NopCloser(bytes.NewReader(plain)),
-		Request:    req,
-	}, nil
-}
-
-// response is an answer with a status of success.
-type response struct {
+// answer is an answer with a status of success.
+type answer struct {
 	status int
 	body   []byte
 	clean  func(string) string // for what is said of it in a log
 }
 
-// send sends a form request, as the server wants it.
-func (d *dialect) send(req *http.Request) (*response, error) {
+// post sends parameters and the client's credentials, in the body and the form that
+// the server wants. It sends them once, and follows no redirect: they are secrets.
+func (c *Client) post(ctx context.Context, to string, params map[string]string) (*answer, error) {
+	// For a config that was replaced meanwhile, nothing is kept.
 	defer func() {
-		if d.closed.Load() {
-			d.base.CloseIdleConnections()
+		if c.closed.Load() {
+			c.transport.CloseIdleConnections()
 		}
 	}()
-	body, err := io.ReadAll(req.Body)
+	if !c.cfg.Basic {
+		params["client_id"], params["client_secret"] = c.cfg.ClientID, c.cfg.ClientSecret
+	}
+	contentType, body, err := encode(params, c.cfg.Form)
 	if err != nil {
 		return nil, err
 	}
-	params, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, err
-	}
-
 	var sent atomic.Bool
-	out := req.Clone(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		WroteHeaders: func() { sent.Store(true) },
-	}))
-	out.Header.Set("Accept", "application/json")
-	if !d.form {
-		fields := make(map[string]string, len(params))
-		for name := range params {
-			fields[name] = params.Get(name)
-		}
-		if body, err = json.Marshal(fields); err != nil {
-			return nil, err
-		}
-		out.Header.Set("Content-Type", "application/json")
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
 	}
-	out.Body = io.NopCloser(bytes.NewReader(body))
-	out.ContentLength = int64(len(body))
 	// Without GetBody, net/http has no way to send the code again, whatever
 	// becomes of the connection.
-	out.GetBody = nil
+	req.GetBody = nil
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", contentType)
+	if c.cfg.Basic { // RFC 6749, section 2.3.1
+		req.SetBasicAuth(url.QueryEscape(c.cfg.ClientID), url.QueryEscape(c.cfg.ClientSecret))
+	}
 
-	resp, err := d.base.RoundTrip(out)
+	resp, err := c.transport.RoundTrip(req)
 	if err != nil && sent.Load() {
 		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
 	}
@@ -116,22 +89,28 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: reading the answer: %w", errUnanswered, err)
 	}
-
 	clean := func(text string) string {
-		return redact(text, d.secret, params.Get("code"), params.Get("code_verifier"), params.Get("refresh_token"), params.Get("token"),
-			strings.TrimPrefix(out.Header.Get("Authorization"), "Basic "))
+		return redact(text, c.cfg.ClientSecret, params["code"], params["code_verifier"], params["refresh_token"], params["token"],
+			strings.TrimPrefix(req.Header.Get("Authorization"), "Basic "))
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, refusal(resp.StatusCode, body, clean)
 	}
-	return &response{resp.StatusCode, body, clean}, nil
+	return &answer{resp.StatusCode, body, clean}, nil
 }
 
-// CloseIdleConnections lets http.Client close what the base keeps. What is still
-// under way for a config that was replaced leaves nothing behind either.
-func (d *dialect) CloseIdleConnections() {
-	d.closed.Store(true)
-	d.base.CloseIdleConnections()
+// encode makes a body of parameters: JSON in the dialect of Auth0, or a form as
+// RFC 6749 has it (appendix B).
+func encode(params map[string]string, asForm bool) (contentType string, body []byte, err error) {
+	if !asForm {
+		body, err = json.Marshal(params)
+		return "application/json", body, err
+	}
+	form := make(url.Values, len(params))
+	for name, value := range params {
+		form.Set(name, value)
+	}
+	return "application/x-www-form-urlencoded", []byte(form.Encode()), nil
 }
 
 // redact makes a server's text fit for a log: short, one line, nothing a terminal

@@ -135,7 +135,7 @@ func (c *Client) ProbeAuthorize(ctx context.Context, redirectURI string, withNon
 		return Finding{Fail, asError(ctx, err).Err.Error(), ""}
 	}
 	req.Header.Set("Accept", "text/html")
-	resp, err := c.dialect.base.RoundTrip(req) // it follows no redirect
+	resp, err := c.transport.RoundTrip(req) // it follows no redirect
 	if err != nil {
 		return Finding{Fail, asError(ctx, err).Err.Error(), "check that this machine can reach the authorize endpoint (firewall, proxy, TLS)"}
 	}
