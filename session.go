@@ -95,7 +95,8 @@ func (s *session) subject() string {
 
 // newSession makes the session of a token that has just come.
 func (h *Handler) newSession(token aventus.Token, idToken []byte) *session {
-	s := &session{created: h.now(), scope: token.Scope, bearer: bearer + token.AccessToken, idToken: idToken}
+	now := h.now().Truncate(time.Second) // as it is sealed
+	s := &session{created: now, scope: token.Scope, bearer: bearer + token.AccessToken, idToken: idToken}
 	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
 	s.expires = s.created.Add(h.cfg.lifetime)
 	s.tokenCame, s.tokenEnds = s.created, s.created.Add(token.ExpiresIn)
@@ -214,30 +215,37 @@ func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at sit
 			return err
 		}
 	}
-	return h.sealSession(w, ctx, at, s)
+	value, err := h.sealSession(w, ctx, at, s)
+	if err != nil {
+		return err
+	}
+	// The visitor comes back with it at once.
+	s.seen, s.cookie = h.now().Truncate(time.Second), openedKey{at.origin, value}
+	h.opened.Add(s.cookie, s)
+	return nil
 }
 
 // sealSession sets a session's cookie, sealed at this moment: that is when the
-// session was last seen.
-func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at site, s *session) error {
+// session was last seen. It returns the cookie's value.
+func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at site, s *session) (string, error) {
 	marshal := s.marshal
 	if s.handle != nil {
 		marshal = s.handle.marshal
 	}
 	plaintext, err := marshal()
 	if err != nil {
-		return err
+		return "", err
 	}
 	value, err := h.sessions.Seal(ctx, plaintext, at.associated)
 	if err != nil {
-		return err
+		return "", err
 	}
 	age := h.lastOf(s).Sub(h.now())
 	if h.cfg.idle > 0 {
 		age = min(age, h.cfg.idle)
 	}
 	h.setCookie(w, h.cfg.cookieName, value, age)
-	return nil
+	return value, nil
 }
 
 // A session's plaintext is

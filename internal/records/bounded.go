@@ -21,8 +21,10 @@ const (
 	// landmark is a key that is always there, once it was looked for.
 	landmark = "aventus_auth/landmark"
 
-	// What nobody waits for may take longer: to list a million files, say.
-	patience = 30 * time.Minute
+	// What nobody waits for may take longer: to list a million files, say, or to
+	// remove them.
+	learnTimeout = time.Minute
+	sweepTimeout = 30 * time.Minute
 
 	// A storage that hangs holds on to at most this many goroutines; calls beyond
 	// them wait for their turn, and fail if it does not come.
@@ -50,7 +52,7 @@ func Bounded(storage certmagic.Storage, failed func(operation string, err error)
 	}
 }
 
-// bounded leaves Stat to the embedded storage: nothing here calls it.
+// bounded leaves Exists to the embedded storage: nothing here calls it.
 type bounded struct {
 	certmagic.Storage
 	failed  func(operation string, err error) // may be nil
@@ -63,13 +65,13 @@ type bounded struct {
 }
 
 // patient returns a bounded storage for work in the background, which does one thing
-// at a time, and gives each call all the time that it may need.
-func patient(storage certmagic.Storage) certmagic.Storage {
+// at a time, and gives each call the time that it may need.
+func patient(storage certmagic.Storage, timeout time.Duration) certmagic.Storage {
 	b, ok := storage.(*bounded)
 	if !ok {
 		return storage
 	}
-	return &bounded{Storage: b.Storage, failed: b.failed, timeout: patience, slots: make(chan struct{}, 1)}
+	return &bounded{Storage: b.Storage, failed: b.failed, timeout: timeout, slots: make(chan struct{}, 1)}
 }
 
 // call runs f within the bounds. If f succeeds after it was given up on, undo
@@ -166,24 +168,24 @@ func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
 	return call(ctx, b, "loading "+key, func(ctx context.Context) ([]byte, error) {
 		value, err := b.Storage.Load(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
-			return b.loadMissing(ctx, key)
+			if err := b.reach(ctx); err != nil {
+				return nil, err
+			}
+			return b.Storage.Load(ctx, key) // the storage may just have come back
 		}
 		return value, err
 	}, nil)
 }
 
-// loadMissing makes sure that a key is not there. Some engines say so when they are
-// down, too (caddy-storage-redis 1.8.1 does), and then an outage would look like the
-// end of every session, and of the keys. What is known to be there tells.
-func (b *bounded) loadMissing(ctx context.Context, key string) ([]byte, error) {
+// reach makes sure that what is not there is not there. Some engines say so when they
+// are down, too (caddy-storage-redis 1.8.1 does), and then an outage would look like
+// the end of every session, and of the keys. What is known to be there tells.
+func (b *bounded) reach(ctx context.Context) error {
 	_, err := b.Storage.Load(ctx, landmark)
 	if errors.Is(err, fs.ErrNotExist) { // it was never put there, or the storage is down
 		err = b.Storage.Store(ctx, landmark, []byte{1})
 	}
-	if err != nil {
-		return nil, err
-	}
-	return b.Storage.Load(ctx, key) // the storage may just have come back
+	return err
 }
 
 func (b *bounded) Store(ctx context.Context, key string, value []byte) error {
@@ -202,7 +204,20 @@ func (b *bounded) Delete(ctx context.Context, key string) error {
 
 func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]string, error) {
 	return call(ctx, b, "listing "+path, func(ctx context.Context) ([]string, error) {
-		return b.Storage.List(ctx, path, recursive)
+		keys, err := b.Storage.List(ctx, path, recursive)
+		if len(keys) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist)) {
+			if err := b.reach(ctx); err != nil {
+				return nil, err
+			}
+			return b.Storage.List(ctx, path, recursive)
+		}
+		return keys, err
+	}, nil)
+}
+
+func (b *bounded) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
+	return call(ctx, b, "looking at "+key, func(ctx context.Context) (certmagic.KeyInfo, error) {
+		return b.Storage.Stat(ctx, key)
 	}, nil)
 }
 

@@ -102,6 +102,13 @@ func (s *testStorage) List(_ context.Context, path string, recursive bool) ([]st
 	return s.FileStorage.List(context.Background(), path, recursive)
 }
 
+func (s *testStorage) Stat(_ context.Context, key string) (certmagic.KeyInfo, error) {
+	if err := s.called("Stat", key); err != nil {
+		return certmagic.KeyInfo{}, err
+	}
+	return s.FileStorage.Stat(context.Background(), key)
+}
+
 func (s *testStorage) Lock(_ context.Context, name string) error {
 	if err := s.called("Lock", name); err != nil {
 		return err
@@ -124,6 +131,7 @@ var calls = map[string]func(context.Context, certmagic.Storage) error{
 	"Store":  func(ctx context.Context, s certmagic.Storage) error { return s.Store(ctx, "a/key", []byte{1}) },
 	"Delete": func(ctx context.Context, s certmagic.Storage) error { return s.Delete(ctx, "a/key") },
 	"List":   func(ctx context.Context, s certmagic.Storage) error { _, err := s.List(ctx, "a", true); return err },
+	"Stat":   func(ctx context.Context, s certmagic.Storage) error { _, err := s.Stat(ctx, "a"); return err },
 	"Lock":   func(ctx context.Context, s certmagic.Storage) error { return s.Lock(ctx, "a/lock") },
 	"Unlock": func(ctx context.Context, s certmagic.Storage) error { return s.Unlock(ctx, "a/lock") },
 }
@@ -160,6 +168,9 @@ func TestBounded(t *testing.T) {
 	}
 	if keys, err := b.List(ctx, "a", true); err != nil || len(keys) != 1 || keys[0] != "a/key" {
 		t.Errorf("listed %q, error %v", keys, err)
+	}
+	if info, err := b.Stat(ctx, "a/key"); err != nil || info.Size != 5 {
+		t.Errorf("%+v, error %v", info, err)
 	}
 	if err := b.Delete(ctx, "a/key"); err != nil {
 		t.Error(err)
@@ -224,6 +235,41 @@ func TestBoundedMissing(t *testing.T) {
 		t.Errorf("back in between: %q, %v", value, err)
 	}
 }
+
+// TestBoundedListMissing: nor is one believed that lists nothing when it is down.
+func TestBoundedListMissing(t *testing.T) {
+	for name, nothing := range map[string]error{"no error": nil, "an error": fs.ErrNotExist} {
+		s, ctx := newStorage(t), t.Context()
+		isDown, asked := true, 0
+		b := Bounded(lister{s, func() ([]string, error) {
+			if asked++; isDown || asked == 1 {
+				return nil, nothing
+			}
+			return []string{"a/key"}, nil
+		}}, nil)
+		s.on(func(string, string) error {
+			if isDown {
+				return errBroken
+			}
+			return nil
+		})
+		if keys, err := b.List(ctx, "a", true); !errors.Is(err, ErrStorage) {
+			t.Errorf("%s: down: %q, %v", name, keys, err)
+		}
+		isDown, asked = false, 0
+		if keys, err := b.List(ctx, "a", true); err != nil || len(keys) != 1 {
+			t.Errorf("%s: back in between: %q, %v", name, keys, err)
+		}
+	}
+}
+
+// lister is a storage with a List of its own.
+type lister struct {
+	certmagic.Storage
+	list func() ([]string, error)
+}
+
+func (l lister) List(context.Context, string, bool) ([]string, error) { return l.list() }
 
 // A storage that hangs and ignores its context is given up on.
 func TestBoundedHangs(t *testing.T) {

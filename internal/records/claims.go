@@ -54,7 +54,7 @@ type Claims struct {
 	isWriting bool
 
 	// The rest belongs to whoever writes.
-	place   *hours         // in the storage that was last written to
+	place   *periods       // in the storage that was last written to
 	journal string         // the key of this process's own
 	content []byte         // what is in it
 	read    map[string]int // how much of each other journal was read, by its key
@@ -164,10 +164,10 @@ func (c *Claims) record(batch []*claim) error {
 	// Of the values of a storage, the newest is the one that will not be closed.
 	storage := batch[len(batch)-1].storage
 	if c.place == nil || c.place.storage != storage {
-		c.place = &hours{storage: storage, prefix: c.prefix}
+		c.place = &periods{storage: storage, prefix: c.prefix, each: time.Hour}
 	}
 	ctx, now := context.Background(), c.now()
-	if len(c.content) >= journalSize || path.Dir(c.journal) != c.place.key(hourOf(now), "") {
+	if len(c.content) >= journalSize || path.Dir(c.journal) != c.place.dir(c.place.of(now)) {
 		c.begin(now)
 	}
 	for _, claim := range batch {
@@ -195,7 +195,7 @@ func (c *Claims) begin(now time.Time) {
 	}
 	var name ID
 	_, _ = rand.Read(name[:]) // never fails (crypto/rand)
-	c.journal, c.content = c.place.key(hourOf(now), hex.EncodeToString(name[:])), nil
+	c.journal, c.content = path.Join(c.place.dir(c.place.of(now)), hex.EncodeToString(name[:])), nil
 }
 
 // readOthers reads what others have claimed since all was last read, by whatever
@@ -206,8 +206,8 @@ func (c *Claims) readOthers(ctx context.Context, now time.Time) error {
 		from = c.readAt
 	}
 	isWritten := false
-	for hour := hourOf(from.Add(-ClockSkew)); hour <= hourOf(now.Add(ClockSkew)); hour++ {
-		journals, err := c.place.list(ctx, c.place.key(hour, ""), false)
+	for hour := c.place.of(from.Add(-ClockSkew)); hour <= c.place.of(now.Add(ClockSkew)); hour++ {
+		journals, err := list(ctx, c.place.storage, c.place.dir(hour), false)
 		if err != nil {
 			return err
 		}
@@ -257,7 +257,7 @@ func (c *Claims) readOther(ctx context.Context, journal string, hour int64) erro
 // forget forgets, once an hour, what does not count any more.
 func (c *Claims) forget(ctx context.Context, now time.Time) {
 	oldest := now.Add(-c.keep - 2*ClockSkew)
-	if !c.place.sweep(ctx, hourOf(now), hourOf(oldest)) {
+	if !c.place.sweep(ctx, now, oldest) {
 		return
 	}
 	c.mu.Lock()
@@ -268,7 +268,7 @@ func (c *Claims) forget(ctx context.Context, now time.Time) {
 		}
 	}
 	for journal := range c.read {
-		if hour, _ := hourIn(path.Dir(journal)); hour < hourOf(oldest) {
+		if hour, _ := periodIn(path.Dir(journal)); hour < c.place.of(oldest) {
 			delete(c.read, journal)
 		}
 	}

@@ -33,6 +33,9 @@ func (c *testClock) Add(by time.Duration) { c.now.Add(int64(by / time.Second)) }
 
 const keep = time.Hour
 
+// hourOf returns the hour of a time, as records are filed.
+func hourOf(t time.Time) int64 { return t.Unix() / 3600 }
+
 // process is one that shares a storage, or one that came after a restart.
 type process struct {
 	*Claims
@@ -341,6 +344,23 @@ func TestClaimStorageLies(t *testing.T) {
 	p.expect(t, false, "code")
 }
 
+// TestClaimsDisturbed: with files, a listing breaks off whenever another process gives
+// a file its name meanwhile, however often that is.
+func TestClaimsDisturbed(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	newProcess(s, clock).expect(t, true, "code")
+	p := newProcess(s, clock)
+	disturbed := 0
+	s.on(func(m, _ string) error {
+		if disturbed++; m == "List" && disturbed%listTries != 0 {
+			return fs.ErrNotExist
+		}
+		return nil
+	})
+	p.expect(t, false, "code")
+	p.expect(t, true, "another")
+}
+
 // TestStoreCarriedOutLate: a write that was given up on, and is carried out when
 // others came after it, undoes none of them.
 func TestStoreCarriedOutLate(t *testing.T) {
@@ -474,7 +494,7 @@ func TestSweepFails(t *testing.T) {
 		clock.Add(time.Hour)
 	}
 	clock.Add(24 * time.Hour)
-	place, oldest := &hours{storage: s, prefix: "test/spent"}, hourOf(clock.Now())-2
+	place, oldest := &periods{storage: s, prefix: "test/spent", each: time.Hour}, hourOf(clock.Now())-2
 	var deletes atomic.Int64
 	s.on(func(m, _ string) error {
 		if m == "Delete" {

@@ -20,9 +20,14 @@ const (
 	// the time that asking takes, all know it within ten seconds.
 	LearnInterval = 5 * time.Second
 
-	// What was ended in the last of these is listed each time; cost grows with how
-	// much has ended lately, not with all that ever has.
-	recently = 30 * time.Minute
+	// What was ended lately is filed by periods of this length, of which three or four
+	// are listed each time, as far as clocks may differ: so the cost grows with how much
+	// ends in a quarter of an hour, and not with all that ever has.
+	latelyEach = 5 * time.Minute
+
+	// It is kept so long, for who has not learned anything for a while. After that, they
+	// learn all there is.
+	latelyFor = 30 * time.Minute
 )
 
 // ID is what has an end.
@@ -39,15 +44,15 @@ type end struct {
 // is down, and from one configuration to the next.
 //
 // Each id is filed twice: under the hour in which it would have ended anyway, for
-// those that start anew, and under the hour in which it was ended, for those that
-// only want to know what is new.
+// those that start anew, and under the five minutes in which it was ended, for those
+// that only want to know what is new.
 type Ended struct {
 	now func() time.Time
 
 	mu      sync.RWMutex
 	storage certmagic.Storage // that of the newest configuration
-	all     *hours            // by the hour in which an id would have ended
-	lately  *hours            // by the hour in which it was ended
+	all     *periods          // by the hour in which an id would have ended
+	lately  *periods          // by when it was ended
 	ended   map[ID]end
 	inPart  atomic.Bool   // there is, or was, an end with a since
 	learned time.Time     // when all of it was last known to be learned
@@ -62,13 +67,13 @@ func NewEnded(now func() time.Time) *Ended {
 
 // Use makes storage, which should be a [Bounded] one, the one to ask, and sees that
 // it is asked every [LearnInterval] from now on. The first call waits for the first
-// answer, but not for a storage that fails.
+// answer, but not for a storage that fails, nor longer than for any call of it.
 func (e *Ended) Use(storage certmagic.Storage) {
 	e.mu.Lock()
 	if e.storage != storage {
 		e.storage = storage
-		e.all = &hours{storage: storage, prefix: "aventus_auth/ended/all"}
-		e.lately = &hours{storage: storage, prefix: "aventus_auth/ended/lately"}
+		e.all = &periods{storage: storage, prefix: "aventus_auth/ended/all", each: time.Hour}
+		e.lately = &periods{storage: storage, prefix: "aventus_auth/ended/lately", each: latelyEach}
 	}
 	if e.stop == nil {
 		ctx, stop := context.WithCancel(context.Background())
@@ -77,7 +82,12 @@ func (e *Ended) Use(storage certmagic.Storage) {
 	}
 	first := e.first
 	e.mu.Unlock()
-	<-first
+	patience := time.NewTimer(storageTimeout)
+	defer patience.Stop()
+	select {
+	case <-first:
+	case <-patience.C:
+	}
 }
 
 // Destruct implements caddy.Destructor. It ends the learning.
@@ -142,12 +152,12 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	storage, all, lately := e.storage, e.all, e.lately
 	e.mu.Unlock()
 	now := e.now()
-	all.sweep(ctx, hourOf(now), hourOf(now.Add(-ClockSkew)))
-	lately.sweep(ctx, hourOf(now), hourOf(now.Add(-recently)))
+	all.sweep(ctx, now, now.Add(-ClockSkew))
+	lately.sweep(ctx, now, now.Add(-latelyFor))
 	name := fmt.Sprintf("%d-%s-%d", how.until, hex.EncodeToString(id[:]), how.since)
 	return errors.Join(
-		storage.Store(ctx, all.key(how.until/3600, name), []byte{1}),
-		storage.Store(ctx, lately.key(hourOf(now), name), []byte{1}),
+		storage.Store(ctx, path.Join(all.dir(all.of(time.Unix(how.until, 0))), name), []byte{1}),
+		storage.Store(ctx, path.Join(lately.dir(lately.of(now)), name), []byte{1}),
 	)
 }
 
@@ -158,11 +168,17 @@ func (e *Ended) Learn(ctx context.Context) error {
 	all, lately, learned := e.all, e.lately, e.learned
 	e.mu.Unlock()
 	now := e.now()
-	from := lately
-	if gap := now.Sub(learned); gap < 0 || gap > recently-2*ClockSkew {
-		from = all
+	var keys []string
+	var err error
+	if gap := now.Sub(learned); gap < 0 || gap > latelyFor-2*ClockSkew {
+		keys, err = list(ctx, patient(all.storage, learnTimeout), all.prefix, true)
+	} else {
+		for period := lately.of(learned.Add(-ClockSkew)); period <= lately.of(now.Add(ClockSkew)) && err == nil; period++ {
+			var more []string
+			more, err = list(ctx, lately.storage, lately.dir(period), false)
+			keys = append(keys, more...)
+		}
 	}
-	keys, err := from.list(ctx, from.prefix, true)
 	if err != nil {
 		return err // it is tried again soon
 	}

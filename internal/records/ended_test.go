@@ -2,7 +2,10 @@ package records
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,6 +100,65 @@ func TestEndedCost(t *testing.T) {
 	if err != nil || len(all) != 52 { // the hour's folder among them
 		t.Errorf("%d in all, %v", len(all), err)
 	}
+
+	// What is five minutes old by any clock is not listed again.
+	if err := a.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	period := clock.Now().Unix() / 300
+	clock.Add(10 * time.Minute)
+	for range 2 {
+		storage.countAll("")
+		if err := a.Learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	storage.mu.Lock()
+	var listed []string
+	for _, call := range storage.calls {
+		if dir, ok := strings.CutPrefix(call, "List "); ok {
+			listed = append(listed, dir)
+		}
+	}
+	storage.mu.Unlock()
+	var want []string
+	for i := range int64(3) {
+		want = append(want, fmt.Sprintf("aventus_auth/ended/lately/%d", period+1+i))
+	}
+	if !slices.Equal(listed, want) {
+		t.Errorf("it lists %q, and not %q", listed, want)
+	}
+}
+
+// TestEndedSlow: where there is so much that listing it takes longer than a request
+// waits for the storage, it is learned all the same.
+func TestEndedSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, clock := newStorage(t), newClock()
+		a := NewEnded(clock.Now)
+		a.Use(Bounded(s, nil))
+		if err := a.End(t.Context(), ID{1}, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		s.on(func(method, key string) error {
+			if method == "List" && key == "aventus_auth/ended/all" {
+				time.Sleep(40 * time.Second)
+			}
+			return nil
+		})
+		b, begun := NewEnded(clock.Now), time.Now()
+		b.Use(Bounded(s, nil))
+		if waited := time.Since(begun); waited != storageTimeout {
+			t.Errorf("it waited for %v", waited)
+		}
+		time.Sleep(time.Minute)
+		if !b.Has(ID{1}, clock.Now()) {
+			t.Error("it was never learned")
+		}
+		a.Destruct()
+		b.Destruct()
+		time.Sleep(time.Hour) // until all that goes on has ended
+	})
 }
 
 // TestEndedStops: what learns ends with the last that needs it.
@@ -193,13 +255,11 @@ func TestEndedListVanishes(t *testing.T) {
 	if err := a.End(t.Context(), ID{1}, clock.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	failures := 2
+	failures := listTries - 1
 	s.on(func(method, _ string) error {
 		if method == "List" && failures > 0 {
 			failures--
-			if failures == 1 {
-				return fs.ErrNotExist
-			}
+			return fs.ErrNotExist
 		}
 		return nil
 	})

@@ -13,32 +13,36 @@ import (
 // Shelf keeps values in a storage until they expire. They are filed by the hour in
 // which they do, so whoever asks for one has to know when that is.
 type Shelf struct {
-	hours
+	periods
 	now func() time.Time
 }
 
 // NewShelf returns a shelf of values that are kept under prefix, by the clock now.
 // The storage should be a [Bounded] one.
 func NewShelf(storage certmagic.Storage, prefix string, now func() time.Time) *Shelf {
-	return &Shelf{hours: hours{storage: storage, prefix: prefix}, now: now}
+	return &Shelf{periods: periods{storage: storage, prefix: prefix, each: time.Hour}, now: now}
+}
+
+func (s *Shelf) key(id string, expires time.Time) string {
+	return path.Join(s.dir(s.of(expires)), id)
 }
 
 // Put keeps value under id, which must be fit to be a file name, until it expires.
 func (s *Shelf) Put(ctx context.Context, id string, expires time.Time, value []byte) error {
 	now := s.now()
-	s.sweep(ctx, hourOf(now), hourOf(now.Add(-ClockSkew)))
-	return s.storage.Store(ctx, s.key(hourOf(expires), id), value)
+	s.sweep(ctx, now, now.Add(-ClockSkew))
+	return s.storage.Store(ctx, s.key(id, expires), value)
 }
 
 // Get returns what was put under id, or fs.ErrNotExist.
 func (s *Shelf) Get(ctx context.Context, id string, expires time.Time) ([]byte, error) {
-	return s.storage.Load(ctx, s.key(hourOf(expires), id))
+	return s.storage.Load(ctx, s.key(id, expires))
 }
 
 // Each calls f with all that there is, expired or not, in no order.
 func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error {
-	keys, err := s.storage.List(ctx, s.prefix, true)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	keys, err := list(ctx, s.storage, s.prefix, true)
+	if err != nil {
 		return err
 	}
 	for _, key := range keys {
@@ -60,7 +64,7 @@ func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error
 // Find returns what was put under id, or fs.ErrNotExist, for those who do not know when
 // it expires.
 func (s *Shelf) Find(ctx context.Context, id string) ([]byte, error) {
-	dirs, err := s.list(ctx, s.prefix, false)
+	dirs, err := list(ctx, s.storage, s.prefix, false)
 	if err != nil {
 		return nil, err
 	}
@@ -75,5 +79,5 @@ func (s *Shelf) Find(ctx context.Context, id string) ([]byte, error) {
 
 // Delete removes what was put under id. That it is not there is no error.
 func (s *Shelf) Delete(ctx context.Context, id string, expires time.Time) error {
-	return remove(ctx, s.storage, s.key(hourOf(expires), id))
+	return remove(ctx, s.storage, s.key(id, expires))
 }

@@ -1,0 +1,99 @@
+package records
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// periods is a place in a storage where keys are filed by the period of time from
+// which it is known when they may go: removing the old ones costs nothing for the
+// others.
+type periods struct {
+	storage certmagic.Storage
+	prefix  string
+	each    time.Duration // how long a period is
+	swept   atomic.Int64  // the period of the last sweep
+}
+
+// of returns the period of a time. They are counted from 1970.
+func (p *periods) of(t time.Time) int64 { return t.Unix() / int64(p.each/time.Second) }
+
+// dir returns the directory of a period.
+func (p *periods) dir(period int64) string {
+	return path.Join(p.prefix, strconv.FormatInt(period, 10))
+}
+
+// periodIn returns the period that a directory is for.
+func periodIn(dir string) (int64, error) { return strconv.ParseInt(path.Base(dir), 10, 64) }
+
+// listTries is how often a listing is tried that others disturb.
+const listTries = 10
+
+// list returns the keys of a directory. That there is nothing is no error.
+func list(ctx context.Context, storage certmagic.Storage, dir string, recursive bool) ([]string, error) {
+	for range listTries {
+		keys, err := storage.List(ctx, dir, recursive)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return keys, err
+		}
+		// Nothing is there; or (with files) another instance has given a file its name
+		// while it was listed, and then the rest is not listed either.
+		if _, err := storage.Stat(ctx, dir); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: listing %s: it is there, and cannot be listed", ErrStorage, dir)
+}
+
+// sweep deletes, in the background and once a period, what is filed under those that
+// had ended by oldest, and reports whether it was time to. What it fails to delete,
+// the next one does.
+func (p *periods) sweep(ctx context.Context, now, oldest time.Time) bool {
+	period := p.of(now)
+	if swept := p.swept.Load(); swept == period || !p.swept.CompareAndSwap(swept, period) {
+		return false
+	}
+	go p.sweepNow(context.WithoutCancel(ctx), p.of(oldest))
+	return true
+}
+
+func (p *periods) sweepNow(ctx context.Context, oldest int64) {
+	storage := patient(p.storage, sweepTimeout)
+	dirs, _ := storage.List(ctx, p.prefix, false)
+	for _, dir := range dirs {
+		if period, err := periodIn(dir); err != nil || period >= oldest {
+			continue
+		}
+		if removeAll(ctx, storage, dir) != nil {
+			return // the storage is failing: leave it in peace
+		}
+	}
+}
+
+// removeAll deletes a directory. Not every engine does so with what is in it.
+func removeAll(ctx context.Context, storage certmagic.Storage, dir string) error {
+	keys, err := storage.List(ctx, dir, true)
+	for _, key := range append(keys, dir) {
+		if err == nil {
+			err = remove(ctx, storage, key)
+		}
+	}
+	return err
+}
+
+// remove deletes a key. For some engines it is an error that it is gone: another
+// instance sweeps too, and a directory goes with its last file.
+func remove(ctx context.Context, storage certmagic.Storage, key string) error {
+	if err := storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
