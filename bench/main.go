@@ -88,7 +88,7 @@ func serve(ctx context.Context, address string, h http.Handler) error {
 
 const (
 	connections = 16 // of wrk
-	browsers    = 8  // that log in at a time
+	browsers    = 32 // that log in at a time
 )
 
 // plan is how much is measured.

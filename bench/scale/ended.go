@@ -69,7 +69,7 @@ func (b *bench) endedSessions() error {
 			return err
 		}
 	}
-	t := b.report.growing("Sessions that were ended within the last half hour: what they cost a Caddy that does nothing else", b.sizes.ended)
+	t := b.report.growing("Sessions that were ended lately: what they cost a Caddy that does nothing else", b.sizes.ended)
 	t.add("the first request after a start", "ms", first[1:]...)
 	var cpus, heaps []float64
 	for i, n := range b.sizes.ended { // above what it is with none

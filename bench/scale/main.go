@@ -6,7 +6,8 @@
 //	go -C bench run ./scale -quick            small numbers, to try it
 //	go -C bench run ./scale -only sockets     one part of it
 //
-// It prints tables, and writes results/scale.json. README.md says how to read them.
+// It prints tables, and writes them into README.md, which says how to read them, and
+// into ../results/scale.json.
 //
 // All three are this one binary: as "run" it is Caddy, and as "world" what is around
 // the site. Both end with the process that started them.
@@ -106,9 +107,8 @@ var parts = []part{
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("scale", flag.ContinueOnError)
-	small := flags.Bool("quick", false, "small numbers, to try it; writes no JSON")
-	only := flags.String("only", "", "measure this `part` alone: memory, storage, ended, sockets or flood; writes no JSON")
-	out := flags.String("json", "results/scale.json", "the `file` for the results")
+	small := flags.Bool("quick", false, "small numbers, to try it; writes nothing")
+	only := flags.String("only", "", "measure this `part` alone: memory, storage, ended, sockets or flood; writes nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *small || *only != "" {
 		return nil
 	}
-	return b.report.write(*out)
+	return b.report.publish(".")
 }
 
 // say tells whoever waits how far it is.

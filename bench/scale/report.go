@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -61,7 +63,11 @@ func newReport() *report {
 		}
 	}
 	if out, err := exec.Command("redis-server", "--version").Output(); err == nil {
-		r.Versions["redis"] = strings.TrimSpace(string(out))
+		_, version, _ := strings.Cut(string(out), "v=")
+		r.Versions["redis"], _, _ = strings.Cut(version, " ")
+	}
+	if out, err := exec.Command("git", "describe", "--always", "--dirty", "--exclude", "*").Output(); err == nil {
+		r.Versions["aventus_auth"] = strings.TrimSpace(string(out))
 	}
 	return r
 }
@@ -102,6 +108,26 @@ func (t *table) add(name, unit string, values ...float64) {
 	t.Rows = append(t.Rows, row{name, unit, values})
 }
 
+// columns returns the heads of the columns.
+func (t *table) columns() []string {
+	if t.Grows {
+		return append(slices.Clone(t.Columns), "growth")
+	}
+	return t.Columns
+}
+
+// cells returns a row as text.
+func (t *table) cells(r row) []string {
+	var cells []string
+	for _, v := range r.Values {
+		cells = append(cells, figure(v))
+	}
+	if t.Grows {
+		cells = append(cells, growth(r.Values))
+	}
+	return cells
+}
+
 // growth returns how many times the first of some figures the last one is; there is
 // no telling where the first is nothing.
 func growth(values []float64) string {
@@ -136,38 +162,75 @@ func (r *report) print(out io.Writer) {
 	for _, t := range r.Tables {
 		fmt.Fprintf(out, "\n%s\n", t.Title)
 		w := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-		columns := t.Columns
-		if t.Grows {
-			columns = append(slices.Clone(columns), "growth")
-		}
 		width := 0
 		for _, row := range t.Rows {
 			width = max(width, utf8.RuneCountInString(row.Name))
 		}
-		fmt.Fprintf(w, "\t\t%s\t\n", strings.Join(columns, "\t"))
+		fmt.Fprintf(w, "\t\t%s\t\n", strings.Join(t.columns(), "\t"))
 		for _, row := range t.Rows {
-			var cells []string
-			for _, v := range row.Values {
-				cells = append(cells, figure(v))
-			}
-			if t.Grows {
-				cells = append(cells, growth(row.Values))
-			}
-			fmt.Fprintf(w, "%-*s\t%s\t%s\t\n", width, row.Name, row.Unit, strings.Join(cells, "\t"))
+			fmt.Fprintf(w, "%-*s\t%s\t%s\t\n", width, row.Name, row.Unit, strings.Join(t.cells(row), "\t"))
 		}
 		w.Flush()
 	}
 }
 
-func (r *report) write(file string) error {
+// Where a whole run is published, below the folder bench.
+const (
+	publishedJSON     = "results/scale.json"
+	publishedDocument = "scale/README.md"
+
+	publishFrom = "<!-- scale: go -C bench run ./scale writes what follows -->\n"
+	publishTo   = "<!-- scale: up to here -->\n"
+)
+
+// publish writes the report where it is published.
+func (r *report) publish(bench string) error {
 	text, err := json.MarshalIndent(r, "", "\t")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(bench, publishedJSON), append(text, '\n'), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(file, append(text, '\n'), 0o644)
+	file := filepath.Join(bench, publishedDocument)
+	document, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(r.in(string(document))), 0o644)
+}
+
+// in returns a document with the report in its place.
+func (r *report) in(document string) string {
+	before, rest, from := strings.Cut(document, publishFrom)
+	_, after, to := strings.Cut(rest, publishTo)
+	if !from || !to {
+		return document
+	}
+	return before + publishFrom + r.markdown() + publishTo + after
+}
+
+// markdown returns the report as tables in Markdown.
+func (r *report) markdown() string {
+	var b strings.Builder
+	date, _, _ := strings.Cut(r.Date, "T")
+	fmt.Fprintf(&b, "\nMeasured on %s on %s, load average before %s, with %s.\n", date, r.Machine, r.Load, r.versions())
+	for _, t := range r.Tables {
+		fmt.Fprintf(&b, "\n%s:\n\n| | | %s |\n|---|---|%s\n", t.Title, strings.Join(t.columns(), " | "), strings.Repeat("--:|", len(t.columns())))
+		for _, row := range t.Rows {
+			fmt.Fprintf(&b, "| %s | %s | %s |\n", row.Name, row.Unit, strings.Join(t.cells(row), " | "))
+		}
+	}
+	return b.String() + "\n"
+}
+
+// versions returns what took part.
+func (r *report) versions() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
+		all = append(all, path.Base(strings.TrimSuffix(name, "/v2"))+" "+r.Versions[name])
+	}
+	return strings.Join(all, ", ")
 }
 
 // quantile returns the value that a share q of the sorted values lies below; 0.5 is

@@ -104,11 +104,24 @@ func TestReport(t *testing.T) {
 			t.Errorf("there is no %q in\n%s", want, out.String())
 		}
 	}
-	file := filepath.Join(t.TempDir(), "results", "scale.json")
-	if err := r.write(file); err != nil {
+	dir := t.TempDir()
+	for _, file := range []string{publishedJSON, publishedDocument} {
+		if err := os.Mkdir(filepath.Dir(filepath.Join(dir, file)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, publishedDocument), []byte("before\n"+publishFrom+publishTo+"after\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(file)
+	if err := r.publish(dir); err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile(filepath.Join(dir, publishedDocument))
+	if err != nil || !strings.HasPrefix(string(document), "before\n") || !strings.HasSuffix(string(document), "after\n") ||
+		!strings.Contains(string(document), "| lookup | µs | 100 | 150 | 1.50x |\n") {
+		t.Errorf("%v: %s", err, document)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, publishedJSON))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,5 +157,24 @@ func TestThatFit(t *testing.T) {
 	fit, err := thatFit([]int{20, int(limit.Max)})
 	if err != nil || fit[0] != 20 || 2*fit[1] >= int(limit.Max) {
 		t.Errorf("%v of %d files, %v", fit, limit.Max, err)
+	}
+}
+
+// TestPublished: the document shows what the last whole run has found.
+func TestPublished(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", publishedJSON))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(document), r.markdown()) || r.in(string(document)) != string(document) {
+		t.Error("README.md does not show what the last run has written")
 	}
 }
