@@ -129,9 +129,9 @@ func (t *table) cells(r row) []string {
 }
 
 // growth returns how many times the first of some figures the last one is; there is
-// no telling where the first is nothing.
+// no telling where the first is nothing, or less, as a difference may be.
 func growth(values []float64) string {
-	if len(values) < 2 || values[0] == 0 {
+	if len(values) < 2 || values[0] <= 0 {
 		return ""
 	}
 	return figure(values[len(values)-1]/values[0]) + "x"

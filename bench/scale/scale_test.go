@@ -87,6 +87,9 @@ func TestFigures(t *testing.T) {
 			t.Errorf("%v: %q, want %q", values, got, want)
 		}
 	}
+	if got := growth([]float64{-1, 3}); got != "" {
+		t.Errorf("of less than nothing: %q", got)
+	}
 	if got := growth([]float64{1}); got != "" {
 		t.Errorf("of one figure: %q", got)
 	}
