@@ -350,15 +350,16 @@ func TestClaimsDisturbed(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	newProcess(s, clock).expect(t, true, "code")
 	p := newProcess(s, clock)
-	disturbed := 0
-	s.on(func(m, _ string) error {
-		if disturbed++; m == "List" && disturbed%listTries != 0 {
-			return fs.ErrNotExist
-		}
-		return nil
-	})
-	p.expect(t, false, "code")
-	p.expect(t, true, "another")
+	for name, want := range map[string]bool{"code": false, "another": true} {
+		var listed atomic.Int64
+		s.on(func(m, key string) error {
+			if m == "List" && key == "test/spent/500000" && listed.Add(1) < listTries {
+				return fs.ErrNotExist
+			}
+			return nil
+		})
+		p.expect(t, want, name)
+	}
 }
 
 // TestStoreCarriedOutLate: a write that was given up on, and is carried out when
