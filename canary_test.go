@@ -130,10 +130,10 @@ func newNeedles(secrets []secret) needles {
 		// What is base64 may be seen as what it stands for. But a JWT's header is the
 		// same for all of them, and what its payload says of a person is shown to them.
 		value, last := s.value, s.value
-		if parts := strings.SplitN(s.value, ".", 3); len(parts) == 3 {
+		if parts := strings.SplitN(s.value, ".", 3); len(parts) == 3 && strings.HasPrefix(s.value, "eyJ") { // no key's random bytes
 			value, last = parts[1]+"."+parts[2], parts[2]
 		}
-		if raw, err := base64.RawURLEncoding.DecodeString(last); err == nil {
+		if raw, err := base64.RawURLEncoding.DecodeString(last); err == nil && len(raw) >= pieceSize {
 			n.add(s.what, string(raw))
 		}
 		n.add(s.what, value)

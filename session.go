@@ -113,8 +113,8 @@ func (s *session) endBy(t time.Time) {
 	}
 }
 
-// openedSessions is how many sessions a handler remembers as it opened them, so
-// that opening is done once and not for each request, and a renewal's state is kept.
+// openedSessions is how many sessions a handler remembers as it opened or made them,
+// so that opening is done once and not for each request, and a renewal's state is kept.
 // Each holds its token and its cookie: some kilobytes as a rule, 70 at the most.
 const openedSessions = 4096
 
