@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,42 @@ func saying(t *testing.T) string {
 	}))
 	t.Cleanup(app.Close)
 	return strings.TrimPrefix(app.URL, "http://")
+}
+
+// TestFiles: a site of files answers behind the login as it does without one, whole or
+// in parts, with gzip in between or not.
+func TestFiles(t *testing.T) {
+	dir, file := t.TempDir(), strings.Repeat("0123456789abcdef\n", 100_000)
+	if err := os.WriteFile(filepath.Join(dir, "file.txt"), []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, encode := range []string{"", "encode gzip\n"} {
+		for _, https := range []bool{false, true} { // HTTP/1.1 and HTTP/2
+			w := newWorld(t, setup{https: https, caddyfile: "%s\n" + encode + "root " + dir + "\nfile_server"})
+			b := w.browser()
+			b.login("/file.txt")
+			whole := b.get("/file.txt")
+			w.expect(whole, http.StatusOK)
+			if whole.body != file || whole.Header.Get("Cache-Control") != "private" {
+				t.Errorf("%q, https %v: %d bytes, and not %d; %v", encode, https, len(whole.body), len(file), whole.Header)
+			}
+			part := b.do("GET", "/file.txt", "Range", "bytes=1000000-1000003")
+			w.expect(part, http.StatusPartialContent)
+			if part.body != file[1000000:1000004] || part.Header.Get("Content-Length") != "4" {
+				t.Errorf("%q, https %v: %q, %v", encode, https, part.body, part.Header)
+			}
+			head := b.do("HEAD", "/file.txt")
+			w.expect(head, http.StatusOK)
+			if head.body != "" || head.ContentLength != int64(len(file)) {
+				t.Errorf("%q, https %v: HEAD: %q, %d", encode, https, head.body, head.ContentLength)
+			}
+			same := b.do("GET", "/file.txt", "If-None-Match", part.Header.Get("Etag"))
+			w.expect(same, http.StatusNotModified)
+			if same.body != "" || same.Header.Get("Cache-Control") != "private" {
+				t.Errorf("%q, https %v: %q, %v", encode, https, same.body, same.Header)
+			}
+		}
+	}
 }
 
 // TestVaryIsOneLine: a cache that heeds but one line of Vary is not misled by the
