@@ -42,11 +42,11 @@ type world struct {
 	clock     *testClock
 	site      string // the site's origin
 	port      string
-	dir       string      // Caddy's storage and log
-	app       string      // the app's address
-	config    string      // what Caddy runs
-	adminPort string      // of the admin endpoint; empty: off
-	loaded    atomic.Bool // a config was loaded since the last answer
+	dir       string       // Caddy's storage and log
+	app       string       // the app's address
+	config    string       // what Caddy runs
+	adminPort string       // of the admin endpoint; empty: off
+	loaded    atomic.Int64 // when a config was last loaded, in Unix nanoseconds
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
@@ -187,7 +187,7 @@ func (w *world) caddyfile(global, sites string) string {
 func (w *world) run(caddyfile string) {
 	w.t.Helper()
 	w.config = caddyfile
-	w.loaded.Store(true)
+	w.loaded.Store(time.Now().UnixNano())
 	adapter := caddyconfig.GetAdapter("caddyfile")
 	config, _, err := adapter.Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
@@ -197,6 +197,9 @@ func (w *world) run(caddyfile string) {
 		w.t.Fatalf("loading: %v\n%s", err, caddyfile)
 	}
 }
+
+// justLoaded reports whether a config was loaded a moment ago.
+func (w *world) justLoaded() bool { return time.Now().UnixNano()-w.loaded.Load() < int64(time.Second) }
 
 // restart stops Caddy and starts it again, on the same storage.
 func (w *world) restart() {
@@ -313,14 +316,13 @@ func (b *browser) do(method, target string, headers ...string) answer {
 	resp, err := b.client.Do(req)
 	// While it loads a config, Caddy may reset a connection that it has accepted
 	// just then; browsers try again.
-	for tries := 0; err != nil && b.w.loaded.Load() && method == "GET" && tries < 3; tries++ {
+	for tries := 0; err != nil && b.w.justLoaded() && method == "GET" && tries < 3; tries++ {
 		time.Sleep(10 * time.Millisecond)
 		resp, err = b.client.Do(req)
 	}
 	if err != nil {
 		b.w.t.Fatal(err)
 	}
-	b.w.loaded.Store(false)
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
@@ -386,14 +388,13 @@ func (w *world) expectTokenRequests(n int) {
 func (w *world) raw(request string) answer {
 	w.t.Helper()
 	a, err := w.tryRaw(request)
-	for tries := 0; err != nil && w.loaded.Load() && strings.HasPrefix(request, "GET ") && tries < 3; tries++ {
+	for tries := 0; err != nil && w.justLoaded() && strings.HasPrefix(request, "GET ") && tries < 3; tries++ {
 		time.Sleep(10 * time.Millisecond)
 		a, err = w.tryRaw(request) // as browser.do does
 	}
 	if err != nil {
 		w.t.Fatalf("sending %q: %v", request, err)
 	}
-	w.loaded.Store(false)
 	w.hear(a)
 	return a
 }
