@@ -164,7 +164,7 @@ func (c *Claims) record(batch []*claim) error {
 	// Of the values of a storage, the newest is the one that will not be closed.
 	storage := batch[len(batch)-1].storage
 	if c.place == nil || c.place.storage != storage {
-		c.place = &periods{storage: storage, prefix: c.prefix, each: time.Hour}
+		c.place = newPeriods(storage, c.prefix, time.Hour)
 	}
 	ctx, now := context.Background(), c.now()
 	if len(c.content) >= journalSize || path.Dir(c.journal) != c.place.dir(c.place.of(now)) {

@@ -495,7 +495,7 @@ func TestSweepFails(t *testing.T) {
 		clock.Add(time.Hour)
 	}
 	clock.Add(24 * time.Hour)
-	place, oldest := &periods{storage: s, prefix: "test/spent", each: time.Hour}, hourOf(clock.Now())-2
+	place, oldest := newPeriods(s, "test/spent", time.Hour), hourOf(clock.Now())-2
 	var deletes atomic.Int64
 	s.on(func(m, _ string) error {
 		if m == "Delete" {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -20,14 +21,11 @@ const (
 	// the time that asking takes, all know it within ten seconds.
 	LearnInterval = 5 * time.Second
 
-	// What was ended lately is filed by periods of this length, of which three or four
-	// are listed each time, as far as clocks may differ: so the cost grows with how much
-	// ends in a quarter of an hour, and not with all that ever has.
+	// What was ended in the last half hour is listed each time, by whatever clock, and
+	// however late it was written: so the cost grows with how much ends in that time,
+	// and not with all that ever has. Older periods are removed one by one.
+	latelyFor  = 30 * time.Minute
 	latelyEach = 5 * time.Minute
-
-	// It is kept so long, for who has not learned anything for a while. After that, they
-	// learn all there is.
-	latelyFor = 30 * time.Minute
 )
 
 // ID is what has an end.
@@ -53,10 +51,12 @@ type Ended struct {
 	storage certmagic.Storage // that of the newest configuration
 	all     *periods          // by the hour in which an id would have ended
 	lately  *periods          // by when it was ended
+	slow    certmagic.Storage // for what may take long
 	ended   map[ID]end
-	inPart  atomic.Bool   // there is, or was, an end with a since
-	learned time.Time     // when all of it was last known to be learned
-	first   chan struct{} // closed when the first attempt to learn has ended
+	inPart  atomic.Bool        // there is, or was, an end with a since
+	learned time.Time          // when all of it was last known to be learned
+	listing singleflight.Group // of all there is
+	first   chan struct{}      // closed when the first attempt to learn has ended
 	stop    context.CancelFunc
 }
 
@@ -72,8 +72,9 @@ func (e *Ended) Use(storage certmagic.Storage) {
 	e.mu.Lock()
 	if e.storage != storage {
 		e.storage = storage
-		e.all = &periods{storage: storage, prefix: "aventus_auth/ended/all", each: time.Hour}
-		e.lately = &periods{storage: storage, prefix: "aventus_auth/ended/lately", each: latelyEach}
+		e.all = newPeriods(storage, "aventus_auth/ended/all", time.Hour)
+		e.lately = newPeriods(storage, "aventus_auth/ended/lately", latelyEach)
+		e.slow = patient(storage, learnTimeout)
 	}
 	if e.stop == nil {
 		ctx, stop := context.WithCancel(context.Background())
@@ -161,30 +162,58 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	)
 }
 
-// Learn asks the storage for what has ended: lately, or all of it where that is
-// not sure to be enough.
+// Learn asks the storage for what has ended lately, and for all there is where that is
+// not sure to be enough. To list all may take long: after LearnInterval, Learn returns
+// without it, to ask again for what is new, while that goes on.
 func (e *Ended) Learn(ctx context.Context) error {
 	e.mu.Lock()
-	all, lately, learned := e.all, e.lately, e.learned
+	lately, learned := e.lately, e.learned
 	e.mu.Unlock()
 	now := e.now()
-	var keys []string
-	var err error
-	if gap := now.Sub(learned); gap < 0 || gap > latelyFor-2*ClockSkew {
-		keys, err = list(ctx, patient(all.storage, learnTimeout), all.prefix, true)
-	} else {
-		for period := lately.of(learned.Add(-ClockSkew)); period <= lately.of(now.Add(ClockSkew)) && err == nil; period++ {
-			var more []string
-			more, err = list(ctx, lately.storage, lately.dir(period), false)
-			keys = append(keys, more...)
-		}
-	}
+	keys, err := list(ctx, lately.storage, lately.prefix, true)
 	if err != nil {
 		return err // it is tried again soon
 	}
+	gap := now.Sub(learned)
+	isEnough := 0 <= gap && gap <= latelyFor-2*ClockSkew
+	if isEnough {
+		learned = now
+	}
+	e.noteAll(keys, learned)
+	if isEnough {
+		return nil
+	}
+	patience := time.NewTimer(LearnInterval)
+	defer patience.Stop()
+	select {
+	case all := <-e.listing.DoChan("", func() (any, error) { return nil, e.learnAll(ctx) }):
+		return all.Err
+	case <-patience.C:
+		return fmt.Errorf("%w: listing all that has ended takes more than %s", ErrStorage, LearnInterval)
+	}
+}
+
+// learnAll asks for all that has ended.
+func (e *Ended) learnAll(ctx context.Context) error {
+	e.mu.Lock()
+	slow, prefix := e.slow, e.all.prefix
+	e.mu.Unlock()
+	now := e.now()
+	keys, err := list(ctx, slow, prefix, true)
+	if err == nil {
+		e.noteAll(keys, now)
+	}
+	return err
+}
+
+// noteAll remembers what was listed, after which all is known that had ended by then,
+// if not more.
+func (e *Ended) noteAll(keys []string, learned time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.learned = now
+	if learned.After(e.learned) || e.learned.After(e.now()) { // a clock may be set back
+		e.learned = learned
+	}
 	for _, key := range keys {
 		parts := strings.Split(path.Base(key), "-")
 		if len(parts) != 3 {
@@ -197,12 +226,12 @@ func (e *Ended) Learn(ctx context.Context) error {
 			e.note(ID(id), end{until, since})
 		}
 	}
+	over := e.now().Add(-ClockSkew).Unix()
 	for id, end := range e.ended {
-		if end.until < now.Add(-ClockSkew).Unix() {
+		if end.until < over {
 			delete(e.ended, id) // what it would have opened has ended by itself
 		}
 	}
-	return nil
 }
 
 // note remembers an end; of several, the latest counts. The mutex must be held.

@@ -2,10 +2,7 @@ package records
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,43 +98,35 @@ func TestEndedCost(t *testing.T) {
 		t.Errorf("%d in all, %v", len(all), err)
 	}
 
-	// What is five minutes old by any clock is not listed again.
-	if err := a.Learn(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	period := clock.Now().Unix() / 300
-	clock.Add(10 * time.Minute)
-	for range 2 {
+	// All there is, is not asked for again.
+	for range 3 {
+		clock.Add(LearnInterval)
 		storage.countAll("")
 		if err := a.Learn(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	storage.mu.Lock()
-	var listed []string
-	for _, call := range storage.calls {
-		if dir, ok := strings.CutPrefix(call, "List "); ok {
-			listed = append(listed, dir)
-		}
-	}
-	storage.mu.Unlock()
-	var want []string
-	for i := range int64(3) {
-		want = append(want, fmt.Sprintf("aventus_auth/ended/lately/%d", period+1+i))
-	}
-	if !slices.Equal(listed, want) {
-		t.Errorf("it lists %q, and not %q", listed, want)
+	if n := storage.count("List aventus_auth/ended/all"); n != 0 {
+		t.Errorf("all was listed %d times", n)
 	}
 }
 
-// TestEndedSlow: where there is so much that listing it takes longer than a request
-// waits for the storage, it is learned all the same.
+// TestEndedSlow: where there is so much that to list it takes longer than a request
+// waits for the storage, it is learned all the same, and what ends meanwhile at once.
 func TestEndedSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, clock := newStorage(t), newClock()
-		a := NewEnded(clock.Now)
+		a, b := NewEnded(clock.Now), NewEnded(clock.Now)
 		a.Use(Bounded(s, nil))
-		if err := a.End(t.Context(), ID{1}, clock.Now().Add(time.Hour)); err != nil {
+		if err := a.End(t.Context(), ID{1}, clock.Now().Add(10*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		clock.Add(2 * time.Hour)
+		if err := a.End(t.Context(), ID{2}, clock.Now().Add(10*time.Hour)); err != nil { // sweeps
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if err := errors.Join(a.Learn(t.Context()), a.End(t.Context(), ID{2}, clock.Now().Add(10*time.Hour))); err != nil {
 			t.Fatal(err)
 		}
 		s.on(func(method, key string) error {
@@ -146,19 +135,52 @@ func TestEndedSlow(t *testing.T) {
 			}
 			return nil
 		})
-		b, begun := NewEnded(clock.Now), time.Now()
+		begun := time.Now()
 		b.Use(Bounded(s, nil))
 		if waited := time.Since(begun); waited != storageTimeout {
 			t.Errorf("it waited for %v", waited)
 		}
+		if b.Has(ID{1}, clock.Now()) || !b.Has(ID{2}, clock.Now()) {
+			t.Error("what ended lately is not known, or what ended long ago is")
+		}
+		if err := a.End(t.Context(), ID{3}, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * LearnInterval)
+		if !b.Has(ID{3}, clock.Now()) {
+			t.Error("what ends while all is listed is not learned")
+		}
 		time.Sleep(time.Minute)
 		if !b.Has(ID{1}, clock.Now()) {
-			t.Error("it was never learned")
+			t.Error("what ended long ago is never learned")
 		}
 		a.Destruct()
 		b.Destruct()
 		time.Sleep(time.Hour) // until all that goes on has ended
 	})
+}
+
+// TestEndedByOtherClocks: an end is learned whatever the clock says, within limits, of
+// the instance that writes it, and however late that is done.
+func TestEndedByOtherClocks(t *testing.T) {
+	for _, off := range []time.Duration{-ClockSkew + time.Second, ClockSkew - time.Second} {
+		s, clock, other := newStorage(t), newClock(), newClock()
+		a, b := NewEnded(other.Now), NewEnded(clock.Now)
+		for _, e := range []*Ended{a, b} {
+			e.Use(s)
+			defer e.Destruct()
+		}
+		for i := range byte(120) { // every place within a period
+			clock.Add(LearnInterval)
+			other.now.Store(clock.Now().Add(off - 10*time.Second).Unix()) // and ten seconds for the writing
+			if err := errors.Join(b.Learn(t.Context()), a.End(t.Context(), ID{i}, clock.Now().Add(time.Hour)), b.Learn(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+			if !b.Has(ID{i}, clock.Now()) {
+				t.Fatalf("a clock that is off by %v: end %d is not learned", off, i)
+			}
+		}
+	}
 }
 
 // TestEndedStops: what learns ends with the last that needs it.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,8 +20,14 @@ import (
 type periods struct {
 	storage certmagic.Storage
 	prefix  string
-	each    time.Duration // how long a period is
-	swept   atomic.Int64  // the period of the last sweep
+	each    time.Duration     // how long a period is
+	swept   atomic.Int64      // the period of the last sweep
+	work    sync.Mutex        // held by the sweep that is under way
+	slow    certmagic.Storage // for its calls; one that hangs holds up the next
+}
+
+func newPeriods(storage certmagic.Storage, prefix string, each time.Duration) *periods {
+	return &periods{storage: storage, prefix: prefix, each: each, slow: patient(storage, sweepTimeout)}
 }
 
 // of returns the period of a time. They are counted from 1970.
@@ -46,8 +53,11 @@ func list(ctx context.Context, storage certmagic.Storage, dir string, recursive 
 		}
 		// Nothing is there; or (with files) another instance has given a file its name
 		// while it was listed, and then the rest is not listed either.
-		if _, err := storage.Stat(ctx, dir); errors.Is(err, fs.ErrNotExist) {
+		switch _, err := storage.Stat(ctx, dir); {
+		case errors.Is(err, fs.ErrNotExist):
 			return nil, nil
+		case err != nil:
+			return nil, err
 		}
 	}
 	return nil, fmt.Errorf("%w: listing %s: it is there, and cannot be listed", ErrStorage, dir)
@@ -61,18 +71,22 @@ func (p *periods) sweep(ctx context.Context, now, oldest time.Time) bool {
 	if swept := p.swept.Load(); swept == period || !p.swept.CompareAndSwap(swept, period) {
 		return false
 	}
-	go p.sweepNow(context.WithoutCancel(ctx), p.of(oldest))
+	if p.work.TryLock() { // the one before may take longer than a period
+		go func() {
+			defer p.work.Unlock()
+			p.sweepNow(context.WithoutCancel(ctx), p.of(oldest))
+		}()
+	}
 	return true
 }
 
 func (p *periods) sweepNow(ctx context.Context, oldest int64) {
-	storage := patient(p.storage, sweepTimeout)
-	dirs, _ := storage.List(ctx, p.prefix, false)
+	dirs, _ := p.slow.List(ctx, p.prefix, false)
 	for _, dir := range dirs {
 		if period, err := periodIn(dir); err != nil || period >= oldest {
 			continue
 		}
-		if removeAll(ctx, storage, dir) != nil {
+		if removeAll(ctx, p.slow, dir) != nil {
 			return // the storage is failing: leave it in peace
 		}
 	}

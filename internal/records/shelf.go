@@ -13,14 +13,14 @@ import (
 // Shelf keeps values in a storage until they expire. They are filed by the hour in
 // which they do, so whoever asks for one has to know when that is.
 type Shelf struct {
-	periods
+	*periods
 	now func() time.Time
 }
 
 // NewShelf returns a shelf of values that are kept under prefix, by the clock now.
 // The storage should be a [Bounded] one.
 func NewShelf(storage certmagic.Storage, prefix string, now func() time.Time) *Shelf {
-	return &Shelf{periods: periods{storage: storage, prefix: prefix, each: time.Hour}, now: now}
+	return &Shelf{periods: newPeriods(storage, prefix, time.Hour), now: now}
 }
 
 func (s *Shelf) key(id string, expires time.Time) string {
