@@ -124,7 +124,7 @@ func cpuTime(b *testing.B) int64 {
 }
 
 // benchHandler returns a handler that is ready, with a storage of its own.
-func benchHandler(b *testing.B, h Handler) *Handler {
+func benchHandler(b testing.TB, h Handler) *Handler {
 	b.Helper()
 	h.ClientID, h.ClientSecret, h.RedirectURI = "the-client", "secret", "https://example.com/oauth2/callback"
 	h.Session.Keys = []string{strings.Repeat("A", 43) + "="}

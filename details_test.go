@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
@@ -214,6 +215,9 @@ func TestPrivateWriter(t *testing.T) {
 	}
 	pushing := &pusher{ResponseWriter: httptest.NewRecorder()}
 	var w http.ResponseWriter = &privateWriter{ResponseWriter: pushing, handler: h}
+	if _, ok := w.(io.ReaderFrom); ok {
+		t.Error("it is an io.ReaderFrom: see why it is none")
+	}
 	if err := w.(http.Pusher).Push("/style.css", nil); err != nil || pushing.target != "/style.css" {
 		t.Errorf("pushed %q: %v", pushing.target, err)
 	}
@@ -314,5 +318,46 @@ func TestNoClaimRequired(t *testing.T) {
 	err := validate(t, `{"client_id":"abc","client_secret":"s","redirect_uri":"https://example.com/cb","require_claim":[{"values":["x"]}]}`)
 	if err == nil || !strings.Contains(fmt.Sprint(err), "require_claim needs a claim") {
 		t.Error(err)
+	}
+}
+
+// TestRememberedAsSealed: what is remembered of a session as it is made is what its
+// cookie, and its record, say.
+func TestRememberedAsSealed(t *testing.T) {
+	for _, store := range []string{"cookie", "storage"} {
+		for _, refresh := range []string{"", "a refresh token"} {
+			b := benchHandler(t, Handler{Session: Session{Store: store}})
+			at, w := *b.cfg.fixedSite, httptest.NewRecorder()
+			now := time.Now() // with parts of a second
+			b.now = func() time.Time { return now }
+			s := b.newSession(aventus.Token{AccessToken: "eyJhIjoxfQ.eyJiIjoyfQ.c2lnbmVk", RefreshToken: refresh, Scope: "a b", ExpiresIn: time.Hour}, []byte(`{"c":3}`))
+			if err := b.saveSession(w, t.Context(), at, s); err != nil {
+				t.Fatal(err)
+			}
+			remembered, ok := b.opened.Get(s.cookie)
+			if !ok || remembered != s {
+				t.Fatalf("%s, %q: not remembered", store, refresh)
+			}
+			b.opened.Purge()
+			opened, err := b.openSession(t.Context(), at, s.cookie.value)
+			if err != nil || opened == nil {
+				t.Fatalf("%s, %q: %v, error %v", store, refresh, opened, err)
+			}
+			for _, c := range []struct {
+				what      string
+				got, want any
+			}{
+				{"id", s.id, opened.id}, {"scope", s.scope, opened.scope}, {"token", s.bearer, opened.bearer},
+				{"refresh token", s.refresh, opened.refresh}, {"ID token", string(s.idToken), string(opened.idToken)},
+				{"cookie", s.cookie, opened.cookie}, {"in the storage", s.handle != nil, opened.handle != nil},
+				{"created", s.created.UnixNano(), opened.created.UnixNano()}, {"expires", s.expires.UnixNano(), opened.expires.UnixNano()},
+				{"token came", s.tokenCame.UnixNano(), opened.tokenCame.UnixNano()}, {"token ends", s.tokenEnds.UnixNano(), opened.tokenEnds.UnixNano()},
+				{"seen", s.seen.UnixNano(), opened.seen.UnixNano()},
+			} {
+				if c.got != c.want {
+					t.Errorf("%s, %q: %s is %v, and sealed as %v", store, refresh, c.what, c.got, c.want)
+				}
+			}
+		}
 	}
 }

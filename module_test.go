@@ -46,7 +46,8 @@ type world struct {
 	app       string       // the app's address
 	config    string       // what Caddy runs
 	adminPort string       // of the admin endpoint; empty: off
-	loaded    atomic.Int64 // when a config was last loaded, in Unix nanoseconds
+	loads     atomic.Int64 // how often a config was loaded
+	met       atomic.Int64 // after how many of them something was sent by raw
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
@@ -187,7 +188,7 @@ func (w *world) caddyfile(global, sites string) string {
 func (w *world) run(caddyfile string) {
 	w.t.Helper()
 	w.config = caddyfile
-	w.loaded.Store(time.Now().UnixNano())
+	w.loads.Add(1)
 	adapter := caddyconfig.GetAdapter("caddyfile")
 	config, _, err := adapter.Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
@@ -198,8 +199,13 @@ func (w *world) run(caddyfile string) {
 	}
 }
 
-// justLoaded reports whether a config was loaded a moment ago.
-func (w *world) justLoaded() bool { return time.Now().UnixNano()-w.loaded.Load() < int64(time.Second) }
+// isFirst reports whether this is the first request of a client since a config was
+// loaded. In that moment, Caddy may reset a connection that it has accepted just then;
+// browsers try again.
+func (w *world) isFirst(met *atomic.Int64) bool {
+	loads := w.loads.Load()
+	return met.Swap(loads) != loads
+}
 
 // restart stops Caddy and starts it again, on the same storage.
 func (w *world) restart() {
@@ -259,6 +265,7 @@ func (w *world) requests() []*http.Request {
 type browser struct {
 	w      *world
 	client *http.Client
+	met    atomic.Int64 // after how many loaded configs it sent something
 }
 
 func (w *world) browser() *browser {
@@ -313,10 +320,9 @@ func (b *browser) do(method, target string, headers ...string) answer {
 			req.Header.Add(headers[i], headers[i+1])
 		}
 	}
+	isFirst := b.w.isFirst(&b.met)
 	resp, err := b.client.Do(req)
-	// While it loads a config, Caddy may reset a connection that it has accepted
-	// just then; browsers try again.
-	for tries := 0; err != nil && b.w.justLoaded() && method == "GET" && tries < 3; tries++ {
+	for tries := 0; err != nil && isFirst && method == "GET" && tries < 3; tries++ {
 		time.Sleep(10 * time.Millisecond)
 		resp, err = b.client.Do(req)
 	}
@@ -387,8 +393,9 @@ func (w *world) expectTokenRequests(n int) {
 // raw sends bytes as they are, and returns the answer.
 func (w *world) raw(request string) answer {
 	w.t.Helper()
+	isFirst := w.isFirst(&w.met)
 	a, err := w.tryRaw(request)
-	for tries := 0; err != nil && w.justLoaded() && strings.HasPrefix(request, "GET ") && tries < 3; tries++ {
+	for tries := 0; err != nil && isFirst && strings.HasPrefix(request, "GET ") && tries < 3; tries++ {
 		time.Sleep(10 * time.Millisecond)
 		a, err = w.tryRaw(request) // as browser.do does
 	}

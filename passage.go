@@ -99,10 +99,10 @@ func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, s *session,
 // what does not say itself who may store it is private (RFC 9111, section
 // 5.2.2.7), and what may be stored is only for who sends the same (section 4.1).
 //
-// It is no io.ReaderFrom, on purpose. Caddy 2.11's own wraps a file once too often for
-// sendfile, and then has net/http read it into a new buffer of 32 KiB, and write the
-// header by itself. By way of Write, a page costs a third less, and a large file half:
-// see bench.
+// It is no io.ReaderFrom, on purpose. Caddy 2.11's own, which is there unless
+// write_idle_timeout is off, wraps a file once too often for sendfile, and then has
+// net/http read it into a new buffer of 32 KiB, and write the header by itself. By way
+// of Write, a page costs a third less, and a large file half: see bench.
 type privateWriter struct {
 	http.ResponseWriter
 	handler     *Handler

@@ -37,6 +37,9 @@ func TestFiles(t *testing.T) {
 			b.login("/file.txt")
 			whole := b.get("/file.txt")
 			w.expect(whole, http.StatusOK)
+			if isHTTP2 := whole.ProtoMajor == 2; isHTTP2 != https || whole.Uncompressed != (encode != "") {
+				t.Errorf("%q, https %v: HTTP/%d, unpacked %v", encode, https, whole.ProtoMajor, whole.Uncompressed)
+			}
 			if whole.body != file || whole.Header.Get("Cache-Control") != "private" {
 				t.Errorf("%q, https %v: %d bytes, and not %d; %v", encode, https, len(whole.body), len(file), whole.Header)
 			}

@@ -215,8 +215,9 @@ func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]stri
 	}, nil)
 }
 
+// Stat is for listings: it tells whether there is anything to list.
 func (b *bounded) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
-	return call(ctx, b, "looking at "+key, func(ctx context.Context) (certmagic.KeyInfo, error) {
+	return call(ctx, b, "listing "+key, func(ctx context.Context) (certmagic.KeyInfo, error) {
 		return b.Storage.Stat(ctx, key)
 	}, nil)
 }
