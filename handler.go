@@ -112,6 +112,9 @@ func (h *Handler) leave(w http.ResponseWriter, r *http.Request) error {
 	cookies := asSent(r).cookies
 	if hasCookie(cookies, h.cfg.cookieName) {
 		h.clearSession(w)
+		// Nor is the back button to show what the person saw: a browser may keep pages
+		// as they stand, whatever Cache-Control says (https://www.w3.org/TR/clear-site-data/).
+		w.Header().Set("Clear-Site-Data", `"cache"`)
 	}
 	for value := range cookieValues(cookies, h.cfg.cookieName) {
 		s, err := h.openSession(r.Context(), at, value)

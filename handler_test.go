@@ -236,6 +236,9 @@ func TestLogout(t *testing.T) {
 			if got := a.Header["Set-Cookie"]; len(got) != 1 || got[0] != session+"="+attributes {
 				t.Errorf("Set-Cookie %q", got)
 			}
+			if got := a.Header["Clear-Site-Data"]; len(got) != 1 || got[0] != `"cache"` {
+				t.Errorf("Clear-Site-Data %q", got)
+			}
 			if a.Header.Get("X-Content-Type-Options") != "nosniff" || a.Header.Get("Referrer-Policy") != "no-referrer" ||
 				!strings.HasPrefix(a.Header.Get("Content-Security-Policy"), "default-src 'none'") {
 				t.Errorf("%v", a.Header)
@@ -244,6 +247,9 @@ func TestLogout(t *testing.T) {
 				t.Errorf("%v\n%s", a.Header, a.body)
 			}
 			w.expect(b.get("/"), http.StatusFound)
+			if a := b.get("/bye"); a.Header["Clear-Site-Data"] != nil || a.Header["Set-Cookie"] != nil {
+				t.Errorf("nobody signs out: %v", a.Header)
+			}
 		}
 		b.login("/")
 		w.expect(b.do("GET", "/bye", "Sec-Fetch-Site", "cross-site"), http.StatusForbidden)
