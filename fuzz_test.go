@@ -297,7 +297,7 @@ func FuzzSession(f *testing.F) {
 				}
 			}
 			w := httptest.NewRecorder()
-			if _, err := b.sealSession(w, t.Context(), at, opened); err != nil {
+			if err := b.sealSession(w, t.Context(), at, opened); err != nil {
 				t.Fatal(err)
 			}
 			pair, _, _ := strings.Cut(w.Header().Get("Set-Cookie"), ";")

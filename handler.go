@@ -59,13 +59,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if h.renewsByVisit(r, session) {
 		// The cookie is sealed anew, which notes that it was tried.
-		if _, err := h.sealSession(w, r.Context(), at, session); err != nil {
+		if err := h.sealSession(w, r.Context(), at, session); err != nil {
 			return h.fail(w, r, errStorage, err)
 		}
 		return h.startLogin(w, r, returnPath(r), 0, http.StatusFound)
 	}
 	if h.cfg.idle > 0 && !session.isBearer && h.now().Sub(session.seen) >= h.cfg.idle/4 {
-		if _, err := h.sealSession(w, r.Context(), at, session); err != nil {
+		if err := h.sealSession(w, r.Context(), at, session); err != nil {
 			return h.fail(w, r, errStorage, err)
 		}
 	}

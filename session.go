@@ -214,8 +214,11 @@ func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at sit
 		if err := h.storeSession(ctx, at, s); err != nil {
 			return err
 		}
+		if plaintext, err = s.handle.marshal(); err != nil {
+			return err
+		}
 	}
-	value, err := h.sealSession(w, ctx, at, s)
+	value, err := h.seal(w, ctx, at, s, plaintext)
 	if err != nil {
 		return err
 	}
@@ -225,17 +228,22 @@ func (h *Handler) saveSession(w http.ResponseWriter, ctx context.Context, at sit
 	return nil
 }
 
-// sealSession sets a session's cookie, sealed at this moment: that is when the
-// session was last seen. It returns the cookie's value.
-func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at site, s *session) (string, error) {
+// sealSession sets a session's cookie anew, which notes that it was seen.
+func (h *Handler) sealSession(w http.ResponseWriter, ctx context.Context, at site, s *session) error {
 	marshal := s.marshal
 	if s.handle != nil {
 		marshal = s.handle.marshal
 	}
 	plaintext, err := marshal()
-	if err != nil {
-		return "", err
+	if err == nil {
+		_, err = h.seal(w, ctx, at, s, plaintext)
 	}
+	return err
+}
+
+// seal sets a session's cookie to what is to be in it, sealed at this moment: that is
+// when the session was last seen. It returns the cookie's value.
+func (h *Handler) seal(w http.ResponseWriter, ctx context.Context, at site, s *session, plaintext []byte) (string, error) {
 	value, err := h.sessions.Seal(ctx, plaintext, at.associated)
 	if err != nil {
 		return "", err

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -48,7 +47,7 @@ var ReservedParams = []string{
 // come back with. It is safe for concurrent use.
 type Client struct {
 	cfg       Config
-	params    url.Values // those of the authorize URL that are always the same
+	authorize string // the authorize URL, with the parameters that are always the same
 	transport *http.Transport
 	closed    atomic.Bool
 }
@@ -66,26 +65,25 @@ func NewClient(cfg Config) *Client {
 	if len(cfg.Scopes) > 0 {
 		params.Set("scope", strings.Join(cfg.Scopes, " "))
 	}
-	return &Client{cfg: cfg, params: params, transport: newTransport()}
+	joint := "?"
+	if strings.Contains(cfg.AuthorizeURL, "?") { // it may have a query (RFC 6749, section 3.1)
+		joint = "&"
+	}
+	return &Client{cfg: cfg, authorize: cfg.AuthorizeURL + joint + params.Encode(), transport: newTransport()}
 }
 
 // AuthorizeURL returns where to send a person to sign in (RFC 6749, section
 // 4.1.1). Each parameter stands in it exactly once. The nonce, for an ID token, may
 // be empty: strict servers refuse parameters that they do not know.
 func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string {
-	params := maps.Clone(c.params)
-	params.Set("redirect_uri", redirectURI)
-	params.Set("state", state)
 	challenge := sha256.Sum256([]byte(verifier)) // RFC 7636, section 4.2
-	params.Set("code_challenge", base64.RawURLEncoding.EncodeToString(challenge[:]))
+	params := url.Values{
+		"redirect_uri": {redirectURI}, "state": {state}, "code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])},
+	}
 	if nonce != "" {
 		params.Set("nonce", nonce)
 	}
-	joint := "?"
-	if strings.Contains(c.cfg.AuthorizeURL, "?") { // it may have a query (RFC 6749, section 3.1)
-		joint = "&"
-	}
-	return c.cfg.AuthorizeURL + joint + params.Encode()
+	return c.authorize + "&" + params.Encode()
 }
 
 // Exchange asks for the token that code stands for (RFC 6749, section 4.1.3).

@@ -88,11 +88,10 @@ func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, e
 	sealed := make([]byte, headerSize, Overhead+len(plaintext))
 	sealed[0] = version
 	copy(sealed[1:5], k.id[:])
-	_, _ = rand.Read(sealed[5:headerSize]) // never fails (crypto/rand)
-
-	timed := make([]byte, timeSize, timeSize+len(plaintext))
-	binary.BigEndian.PutUint64(timed, uint64(now.Unix()))
-	sealed = k.aead.Seal(sealed, sealed[5:headerSize], append(timed, plaintext...), associated)
+	nonce := sealed[5:headerSize]
+	_, _ = rand.Read(nonce) // never fails (crypto/rand)
+	sealed = append(binary.BigEndian.AppendUint64(sealed, uint64(now.Unix())), plaintext...)
+	sealed = k.aead.Seal(sealed[:headerSize], nonce, sealed[headerSize:], associated) // in place
 	return encoding.EncodeToString(sealed), nil
 }
 

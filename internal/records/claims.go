@@ -23,8 +23,8 @@ const (
 	claimTimeout = 10 * time.Second
 
 	// gatherFor is how long a claim waits for others to be written with: to write is
-	// what costs most of a login, with files at least, and a login takes much longer.
-	gatherFor = 2 * time.Millisecond
+	// what costs most of a login, with files at least, and who signs in does not notice.
+	gatherFor = 5 * time.Millisecond
 
 	// journalSize is how long a journal gets: it is written anew for each batch of
 	// claims, and read by all that share the storage.
