@@ -223,6 +223,9 @@ func (b *bench) newNode(addr string, w *world, storage, block, site string) (*no
 		log {
 			level WARN
 		}
+		servers {
+			protocols h1 h2c
+		}
 		%s
 	}
 	http://%s {
@@ -239,7 +242,8 @@ func (b *bench) newNode(addr string, w *world, storage, block, site string) (*no
 		return nil, err
 	}
 	n.start = func() (*process, error) {
-		env := []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "CLIENT_SECRET=" + clientSecret}
+		env := []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "CLIENT_SECRET=" + clientSecret,
+			"GODEBUG=http2xconnect=1"} // Go's HTTP/2 takes WebSockets with it alone
 		p, err := start(filepath.Join(dir, "log"), env, self, "run", "--config", file, "--adapter", "caddyfile")
 		if err != nil {
 			return nil, err

@@ -157,9 +157,11 @@ func TestThatFit(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	fit, err := thatFit([]int{20, int(limit.Max)})
-	if err != nil || fit[0] != 20 || 2*fit[1] >= int(limit.Max) {
-		t.Errorf("%v of %d files, %v", fit, limit.Max, err)
+	for _, p := range protocols {
+		fit, err := p.thatFit([]int{20, int(limit.Max)})
+		if err != nil || fit[0] != 20 || p.files*fit[1] >= int(limit.Max) {
+			t.Errorf("%s: %v of %d files, %v", p.name, fit, limit.Max, err)
+		}
 	}
 }
 
