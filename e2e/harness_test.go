@@ -423,20 +423,26 @@ func newRedis(t *testing.T) *redis {
 }
 
 // freePort returns a port that nothing is bound to, out of those that the system
-// gives to no connection by itself.
+// gives to no connection by itself. No test gets one that another was given, and may
+// not have bound yet.
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
-		if err == nil {
+		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
+		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			l.Close()
-			_, port, _ := net.SplitHostPort(l.Addr().String())
 			return port
 		}
 	}
 	t.Fatal("no port is free")
 	return ""
 }
+
+// givenPorts are those that freePort has returned, or found taken.
+var givenPorts sync.Map
 
 // browser visits one site.
 type browser struct {
