@@ -37,11 +37,11 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	malformed := func(format string, args ...any) (Token, *Error) {
 		return Token{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
 	}
-	fields, err := parseObject(body)
+	fields, err := parseObject[any](body)
 	if err != nil {
 		return malformed("the token answer %w", err)
 	}
-	if raw, ok := fields["error"]; ok && !isNull(raw) {
+	if fields["error"] != nil {
 		return Token{}, refusal(status, body, clean) // some servers say no with a 200
 	}
 
@@ -49,11 +49,10 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	// Bearer is the only type there is, and its case is free (RFC 6749,
 	// section 5.1). A token of another type would be used in a way that it does
 	// not stand for (section 7.1).
-	tokenType, ok := stringField(fields, "token_type")
-	if !ok || !strings.EqualFold(tokenType, "Bearer") {
+	if tokenType, _ := fields["token_type"].(string); !strings.EqualFold(tokenType, "Bearer") {
 		return malformed("the token answer's token_type is not Bearer")
 	}
-	if a.AccessToken, ok = stringField(fields, "access_token"); !ok || a.AccessToken == "" {
+	if a.AccessToken, _ = fields["access_token"].(string); a.AccessToken == "" {
 		return malformed("the token answer has no access_token")
 	}
 	// What is not visible ASCII cannot stand in a header as it is (RFC 6750,
@@ -66,74 +65,80 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	if a.ExpiresIn, err = parseExpiresIn(fields["expires_in"]); err != nil {
 		return malformed("the token answer's expires_in %w", err)
 	}
-	if raw, ok := fields["scope"]; ok && !isNull(raw) {
-		if a.Scope, ok = stringField(fields, "scope"); !ok || !validScopes(a.Scope) {
+	var ok bool
+	if fields["scope"] != nil {
+		if a.Scope, ok = fields["scope"].(string); !ok || !validScopes(a.Scope) {
 			return malformed("the token answer's scope is not a list of scopes")
 		}
 		if a.Scope == "" {
 			a.Scope = " " // nothing was granted, which is not the same as nothing said
 		}
 	}
-	if raw, ok := fields["refresh_token"]; ok && !isNull(raw) {
-		if a.RefreshToken, ok = stringField(fields, "refresh_token"); !ok {
-			return malformed("the token answer's refresh_token is not a string")
-		}
+	if a.RefreshToken, ok = fields["refresh_token"].(string); !ok && fields["refresh_token"] != nil {
+		return malformed("the token answer's refresh_token is not a string")
 	}
-	if raw, ok := fields["id_token"]; ok && !isNull(raw) {
-		if a.IDToken, ok = stringField(fields, "id_token"); !ok {
-			return malformed("the token answer's id_token is not a string")
-		}
+	if a.IDToken, ok = fields["id_token"].(string); !ok && fields["id_token"] != nil {
+		return malformed("the token answer's id_token is not a string")
 	}
 	return a, nil
 }
 
-// parseObject reads one JSON object with nothing behind it. A name that is there
-// twice means one thing to one reader and another to the next (RFC 8259, section
-// 4), so it is refused, and names are compared to the letter, which encoding/json
-// does not do.
-func parseObject(body []byte) (map[string]json.RawMessage, error) {
+// parseObject reads one JSON object with nothing behind it, its values as V: any has
+// numbers as json.Number. A name that is there twice means one thing to one reader and
+// another to the next (RFC 8259, section 4), so it is refused, and names are compared
+// to the letter, which encoding/json does not do for structs.
+func parseObject[V any](body []byte) (map[string]V, error) {
 	if len(body) > maxAnswer {
 		return nil, errors.New("is larger than 1 MiB")
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
-	if start, err := dec.Token(); err != nil || start != json.Delim('{') {
+	dec.UseNumber()
+	var fields map[string]V
+	if err := dec.Decode(&fields); err != nil || fields == nil {
 		return nil, errors.New("is not a JSON object")
-	}
-	fields := make(map[string]json.RawMessage)
-	for dec.More() {
-		name, err := dec.Token()
-		if err != nil {
-			return nil, errors.New("is not valid JSON")
-		}
-		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil {
-			return nil, errors.New("is not valid JSON")
-		}
-		if _, ok := fields[name.(string)]; ok {
-			return nil, errors.New("has a name twice")
-		}
-		fields[name.(string)] = value
-	}
-	if _, err := dec.Token(); err != nil {
-		return nil, errors.New("is not valid JSON")
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("has something behind its end")
 	}
+	if len(fields) != countNames(body) {
+		return nil, errors.New("has a name twice")
+	}
 	return fields, nil
+}
+
+// countNames returns how many names a valid JSON object has, each as often as it is
+// there: the colons in it that stand in nothing else.
+func countNames(object []byte) (n int) {
+	depth, inString := 0, false
+	for i := 0; i < len(object); i++ {
+		switch c := object[i]; {
+		case inString && c == '\\':
+			i++
+		case c == '"':
+			inString = !inString
+		case inString:
+		case c == '{' || c == '[':
+			depth++
+		case c == '}' || c == ']':
+			depth--
+		case c == ':' && depth == 1:
+			n++
+		}
+	}
+	return n
 }
 
 // parseExpiresIn takes a number of seconds, or a string of one, as some servers
 // send it. A fraction is cut.
-func parseExpiresIn(raw json.RawMessage) (time.Duration, error) {
-	if raw == nil || isNull(raw) {
+func parseExpiresIn(value any) (time.Duration, error) {
+	var text string
+	switch value := value.(type) {
+	case nil:
 		return defaultExpiresIn, nil
-	}
-	text := string(raw)
-	if raw[0] == '"' {
-		if err := json.Unmarshal(raw, &text); err != nil {
-			return 0, errors.New("is no number")
-		}
+	case json.Number:
+		text = value.String()
+	case string:
+		text = value
 	}
 	// JSON's numbers, and nothing else that ParseFloat would take (hexadecimal,
 	// "Inf", underscores).
@@ -151,18 +156,6 @@ func parseExpiresIn(raw json.RawMessage) (time.Duration, error) {
 	}
 	return time.Duration(min(seconds, maxExpiresIn.Seconds())) * time.Second, nil
 }
-
-func stringField(fields map[string]json.RawMessage, name string) (string, bool) {
-	raw := fields[name]
-	if len(raw) == 0 || raw[0] != '"' {
-		return "", false
-	}
-	var s string
-	err := json.Unmarshal(raw, &s)
-	return s, err == nil
-}
-
-func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
 // validScopes reports whether s holds scope tokens and spaces only (RFC 6749,
 // section 3.3).

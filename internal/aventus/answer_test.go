@@ -42,6 +42,7 @@ func TestParseAnswer(t *testing.T) {
 		{answerWith("scope", `null`), Token{AccessToken: "a.b.c", ExpiresIn: 86400 * time.Second}},
 		// What nobody asked for is left alone, whatever it is.
 		{answerWith("x", `{"a":[1,{"a":2,"a":3}]}`), Token{AccessToken: "a.b.c", ExpiresIn: 86400 * time.Second}},
+		{answerWith(`a\":{[`, `":}]\\"`), Token{AccessToken: "a.b.c", ExpiresIn: 86400 * time.Second}},
 		{answerWith("Error", `"x"`), Token{AccessToken: "a.b.c", ExpiresIn: 86400 * time.Second}},
 		{answerWith("access_token", `"\u0061.<&>"`), Token{AccessToken: "a.<&>", ExpiresIn: 86400 * time.Second}},
 	} {
@@ -62,14 +63,14 @@ func TestParseAnswerRefuses(t *testing.T) {
 		{`access_token=a.b.c&token_type=Bearer`, "is not a JSON object"},
 		{"\ufeff" + answerWith("", ""), "is not a JSON object"},
 		{`<html>`, "is not a JSON object"},
-		{`{"access_token":"a.b.c","token_type":"Bearer"`, "is not valid JSON"},
-		{`{"access_token":"a.b.c","token_type":"Bearer",}`, "is not valid JSON"},
-		{`{"access_token":"a.b.c" "token_type":"Bearer"}`, "is not valid JSON"},
-		{`{access_token:"a.b.c"}`, "is not valid JSON"},
-		{`{"access_token"}`, "is not valid JSON"},
-		{`{1:2}`, "is not valid JSON"},
-		{"{\"access_token\":\"a.\nb\",\"token_type\":\"Bearer\"}", "is not valid JSON"},
-		{`{"access_token":` + strings.Repeat("[", 20_000) + `}`, "is not valid JSON"},
+		{`{"access_token":"a.b.c","token_type":"Bearer"`, "is not a JSON object"},
+		{`{"access_token":"a.b.c","token_type":"Bearer",}`, "is not a JSON object"},
+		{`{"access_token":"a.b.c" "token_type":"Bearer"}`, "is not a JSON object"},
+		{`{access_token:"a.b.c"}`, "is not a JSON object"},
+		{`{"access_token"}`, "is not a JSON object"},
+		{`{1:2}`, "is not a JSON object"},
+		{"{\"access_token\":\"a.\nb\",\"token_type\":\"Bearer\"}", "is not a JSON object"},
+		{`{"access_token":` + strings.Repeat("[", 20_000) + `}`, "is not a JSON object"},
 		{answerWith("", "") + `{}`, "has something behind its end"},
 		{answerWith("", "") + "\x00", "has something behind its end"},
 		{answerWith("", "") + answerWith("", ""), "has something behind its end"},
@@ -77,6 +78,7 @@ func TestParseAnswerRefuses(t *testing.T) {
 		{`{"access_token":"a","access_toke\u006e":"b","token_type":"Bearer"}`, "has a name twice"},
 		{`{"access_token":"a","token_type":"Bearer","expires_in":1,"expires_in":2}`, "has a name twice"},
 		{`{"access_token":"a","token_type":"Bearer","x":1,"x":1}`, "has a name twice"},
+		{`{"access_token":"a","token_type":"Bearer","x":"\\\":","y":{"a":1},"y":[{}]}`, "has a name twice"},
 
 		// encoding/json would take a name in any case.
 		{`{"Access_Token":"a.b.c","token_type":"Bearer"}`, "has no access_token"},
