@@ -48,6 +48,8 @@ type session struct {
 
 	isBearer bool // it is no session, but an API client's own token
 
+	who    sync.Once
+	sub    string // whom the claims name
 	parse  sync.Once
 	access claims.Claims // of the access token
 	other  claims.Claims // of the ID token, as far as the access token has none
@@ -59,13 +61,15 @@ func (s *session) token() string { return s.bearer[len(bearer):] }
 
 // accessClaims returns the claims of the access token, parsed when first asked for.
 func (s *session) accessClaims() claims.Claims {
-	s.parse.Do(func() {
-		s.access = claims.Of(s.token())
-		if len(s.idToken) > 0 {
-			s.other, _ = claims.Parse(s.idToken) // it was marshalled here
-		}
-	})
+	s.parse.Do(func() { s.access, s.other = s.parseClaims() })
 	return s.access
+}
+
+func (s *session) parseClaims() (access, other claims.Claims) {
+	if len(s.idToken) > 0 {
+		other, _ = claims.Parse(s.idToken) // it was marshalled here
+	}
+	return claims.Of(s.token()), other
 }
 
 // claims returns all that is known of the person.
@@ -82,15 +86,23 @@ func (s *session) claim(path string) (value any, texts []string, ok bool) {
 }
 
 // subject returns who the person is at the authorization server, or "" if nothing
-// says it.
+// says it. It is kept by itself: few sites need the other claims, and those would be
+// memory, and work for the garbage collector, for each session that is remembered.
 func (s *session) subject() string {
-	switch sub, _, _ := s.claim("sub"); sub := sub.(type) {
-	case string:
-		return sub
-	case json.Number: // it should be a string (RFC 7519, section 4.1.2)
-		return sub.String()
-	}
-	return ""
+	s.who.Do(func() {
+		access, other := s.parseClaims()
+		sub, ok := access.Lookup("sub")
+		if !ok {
+			sub, _ = other.Lookup("sub")
+		}
+		switch sub := sub.(type) {
+		case string:
+			s.sub = sub
+		case json.Number: // it should be a string (RFC 7519, section 4.1.2)
+			s.sub = sub.String()
+		}
+	})
+	return s.sub
 }
 
 // newSession makes the session of a token that has just come.
