@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -37,11 +36,11 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	malformed := func(format string, args ...any) (Token, *Error) {
 		return Token{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
 	}
-	fields, err := parseObject[any](body)
+	fields, err := parseObject(body)
 	if err != nil {
 		return malformed("the token answer %w", err)
 	}
-	if fields["error"] != nil {
+	if raw, ok := fields["error"]; ok && !isNull(raw) {
 		return Token{}, refusal(status, body, clean) // some servers say no with a 200
 	}
 
@@ -49,10 +48,11 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	// Bearer is the only type there is, and its case is free (RFC 6749,
 	// section 5.1). A token of another type would be used in a way that it does
 	// not stand for (section 7.1).
-	if tokenType, _ := fields["token_type"].(string); !strings.EqualFold(tokenType, "Bearer") {
+	tokenType, ok := stringField(fields, "token_type")
+	if !ok || !strings.EqualFold(tokenType, "Bearer") {
 		return malformed("the token answer's token_type is not Bearer")
 	}
-	if a.AccessToken, _ = fields["access_token"].(string); a.AccessToken == "" {
+	if a.AccessToken, ok = stringField(fields, "access_token"); !ok || a.AccessToken == "" {
 		return malformed("the token answer has no access_token")
 	}
 	// What is not visible ASCII cannot stand in a header as it is (RFC 6750,
@@ -65,40 +65,42 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	if a.ExpiresIn, err = parseExpiresIn(fields["expires_in"]); err != nil {
 		return malformed("the token answer's expires_in %w", err)
 	}
-	var ok bool
-	if fields["scope"] != nil {
-		if a.Scope, ok = fields["scope"].(string); !ok || !validScopes(a.Scope) {
+	if raw, ok := fields["scope"]; ok && !isNull(raw) {
+		if a.Scope, ok = stringField(fields, "scope"); !ok || !validScopes(a.Scope) {
 			return malformed("the token answer's scope is not a list of scopes")
 		}
 		if a.Scope == "" {
 			a.Scope = " " // nothing was granted, which is not the same as nothing said
 		}
 	}
-	if a.RefreshToken, ok = fields["refresh_token"].(string); !ok && fields["refresh_token"] != nil {
-		return malformed("the token answer's refresh_token is not a string")
+	if raw, ok := fields["refresh_token"]; ok && !isNull(raw) {
+		if a.RefreshToken, ok = stringField(fields, "refresh_token"); !ok {
+			return malformed("the token answer's refresh_token is not a string")
+		}
 	}
-	if a.IDToken, ok = fields["id_token"].(string); !ok && fields["id_token"] != nil {
-		return malformed("the token answer's id_token is not a string")
+	if raw, ok := fields["id_token"]; ok && !isNull(raw) {
+		if a.IDToken, ok = stringField(fields, "id_token"); !ok {
+			return malformed("the token answer's id_token is not a string")
+		}
 	}
 	return a, nil
 }
 
-// parseObject reads one JSON object with nothing behind it, its values as V: any has
-// numbers as json.Number. A name that is there twice means one thing to one reader and
-// another to the next (RFC 8259, section 4), so it is refused, and names are compared
-// to the letter, which encoding/json does not do for structs.
-func parseObject[V any](body []byte) (map[string]V, error) {
+// parseObject reads one JSON object with nothing behind it. A name that is there
+// twice means one thing to one reader and another to the next (RFC 8259, section
+// 4), so it is refused, and names are compared to the letter, which encoding/json
+// does not do for structs. The values are left as they came: what nobody asks for is
+// not worth the memory that a megabyte of small values would take.
+func parseObject(body []byte) (map[string]json.RawMessage, error) {
 	if len(body) > maxAnswer {
 		return nil, errors.New("is larger than 1 MiB")
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	var fields map[string]V
-	if err := dec.Decode(&fields); err != nil || fields == nil {
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
 		return nil, errors.New("is not a JSON object")
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("has something behind its end")
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return nil, errors.New("is not valid JSON")
 	}
 	if len(fields) != countNames(body) {
 		return nil, errors.New("has a name twice")
@@ -107,7 +109,7 @@ func parseObject[V any](body []byte) (map[string]V, error) {
 }
 
 // countNames returns how many names a valid JSON object has, each as often as it is
-// there: the colons in it that stand in nothing else.
+// there: the colons within its own braces and no others, and not within a string.
 func countNames(object []byte) (n int) {
 	depth, inString := 0, false
 	for i := 0; i < len(object); i++ {
@@ -117,9 +119,9 @@ func countNames(object []byte) (n int) {
 		case c == '"':
 			inString = !inString
 		case inString:
-		case c == '{' || c == '[':
+		case c == '{':
 			depth++
-		case c == '}' || c == ']':
+		case c == '}':
 			depth--
 		case c == ':' && depth == 1:
 			n++
@@ -130,15 +132,15 @@ func countNames(object []byte) (n int) {
 
 // parseExpiresIn takes a number of seconds, or a string of one, as some servers
 // send it. A fraction is cut.
-func parseExpiresIn(value any) (time.Duration, error) {
-	var text string
-	switch value := value.(type) {
-	case nil:
+func parseExpiresIn(raw json.RawMessage) (time.Duration, error) {
+	if raw == nil || isNull(raw) {
 		return defaultExpiresIn, nil
-	case json.Number:
-		text = value.String()
-	case string:
-		text = value
+	}
+	text := string(raw)
+	if raw[0] == '"' {
+		if err := json.Unmarshal(raw, &text); err != nil {
+			return 0, errors.New("is no number")
+		}
 	}
 	// JSON's numbers, and nothing else that ParseFloat would take (hexadecimal,
 	// "Inf", underscores).
@@ -156,6 +158,18 @@ func parseExpiresIn(value any) (time.Duration, error) {
 	}
 	return time.Duration(min(seconds, maxExpiresIn.Seconds())) * time.Second, nil
 }
+
+func stringField(fields map[string]json.RawMessage, name string) (string, bool) {
+	raw := fields[name]
+	if len(raw) == 0 || raw[0] != '"' {
+		return "", false
+	}
+	var s string
+	err := json.Unmarshal(raw, &s)
+	return s, err == nil
+}
+
+func isNull(raw json.RawMessage) bool { return string(raw) == "null" }
 
 // validScopes reports whether s holds scope tokens and spaces only (RFC 6749,
 // section 3.3).

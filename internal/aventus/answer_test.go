@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -63,17 +64,17 @@ func TestParseAnswerRefuses(t *testing.T) {
 		{`access_token=a.b.c&token_type=Bearer`, "is not a JSON object"},
 		{"\ufeff" + answerWith("", ""), "is not a JSON object"},
 		{`<html>`, "is not a JSON object"},
-		{`{"access_token":"a.b.c","token_type":"Bearer"`, "is not a JSON object"},
-		{`{"access_token":"a.b.c","token_type":"Bearer",}`, "is not a JSON object"},
-		{`{"access_token":"a.b.c" "token_type":"Bearer"}`, "is not a JSON object"},
-		{`{access_token:"a.b.c"}`, "is not a JSON object"},
-		{`{"access_token"}`, "is not a JSON object"},
-		{`{1:2}`, "is not a JSON object"},
-		{"{\"access_token\":\"a.\nb\",\"token_type\":\"Bearer\"}", "is not a JSON object"},
-		{`{"access_token":` + strings.Repeat("[", 20_000) + `}`, "is not a JSON object"},
-		{answerWith("", "") + `{}`, "has something behind its end"},
-		{answerWith("", "") + "\x00", "has something behind its end"},
-		{answerWith("", "") + answerWith("", ""), "has something behind its end"},
+		{`{"access_token":"a.b.c","token_type":"Bearer"`, "is not valid JSON"},
+		{`{"access_token":"a.b.c","token_type":"Bearer",}`, "is not valid JSON"},
+		{`{"access_token":"a.b.c" "token_type":"Bearer"}`, "is not valid JSON"},
+		{`{access_token:"a.b.c"}`, "is not valid JSON"},
+		{`{"access_token"}`, "is not valid JSON"},
+		{`{1:2}`, "is not valid JSON"},
+		{"{\"access_token\":\"a.\nb\",\"token_type\":\"Bearer\"}", "is not valid JSON"},
+		{`{"access_token":` + strings.Repeat("[", 20_000) + `}`, "is not valid JSON"},
+		{answerWith("", "") + `{}`, "is not valid JSON"},
+		{answerWith("", "") + "\x00", "is not valid JSON"},
+		{answerWith("", "") + answerWith("", ""), "is not valid JSON"},
 		{`{"access_token":"a","access_token":"b","token_type":"Bearer"}`, "has a name twice"},
 		{`{"access_token":"a","access_toke\u006e":"b","token_type":"Bearer"}`, "has a name twice"},
 		{`{"access_token":"a","token_type":"Bearer","expires_in":1,"expires_in":2}`, "has a name twice"},
@@ -110,6 +111,22 @@ func TestParseAnswerRefuses(t *testing.T) {
 	}
 	if got, err := parseAnswer(200, []byte(long+" "), asIs); err == nil || got != (Token{}) || !strings.Contains(err.Error(), "is larger than 1 MiB") {
 		t.Errorf("an answer of 1 MiB and a byte: %v", err)
+	}
+}
+
+// What nobody asked for takes no more memory than it came in, however many values
+// it is made of.
+func TestParseAnswerMemory(t *testing.T) {
+	few, many := `{"access_token":"a","token_type":"Bearer","x":[`, `{"":0}`
+	body := []byte(few + strings.Repeat(many+",", (maxAnswer-len(few)-10)/(len(many)+1)) + many + "]}")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := parseAnswer(200, body, asIs); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > 4*maxAnswer {
+		t.Errorf("an answer of %d bytes took %d", len(body), took)
 	}
 }
 
@@ -302,6 +319,9 @@ func FuzzParseAnswer(f *testing.F) {
 				t.Fatalf("error %#v", err)
 			}
 			fit(t, err)
+			if names := namesIn(body); strings.Contains(err.Error(), "has a name twice") && len(slices.Compact(slices.Sorted(slices.Values(names)))) == len(names) {
+				t.Fatalf("no name is twice in %q", body)
+			}
 			return
 		}
 		if a.AccessToken == "" || strings.ContainsFunc(a.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -97,9 +97,9 @@ func refusal(status int, body []byte, clean func(string) string) *Error {
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		e.Kind = Unavailable
 	}
-	if fields, err := parseObject[any](body); err == nil {
-		code, _ := fields["error"].(string)
-		description, _ := fields["error_description"].(string)
+	if fields, err := parseObject(body); err == nil {
+		code, _ := stringField(fields, "error")
+		description, _ := stringField(fields, "error_description")
 		e.Code, e.Description = clean(code), clean(description)
 	}
 	return e

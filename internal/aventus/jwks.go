@@ -209,7 +209,7 @@ func (s *KeySet) fetch() ([]jose.JSONWebKey, *Error) {
 // are left out, as is what cannot be read (RFC 7517, section 5); a set in which
 // nothing is left is a fault of the server, which must not replace a good one.
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
-	fields, err := parseObject[json.RawMessage](body)
+	fields, err := parseObject(body)
 	if err != nil {
 		return nil, fmt.Errorf("what it answered %w", err)
 	}

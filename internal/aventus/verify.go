@@ -115,16 +115,16 @@ func (v *IDVerifier) Verify(ctx context.Context, token, nonce string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	got, _ := fields["nonce"].(string)
+	got, _ := stringField(fields, "nonce")
 	if nonce == "" || subtle.ConstantTimeCompare([]byte(got), []byte(nonce)) != 1 {
 		return nil, refuse("its nonce is not the login's")
 	}
 	// Rules 4 and 5: who is one of several needs to be named as the one it is for.
-	azp := fields["azp"]
-	if azp == nil && len(audiences(fields["aud"])) > 1 {
+	raw, named := fields["azp"]
+	if named = named && !isNull(raw); !named && len(audiences(fields["aud"])) > 1 {
 		return nil, refuse("it is for several audiences, and has no azp")
 	}
-	if azp != nil && azp != v.clientID {
+	if azp, _ := stringField(fields, "azp"); named && azp != v.clientID {
 		return nil, refuse("its azp is not this client")
 	}
 	return keys.payload, nil
@@ -205,17 +205,17 @@ func checkType(jws *jose.JSONWebSignature, types ...string) error {
 // checkClaims checks what a payload says about the token itself (RFC 7519, section
 // 4.1), and returns the claims and when they expire. A name that is there twice
 // is refused (section 4).
-func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[string]any, time.Time, error) {
-	fail := func(err error) (map[string]any, time.Time, error) { return nil, time.Time{}, err }
-	fields, err := parseObject[any](payload)
+func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[string]json.RawMessage, time.Time, error) {
+	fail := func(err error) (map[string]json.RawMessage, time.Time, error) { return nil, time.Time{}, err }
+	fields, err := parseObject(payload)
 	if err != nil {
 		return fail(refuse("its payload %s", err))
 	}
-	if iss, _ := fields["iss"].(string); iss == "" || !SameIssuer(iss, issuer) {
+	if iss, ok := stringField(fields, "iss"); !ok || iss == "" || !SameIssuer(iss, issuer) {
 		return fail(refuse("its iss is %q, not the issuer", CleanText(iss)))
 	}
 	if audience == "" || !slices.Contains(audiences(fields["aud"]), audience) {
-		return fail(refuse("its aud is %s, not %q", CleanText(fmt.Sprint(fields["aud"])), audience))
+		return fail(refuse("its aud is %s, not %q", CleanText(string(fields["aud"])), audience))
 	}
 
 	expires, ok := numericDate(fields["exp"])
@@ -226,10 +226,11 @@ func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[st
 		return fail(refuse("it expired at %s", expires.UTC().Format(time.RFC3339)))
 	}
 	for _, name := range []string{"nbf", "iat"} {
-		if fields[name] == nil {
+		raw, there := fields[name]
+		if !there || isNull(raw) {
 			continue
 		}
-		from, ok := numericDate(fields[name])
+		from, ok := numericDate(raw)
 		if !ok {
 			return fail(refuse("its %s is no number", name))
 		}
@@ -242,34 +243,30 @@ func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[st
 
 // audiences returns what aud holds: a string, or an array of strings (RFC 7519,
 // section 4.1.3). What is neither holds nothing.
-func audiences(aud any) []string {
-	switch aud := aud.(type) {
-	case string:
-		return []string{aud}
-	case []any:
-		list := make([]string, len(aud))
-		for i, element := range aud {
-			text, ok := element.(string)
-			if !ok {
-				return nil
-			}
-			list[i] = text
-		}
-		return list
+func audiences(aud json.RawMessage) []string {
+	var one string
+	if len(aud) == 0 || isNull(aud) {
+		return nil
 	}
-	return nil
+	if json.Unmarshal(aud, &one) == nil {
+		return []string{one}
+	}
+	var list []string
+	if json.Unmarshal(aud, &list) != nil {
+		return nil
+	}
+	return list
 }
 
 // numericDate reads seconds since 1970 (RFC 7519, section 2). A fraction is cut,
 // and what lies beyond the year 9999, at either end, is taken for its last second.
-func numericDate(value any) (time.Time, bool) {
-	number, ok := value.(json.Number)
-	if !ok {
+func numericDate(raw json.RawMessage) (time.Time, bool) {
+	if len(raw) == 0 || raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
 		return time.Time{}, false
 	}
 	const last = 253402300799
 	// Past its range, ParseFloat returns an infinity: that is far enough. JSON has
 	// numbers only that it can read.
-	seconds, _ := strconv.ParseFloat(number.String(), 64)
+	seconds, _ := strconv.ParseFloat(string(raw), 64)
 	return time.Unix(int64(min(max(seconds, -last), last)), 0), true
 }
