@@ -22,8 +22,9 @@ const (
 	// claimTimeout bounds a claim.
 	claimTimeout = 10 * time.Second
 
-	// gatherFor is how long a claim waits for others to be written with: to write is
-	// what costs most of a login, with files at least, and who signs in does not notice.
+	// gatherFor is how long a claim waits for others to be written with, when others
+	// came lately: to write is what costs most of a login, with files at least, and who
+	// signs in does not notice.
 	gatherFor = 5 * time.Millisecond
 
 	// journalSize is how long a journal gets: it is written anew for each batch of
@@ -54,6 +55,7 @@ type Claims struct {
 	isWriting bool
 
 	// The rest belongs to whoever writes.
+	shared  time.Time      // when several claims were last written together
 	place   *periods       // in the storage that was last written to
 	journal string         // the key of this process's own
 	content []byte         // what is in it
@@ -127,11 +129,16 @@ func (c *Claims) enter(mine *claim) bool {
 // write serves the claims that wait, until none does.
 func (c *Claims) write() {
 	for isDone := false; !isDone; {
-		time.Sleep(gatherFor)
+		if time.Since(c.shared) < time.Second { // or it would wait for nobody
+			time.Sleep(gatherFor)
+		}
 		c.mu.Lock()
 		batch := c.waiting
 		c.waiting = nil
 		c.mu.Unlock()
+		if len(batch) > 1 {
+			c.shared = time.Now()
+		}
 		err := c.record(batch)
 		c.mu.Lock()
 		for _, claim := range batch {
