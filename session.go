@@ -61,15 +61,16 @@ func (s *session) token() string { return s.bearer[len(bearer):] }
 
 // accessClaims returns the claims of the access token, parsed when first asked for.
 func (s *session) accessClaims() claims.Claims {
-	s.parse.Do(func() { s.access, s.other = s.parseClaims() })
+	s.parse.Do(func() { s.access, s.other = claims.Of(s.token()), s.idClaims() })
 	return s.access
 }
 
-func (s *session) parseClaims() (access, other claims.Claims) {
-	if len(s.idToken) > 0 {
-		other, _ = claims.Parse(s.idToken) // it was marshalled here
+func (s *session) idClaims() claims.Claims {
+	if len(s.idToken) == 0 {
+		return claims.Claims{}
 	}
-	return claims.Of(s.token()), other
+	c, _ := claims.Parse(s.idToken) // it was marshalled here
+	return c
 }
 
 // claims returns all that is known of the person.
@@ -90,10 +91,9 @@ func (s *session) claim(path string) (value any, texts []string, ok bool) {
 // memory, and work for the garbage collector, for each session that is remembered.
 func (s *session) subject() string {
 	s.who.Do(func() {
-		access, other := s.parseClaims()
-		sub, ok := access.Lookup("sub")
+		sub, ok := claims.Of(s.token()).Lookup("sub")
 		if !ok {
-			sub, _ = other.Lookup("sub")
+			sub, _ = s.idClaims().Lookup("sub")
 		}
 		switch sub := sub.(type) {
 		case string:
