@@ -528,3 +528,35 @@ func TestSweepFails(t *testing.T) {
 		t.Errorf("%d hours are left", len(dirs))
 	}
 }
+
+// TestClaimsGather: a claim that comes alone is written at once; when several were
+// written together lately, it waits for others.
+func TestClaimsGather(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	synctest.Test(t, func(t *testing.T) {
+		p := newProcess(s, clock)
+		took := func(names ...string) time.Duration {
+			began := time.Now()
+			var wait sync.WaitGroup
+			for _, name := range names {
+				wait.Go(func() { p.expect(t, true, name) })
+			}
+			wait.Wait()
+			return time.Since(began)
+		}
+		time.Sleep(time.Hour)
+		if d := took("a"); d != 0 {
+			t.Errorf("alone: %v", d)
+		}
+		for i := 0; p.shared.IsZero() && i < 100; i++ { // the first may be written by itself
+			took(fmt.Sprint(i, "a"), fmt.Sprint(i, "b"), fmt.Sprint(i, "c"))
+		}
+		if d := took("b"); d != gatherFor {
+			t.Errorf("after several: %v", d)
+		}
+		time.Sleep(time.Second)
+		if d := took("c"); d != 0 {
+			t.Errorf("a second later: %v", d)
+		}
+	})
+}
