@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -15,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -443,26 +441,16 @@ func dialLocalhost(port string) func(context.Context, string, string) (net.Conn,
 	}
 }
 
-// freePort returns a port that nothing is bound to, out of those that the system
-// gives to no connection and no listener by itself, and none twice.
+// freePort returns the port of a free address.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		port := strconv.Itoa(10_000 + rand.IntN(20_000))
-		if _, given := givenPorts.LoadOrStore(port, true); given {
-			continue
-		}
-		if l, err := net.Listen("tcp", "localhost:"+port); err == nil {
-			l.Close()
-			return port
-		}
+	addr, err := aventustest.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	_, port, _ := net.SplitHostPort(addr)
+	return port
 }
-
-// givenPorts are those that freePort has returned, or found taken.
-var givenPorts sync.Map
 
 func TestLogin(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {

@@ -29,6 +29,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	_ "github.com/aventus-platform/caddy-aventus-auth"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // What wrk 4.1 prints with our script.
@@ -529,7 +531,7 @@ func TestServersEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var s servers
 	log := filepath.Join(t.TempDir(), "log")
-	address, err := freeAddress()
+	address, err := aventustest.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 func main() {
@@ -227,7 +229,7 @@ func (b *bench) choose(chosen *regexp.Regexp) error {
 	}
 	for _, c := range contenders {
 		if wanted[c.name] {
-			address, err := freeAddress()
+			address, err := aventustest.FreeAddr()
 			if err != nil {
 				return err
 			}
@@ -255,11 +257,11 @@ func (b *bench) startAll(ctx context.Context, bins binaries) error {
 	for _, s := range b.sites {
 		redirectURIs = append(redirectURIs, s.origin()+"/oauth2/callback", s.origin()+"/auth/oauth2/generic/authorization-code-callback")
 	}
-	issuer, err := freeAddress()
+	issuer, err := aventustest.FreeAddr()
 	if err != nil {
 		return err
 	}
-	app, err := freeAddress()
+	app, err := aventustest.FreeAddr()
 	if err != nil {
 		return err
 	}
@@ -297,7 +299,7 @@ func (b *bench) start(ctx context.Context, bins binaries, s *site, issuer, app s
 	if err != nil {
 		return err
 	}
-	second, err := freeAddress()
+	second, err := aventustest.FreeAddr()
 	if err != nil {
 		return err
 	}

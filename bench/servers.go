@@ -248,14 +248,3 @@ func parseStat(s string) (stat, error) {
 	const tick = time.Second / 100 // USER_HZ, on every Linux
 	return stat{numbers[0], time.Duration(numbers[1]+numbers[2]) * tick}, nil
 }
-
-// freeAddress returns an address on loopback that nothing listens on. Servers that
-// others wrote cannot be handed a socket that is open already.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -422,27 +421,16 @@ func newRedis(t *testing.T) *redis {
 	return r
 }
 
-// freePort returns a port that nothing is bound to, out of those that the system
-// gives to no connection by itself. No test gets one that another was given, and may
-// not have bound yet.
+// freePort returns the port of a free address.
 func freePort(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		port := strconv.Itoa(10_000 + rand.IntN(20_000))
-		if _, given := givenPorts.LoadOrStore(port, true); given {
-			continue
-		}
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			l.Close()
-			return port
-		}
+	addr, err := aventustest.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no port is free")
-	return ""
+	_, port, _ := net.SplitHostPort(addr)
+	return port
 }
-
-// givenPorts are those that freePort has returned, or found taken.
-var givenPorts sync.Map
 
 // browser visits one site.
 type browser struct {

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // endedSessions measures what it costs to remember the sessions that were ended
 // lately, and to learn, every five seconds, whether others have ended any.
 func (b *bench) endedSessions() error {
-	addr, err := freeAddr()
+	addr, err := aventustest.FreeAddr()
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // engine is what keeps Caddy's storage, as this command looks at it from outside.
@@ -99,7 +101,7 @@ func (b *bench) newRedis(name string) (*redisServer, error) {
 		return nil, fmt.Errorf("%w (Debian's package is redis-server)", err)
 	}
 	r := new(redisServer)
-	if r.addr, err = freeAddr(); err != nil {
+	if r.addr, err = aventustest.FreeAddr(); err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(b.dir, name)

@@ -8,11 +8,13 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // flooded measures what strangers leave behind on the server.
 func (b *bench) flooded() error {
-	addr, err := freeAddr()
+	addr, err := aventustest.FreeAddr()
 	if err != nil {
 		return err
 	}

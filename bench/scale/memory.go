@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // asSubject is a site that says who the visitor is, so that what is remembered of a
@@ -33,7 +35,7 @@ func (b *bench) memory() error {
 }
 
 func (b *bench) memoryOf(store string, chars int) (heaps, residents []float64, err error) {
-	addr, err := freeAddr()
+	addr, err := aventustest.FreeAddr()
 	if err != nil {
 		return nil, nil, err
 	}

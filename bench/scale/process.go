@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -76,18 +75,6 @@ func (p *process) await(addr string) error {
 	}
 }
 
-// freeAddr returns an address that nothing is bound to, out of those that the system
-// gives to no connection by itself: there will be ten thousand of them.
-func freeAddr() (string, error) {
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
-		if err == nil {
-			return l.Addr().String(), l.Close()
-		}
-	}
-	return "", errors.New("no port is free")
-}
-
 const (
 	clientSecret = "the secret of the client"
 	subject      = "auth0|ada"
@@ -109,7 +96,7 @@ func (b *bench) newWorld(chars int, sites ...string) (*world, error) {
 	}
 	w := new(world)
 	for _, addr := range []*string{&w.issuer, &w.upstream} {
-		if *addr, err = freeAddr(); err != nil {
+		if *addr, err = aventustest.FreeAddr(); err != nil {
 			return nil, err
 		}
 	}
@@ -194,7 +181,7 @@ type node struct {
 // newNode starts a Caddy for the site at addr. Its block is the plugin's, without
 // what is the same for all; empty is no plugin. site is what comes after it.
 func (b *bench) newNode(addr string, w *world, storage, block, site string) (*node, error) {
-	admin, err := freeAddr()
+	admin, err := aventustest.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // socket is a WebSocket on which nobody says anything.
@@ -185,7 +187,7 @@ func (b *bench) socketsOver(p protocol) error {
 	most := numbers[len(numbers)-1]
 	var addrs []string
 	for range 2 {
-		addr, err := freeAddr()
+		addr, err := aventustest.FreeAddr()
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // storages measures few and many sessions in each engine.
@@ -54,7 +56,7 @@ type removal struct {
 func (b *bench) storage(name string) error {
 	var addrs []string
 	for range b.sizes.storage {
-		addr, err := freeAddr()
+		addr, err := aventustest.FreeAddr()
 		if err != nil {
 			return err
 		}
