@@ -3,17 +3,22 @@ package aventusauth
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // TestAdmin lists sessions on Caddy's admin endpoint, and ends one, and all of a
 // user's, in either store.
 func TestAdmin(t *testing.T) {
 	w := newWorld(t, setup{admin: true, sites: func(w *world) string {
-		return w.site + " {\n" + w.directive("/cookie", "session {\nname small\n}") + "\n@rest not path /cookie\n" + w.directive("@rest", "session {\nstore storage\n}") + "\nreverse_proxy " + w.app + "\n}"
+		return w.site + " {\n" + w.directive("/cookie", "session {\nname small\n}") + "\n@rest not path /cookie\n" +
+			w.directive("@rest", "session {\nstore storage\n}") + "\nreverse_proxy " + w.app + "\n}"
 	}})
 	ask := func(method, query string) answer {
 		t.Helper()
@@ -43,13 +48,16 @@ func TestAdmin(t *testing.T) {
 		t.Fatalf("%d sessions, want the two in the storage", len(sessions))
 	}
 	s := sessions[0]
-	if s.Sub != "auth0|ada" || s.Site != w.site || s.ClientID != "the-client" || len(s.ID) != 32 || !s.Expires.Equal(s.Created.Add(24*time.Hour)) {
+	if s.Sub != "auth0|ada" || s.Site != w.site || s.ClientID != "the-client" || len(s.ID) != 32 ||
+		!s.Expires.Equal(s.Created.Add(24*time.Hour)) {
 		t.Errorf("%+v", s)
 	}
-	if body := ask("GET", "").body; strings.Contains(body, token[len("Bearer "):]) || strings.Contains(body, "key") {
+	if body := ask("GET", "").body; strings.Contains(body, token[len("Bearer "):]) || strings.Contains(body, `"key"`) {
 		t.Errorf("it shows too much: %s", body)
 	}
-	for query, want := range map[string]int{"": 400, "?id=a&sub=b": 400, "?id=" + strings.Repeat("0", 32): 404, "?id=../keys": 404} {
+	for query, want := range map[string]int{
+		"": 400, "?id=a&sub=b": 400, "?id=" + strings.Repeat("0", 32): 404, "?id=../keys": 404,
+	} {
 		if a := ask("DELETE", query); a.StatusCode != want {
 			t.Errorf("DELETE %s: status %d, want %d", query, a.StatusCode, want)
 		}
@@ -83,4 +91,181 @@ func TestAdmin(t *testing.T) {
 	// Who signs in again, in the very same second, is signed in.
 	one.login("/")
 	w.expect(one.get("/"), http.StatusOK)
+}
+
+// TestRevokeBeginsAhead: all sessions of a user end that began by now, also those that began at an instance
+// whose clock is ahead by as much as clocks may differ; and the user can sign in again at once.
+func TestRevokeBeginsAhead(t *testing.T) {
+	for _, store := range []string{"cookie", "storage"} {
+		w := newWorld(t, setup{admin: true, block: "session {\nstore " + store + "\n}"})
+		b := w.browser()
+		w.clock.Add(5 * time.Minute)
+		b.login("/")
+		w.clock.Add(-5 * time.Minute)
+		w.expect(b.get("/"), http.StatusOK)
+		a := w.browser().do("DELETE", "http://localhost:"+w.adminPort+"/aventus_auth/sessions?sub="+
+			url.QueryEscape("auth0|ada"))
+		w.expect(a, http.StatusNoContent)
+		w.expect(b.get("/"), http.StatusFound)
+		again := w.browser()
+		again.login("/")
+		w.expect(again.get("/"), http.StatusOK)
+		w.restart()
+		w.expect(b.get("/"), http.StatusFound)
+		w.expect(again.get("/"), http.StatusOK)
+	}
+}
+
+// TestRevokeAtEachServer: a user's sessions end at each authorization server that a block names, and not only
+// at the first one's, also where the storage does not take one of the ends.
+func TestRevokeAtEachServer(t *testing.T) {
+	var other *aventustest.Server
+	w := newWorld(t, setup{admin: true, sites: func(w *world) string {
+		other = &aventustest.Server{
+			Clients: []aventustest.Client{{
+				ID: "the-client", Secret: testSecret, RedirectURIs: []string{w.site + "/other/callback"},
+			}},
+			AutoSignIn: "auth0|ada", Now: w.clock.Now,
+		}
+		server := httptest.NewServer(other)
+		t.Cleanup(server.Close)
+		other.Issuer = server.URL + "/"
+		second := strings.NewReplacer("/oauth2/callback", "/other/callback", w.issuer.Issuer, other.Issuer).
+			Replace(w.directive("/other/*", "session {\nname other\n}"))
+		return w.site + " {\n" + w.directive("/one/*", "") + "\n" + second + "\nreverse_proxy " + w.app + "\n}"
+	}})
+	w.onEngine()
+	for _, status := range []int{http.StatusNoContent, http.StatusServiceUnavailable} {
+		b := w.browser()
+		b.login("/one/")
+		a := b.get("/other/")
+		w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)
+		w.expect(b.get("/one/"), http.StatusOK)
+		w.expect(b.get("/other/"), http.StatusOK)
+		if status != http.StatusNoContent {
+			faultAt(t, "store", "aventus_auth/ended")
+		}
+		a = w.browser().do("DELETE", "http://localhost:"+w.adminPort+"/aventus_auth/sessions?sub="+
+			url.QueryEscape("auth0|ada"))
+		w.expect(a, status)
+		w.expect(b.get("/one/"), http.StatusFound)
+		w.expect(b.get("/other/"), http.StatusFound)
+	}
+}
+
+// TestAdminStorageFails: where a part of the sessions cannot be read, they are not listed as if there were no
+// others, and one that cannot be looked for is not said to be none; nor is an end that was not recorded
+// said to be one.
+func TestAdminStorageFails(t *testing.T) {
+	w := newWorld(t, setup{admin: true, block: "session {\nstore storage\n}"})
+	w.onEngine()
+	w.browser().login("/")
+	w.browser().login("/")
+	ask := func(method, query string) answer {
+		return w.browser().do(method, "http://localhost:"+w.adminPort+"/aventus_auth/sessions"+query)
+	}
+	var sessions []listed
+	if err := json.Unmarshal([]byte(ask("GET", "").body), &sessions); err != nil || len(sessions) != 2 {
+		t.Fatalf("%v, error %v", sessions, err)
+	}
+	for _, c := range []struct{ operation, prefix, method, query string }{
+		{"load", "aventus_auth/sessions", "GET", ""},
+		{"list", "aventus_auth/sessions", "GET", ""},
+		{"load", "aventus_auth/sessions", "DELETE", "?id=" + sessions[0].ID},
+		{"list", "aventus_auth/sessions", "DELETE", "?id=" + sessions[0].ID},
+		{"store", "aventus_auth/ended/lately", "DELETE", "?id=" + sessions[0].ID},
+		{"store", "aventus_auth/ended/all", "DELETE", "?sub=" + url.QueryEscape("auth0|ada")},
+	} {
+		recovers := faultAt(t, c.operation, c.prefix)
+		if a := ask(c.method, c.query); a.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("%v: status %d, %s", c, a.StatusCode, a.body)
+		}
+		recovers()
+	}
+}
+
+// TestRevokeOfTwoClients: a session is ended by its id, whichever of the config's clients it is of.
+func TestRevokeOfTwoClients(t *testing.T) {
+	w := newWorld(t, setup{admin: true, sites: func(w *world) string {
+		staff := strings.NewReplacer("the-client", "staff", "/oauth2/callback", "/staff/callback").
+			Replace(w.directive("/staff/*", "session {\nname staff\nstore storage\n}"))
+		return w.site + " {\n" + w.directive("/one/*", "session {\nstore storage\n}") + "\n" +
+			staff + "\nreverse_proxy " + w.app + "\n}"
+	}, issuer: func(s *aventustest.Server) {
+		site := strings.TrimSuffix(s.Clients[0].RedirectURIs[0], "/oauth2/callback")
+		s.Clients = append(s.Clients, aventustest.Client{
+			ID: "staff", Secret: testSecret, RedirectURIs: []string{site + "/staff/callback"},
+		})
+	}})
+	b := w.browser()
+	b.login("/one/")
+	a := b.get("/staff/")
+	w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)
+	w.expect(b.get("/staff/"), http.StatusOK)
+	ask := func(method, query string) answer {
+		return w.browser().do(method, "http://localhost:"+w.adminPort+"/aventus_auth/sessions"+query)
+	}
+	var sessions []listed
+	if err := json.Unmarshal([]byte(ask("GET", "").body), &sessions); err != nil || len(sessions) != 2 {
+		t.Fatalf("%v, error %v", sessions, err)
+	}
+	for _, s := range sessions {
+		w.expect(ask("DELETE", "?id="+s.ID), http.StatusNoContent)
+	}
+	w.expect(b.get("/one/"), http.StatusFound)
+	w.expect(b.get("/staff/"), http.StatusFound)
+}
+
+// TestRevokeByCommand: whoever ends sessions from outside is told what there was, and so are the log and
+// those who subscribe to events. A command that there is none of fails.
+func TestRevokeByCommand(t *testing.T) {
+	w := newWorld(t, setup{admin: true, global: "events {\non revoked aventus_auth_test\n}",
+		block: "session {\nstore storage\n}"})
+	recorded.mu.Lock()
+	recorded.events = nil
+	recorded.mu.Unlock()
+	one, two, three := w.browser(), w.browser(), w.browser()
+	for _, b := range []*browser{one, two, three} {
+		b.login("/")
+	}
+	caddy := func(args ...string) ran {
+		t.Helper()
+		return runCaddy(t, t.TempDir(), nil, append([]string{"aventus-auth"}, args...)...)
+	}
+	address := "--address=localhost:" + w.adminPort
+	list := caddy("sessions", address)
+	var sessions []listed
+	if err := json.Unmarshal([]byte(list.stdout), &sessions); err != nil || len(sessions) != 3 {
+		t.Fatalf("%v: %+v", err, list)
+	}
+	for _, tc := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"revoke", address, "--id=" + sessions[0].ID}, 0, "The session has ended."},
+		{[]string{"revoke", address, "--id=" + sessions[0].ID}, 1, "there is no such session in the storage"},
+		{[]string{"revoke", address, "--sub=auth0|adda"}, 0, `Sessions of "auth0|adda" in the storage: 0 have ended.`},
+		{[]string{"revoke", address, "--sub=auth0|ada"}, 0, `Sessions of "auth0|ada" in the storage: 2 have ended.`},
+		{[]string{"revok", address}, 1, `there is no command "revok"; did you mean revoke?`},
+		{[]string{"xyzzy"}, 1, `there is no command "xyzzy"`},
+		{nil, 0, "Lists the sessions"},
+	} {
+		if r := caddy(tc.args...); r.status != tc.status || !strings.Contains(r.stdout+r.stderr, tc.says) {
+			t.Errorf("%q ends with %d and says\n%s%s", tc.args, r.status, r.stdout, r.stderr)
+		}
+	}
+	about := "session:a session site:" + w.site + " "
+	want := []string{
+		"revoked map[" + about + "user_id:auth0|ada]", "revoked map[user_id:auth0|adda]",
+		"revoked map[user_id:auth0|ada]",
+	}
+	recorded.mu.Lock()
+	defer recorded.mu.Unlock()
+	if !slices.Equal(recorded.events, want) {
+		t.Errorf("events %q, want %q", recorded.events, want)
+	}
+	if n := strings.Count(w.log(), `"msg":"revoked"`); n != 3 {
+		t.Errorf("%d lines say that sessions were revoked, want 3", n)
+	}
 }

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,8 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
-
-	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"golang.org/x/oauth2"
 )
 
 var nothing = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
@@ -45,25 +45,74 @@ func BenchmarkAuthenticated(b *testing.B) {
 		for _, store := range []string{"cookie", "storage"} {
 			for _, which := range []string{"again", "first"} {
 				b.Run(fmt.Sprintf("token=%d/store=%s/%s", size, store, which), func(b *testing.B) {
-					h := benchHandler(b, Handler{Session: Session{Store: store}})
+					h := benchHandler(b, Config{Session: Session{Store: store}})
 					cookie := benchCookie(b, h, size)
 					r := benchRequest("https://example.com/page")
 					w := httptest.NewRecorder()
+					var told []string // the next handler, in Authorization
+					next := caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+						told = r.Header["Authorization"]
+						return nil
+					})
 					b.ReportAllocs()
 					for b.Loop() {
 						resetRequest(r, cookie)
 						if which == "first" {
-							h.opened.RemoveOldest()
+							h.house.keeper.memory.sessions.InvalidateAll()
 						}
-						if err := h.ServeHTTP(w, r, nothing); err != nil {
+						if err := h.ServeHTTP(w, r, next); err != nil {
 							b.Fatal(err)
 						}
 					}
-					if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ey") {
+					if len(told) != 1 || !strings.HasPrefix(told[0], "Bearer ey") {
 						b.Fatal("the request was not let through")
 					}
 				})
 			}
+		}
+	}
+}
+
+// BenchmarkSessionsInTurn measures what a request costs in this handler alone when many sessions are about, and
+// each is asked for in turn, with tokens of 1,500 characters. b/session is the memory that each takes.
+//
+//	go test -run '^$' -bench SessionsInTurn -benchmem .
+func BenchmarkSessionsInTurn(b *testing.B) {
+	for _, store := range []string{"cookie", "storage"} {
+		for _, sessions := range []int{1000, 4000, 8000, 50000} {
+			b.Run(fmt.Sprintf("store=%s/sessions=%d", store, sessions), func(b *testing.B) {
+				before := heapInUse()
+				h := benchHandlerOn(b, Config{Session: Session{Store: store}}, new(mapStorage))
+				cookies := make([]string, sessions)
+				size := 0
+				for i := range cookies {
+					cookies[i] = benchCookie(b, h, 1500)
+					size += len(cookies[i])
+				}
+				taken := heapInUse() - before - size
+				r := benchRequest("https://example.com/page")
+				w := httptest.NewRecorder()
+				ask := func(cookie string) {
+					resetRequest(r, cookie)
+					caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], introduced: true})
+					if err := h.ServeHTTP(w, r, nothing); err != nil {
+						b.Fatal(err)
+					}
+				}
+				for _, cookie := range cookies { // the first time is not what is measured
+					ask(cookie)
+				}
+				i, start := 0, cpuTime(b)
+				b.ReportAllocs()
+				for b.Loop() {
+					ask(cookies[i])
+					if i++; i == sessions {
+						i = 0
+					}
+				}
+				b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
+				b.ReportMetric(float64(taken)/float64(sessions), "b/session")
+			})
 		}
 	}
 }
@@ -82,7 +131,7 @@ func BenchmarkLogin(b *testing.B) {
 	defer issuer.Close()
 	for name, parallelism := range map[string]int{"one by one": 1, "at once": 32} {
 		b.Run(name, func(b *testing.B) {
-			h := benchHandler(b, Handler{Issuer: issuer.URL})
+			h := benchHandler(b, Config{Issuer: issuer.URL})
 			defer h.Cleanup()
 			var code atomic.Int64
 			b.ReportAllocs()
@@ -100,7 +149,9 @@ func BenchmarkLogin(b *testing.B) {
 					}
 					to, _ := url.Parse(w.Header().Get("Location"))
 					cookie, _, _ := strings.Cut(w.Header().Get("Set-Cookie"), ";")
-					w, r = httptest.NewRecorder(), benchRequest(fmt.Sprintf("https://example.com/oauth2/callback?code=%d&state=%s", code.Add(1), to.Query().Get("state")))
+					w, r = httptest.NewRecorder(),
+						benchRequest(fmt.Sprintf("https://example.com/oauth2/callback?code=%d&state=%s", code.Add(1),
+							to.Query().Get("state")))
 					resetRequest(r, cookie)
 					if err := h.ServeHTTP(w, r, nothing); err != nil || w.Code != http.StatusSeeOther {
 						b.Errorf("status %d, error %v", w.Code, err)
@@ -124,16 +175,28 @@ func cpuTime(b *testing.B) int64 {
 }
 
 // benchHandler returns a handler that is ready, with a storage of its own.
-func benchHandler(b testing.TB, h Handler) *Handler {
+func benchHandler(b testing.TB, c Config) *Handler {
 	b.Helper()
+	return benchHandlerOn(b, c, &certmagic.FileStorage{Path: b.TempDir()})
+}
+
+func benchHandlerOn(b testing.TB, c Config, storage certmagic.Storage) *Handler {
+	b.Helper()
+	h := &Handler{Config: c}
 	h.ClientID, h.ClientSecret, h.RedirectURI = "the-client", "secret", "https://example.com/oauth2/callback"
 	h.Session.Keys = []string{strings.Repeat("A", 43) + "="}
-	h.logger = zap.NewNop()
-	if err := h.setUp(&certmagic.FileStorage{Path: b.TempDir()}); err != nil {
+	if err := h.setUp(bareSurroundings(storage, clock)); err != nil {
 		b.Fatal(err)
 	}
-	h.peers = new(peers)
-	return &h
+	return h
+}
+
+// bareSurroundings are those of a handler with no Caddy around it.
+func bareSurroundings(storage certmagic.Storage, now func() time.Time) surroundings {
+	return surroundings{
+		ctx: caddy.Context{Context: context.Background()}, storage: storage, logger: zap.NewNop(),
+		peers: new(peers), now: now,
+	}
 }
 
 // benchToken returns a JWT of that size: a header, a payload, and a signature as RS256
@@ -146,7 +209,9 @@ func benchToken(size int) string {
 func benchCookie(b *testing.B, h *Handler, size int) string {
 	b.Helper()
 	w := httptest.NewRecorder()
-	err := h.saveSession(w, b.Context(), *h.cfg.fixedSite, h.newSession(aventus.Token{AccessToken: benchToken(size), ExpiresIn: time.Hour}, nil))
+	_, err := h.house.keeper.save(w, b.Context(), *h.house.gate.sites.fixed,
+		h.house.keeper.make(&oauth2.Token{AccessToken: benchToken(size), ExpiresIn: 3600}, nil),
+		"https://example.com/page")
 	if err != nil {
 		b.Fatal(err)
 	}

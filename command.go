@@ -1,6 +1,9 @@
 package aventusauth
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -8,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/doctor"
 )
 
 func init() {
@@ -24,7 +29,9 @@ them, but a user's are ended all the same.
 
 The doctor says what keeps logins from working.`,
 		CobraFunc: func(cmd *cobra.Command) {
-			list := &cobra.Command{Use: "sessions", Short: "Lists the sessions in the storage, as JSON", Args: cobra.NoArgs}
+			list := &cobra.Command{
+				Use: "sessions", Short: "Lists the sessions in the storage, as JSON", Args: cobra.NoArgs,
+			}
 			list.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
 				return askAdmin(fl, http.MethodGet, adminPath, list.OutOrStdout())
 			})
@@ -34,28 +41,70 @@ The doctor says what keeps logins from working.`,
 			revoke.MarkFlagsOneRequired("id", "sub")
 			revoke.MarkFlagsMutuallyExclusive("id", "sub")
 			revoke.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-				query := url.Values{}
-				for _, name := range []string{"id", "sub"} {
-					if value := fl.String(name); value != "" {
-						query.Set(name, value)
-					}
-				}
-				return askAdmin(fl, http.MethodDelete, adminPath+"?"+query.Encode(), revoke.OutOrStdout())
+				return revokeByCommand(fl, revoke.OutOrStdout())
 			})
 			for _, sub := range []*cobra.Command{list, revoke} {
-				sub.Flags().String("address", "", "Address of the administration API listener (if --config is not used)")
+				sub.Flags().String("address", "",
+					"Address of the administration API listener (if --config is not used)")
 				sub.Flags().StringP("config", "c", "", "Configuration file (if --address is not used)")
 				sub.Flags().StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
 				cmd.AddCommand(sub)
 			}
-			cmd.AddCommand(doctorCommand())
+			cmd.AddCommand(doctor.Command(forDoctor()))
+			// Cobra would answer what it does not know with the help, and with success.
+			cmd.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) == 0 {
+					return cmd.Help()
+				}
+				hint := ""
+				if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+					hint = fmt.Sprintf("; did you mean %s?", near[0])
+				}
+				return fmt.Errorf("there is no command %q%s", args[0], hint)
+			}
+			cmd.SuggestionsMinimumDistance = 2
+			cmd.FParseErrWhitelist.UnknownFlags = true // those of the command that was meant
 		},
 	})
 }
 
+// revokeByCommand ends sessions, and says how many of those in the storage: in cookies, nothing
+// can count them, and whoever misspells a user would not see it otherwise.
+func revokeByCommand(fl caddycmd.Flags, out io.Writer) (int, error) {
+	id, sub := fl.String("id"), fl.String("sub")
+	if id != "" {
+		code, err := askAdmin(fl, http.MethodDelete, adminPath+"?"+url.Values{"id": {id}}.Encode(), out)
+		if err == nil {
+			_, err = fmt.Fprintln(out, "The session has ended.")
+		}
+		return code, err
+	}
+	var list bytes.Buffer
+	if code, err := askAdmin(fl, http.MethodGet, adminPath, &list); err != nil {
+		return code, err
+	}
+	var sessions []listed
+	if err := json.Unmarshal(list.Bytes(), &sessions); err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("reading the sessions: %w", err)
+	}
+	theirs := 0
+	for _, s := range sessions {
+		if s.Sub == sub {
+			theirs++
+		}
+	}
+	code, err := askAdmin(fl, http.MethodDelete, adminPath+"?"+url.Values{"sub": {sub}}.Encode(), out)
+	if err == nil {
+		_, err = fmt.Fprintf(out, "Sessions of %q in the storage: %d have ended. "+
+			"Any in cookies, which cannot be counted, have ended, too.\n", sub, theirs)
+	}
+	return code, err
+}
+
 // askAdmin sends a request to the admin API of a running Caddy, and prints the answer.
 func askAdmin(fl caddycmd.Flags, method, uri string, out io.Writer) (int, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"),
+		fl.String("adapter"))
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}

@@ -6,58 +6,109 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// clearSession deletes the session's cookie.
-func (h *Handler) clearSession(w http.ResponseWriter) {
-	h.setCookie(w, h.cfg.cookieName, "", 0)
+const (
+	// bindingName is the cookie that binds a login to the browser it began in.
+	bindingName = "aventus_login"
+
+	// hostPrefix makes browsers insist that a cookie is the very host's own
+	// (draft-ietf-httpbis-rfc6265bis, section 4.1.3).
+	hostPrefix = "__Host-"
+)
+
+// cookies are the cookies of a block: the session's and the binding.
+type cookies struct {
+	session, binding string // their names
+	secure           bool   // the redirect URI is https
+
+	// own returns the names of the cookies that the module may have at the block's host: these two,
+	// and those of the other blocks there.
+	own func() []string
 }
 
-// setCookie sets a cookie, or with a maxAge of zero deletes it. Deleting repeats
+// cookieNames are the names of the cookies of all blocks of a config. None of the blocks may hand
+// another's cookies on.
+type cookieNames struct {
+	mu  sync.Mutex
+	all []hostCookies
+}
+
+type hostCookies struct {
+	hosts *hostGroup
+	names []string
+}
+
+// join makes the cookies of a block at some hosts known to the others, and those of the others to it.
+func (n *cookieNames) join(hosts *hostGroup, c *cookies) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.all = append(n.all, hostCookies{hosts, []string{c.session, c.binding}})
+	// It is first asked by a request, when all blocks of the config have joined.
+	c.own = sync.OnceValue(func() []string { return n.at(hosts) })
+}
+
+func (n *cookieNames) at(hosts *hostGroup) []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var names []string
+	for _, other := range n.all {
+		if !other.hosts.overlaps(hosts) {
+			continue
+		}
+		for _, name := range other.names {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// clear deletes the session's cookie.
+func (c *cookies) clear(w http.ResponseWriter) { c.set(w, c.session, "", 0) }
+
+// set sets a cookie, or with a maxAge of zero deletes it. Deleting repeats
 // the attributes: without them, browsers keep a cookie whose name begins with
 // __Host-.
-func (h *Handler) setCookie(w http.ResponseWriter, name, value string, maxAge time.Duration) {
-	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) + "; HttpOnly; SameSite=Lax"
-	if h.cfg.secure {
+func (c *cookies) set(w http.ResponseWriter, name, value string, maxAge time.Duration) {
+	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) +
+		"; HttpOnly; SameSite=Lax"
+	if c.secure {
 		cookie += "; Secure"
 	}
 	// One of a name is enough, where several blocks share it.
 	header := w.Header()
-	header["Set-Cookie"] = append(slices.DeleteFunc(header["Set-Cookie"], func(line string) bool {
-		return strings.HasPrefix(line, name+"=")
-	}), cookie)
+	header["Set-Cookie"] = append(withoutSetCookie(header, name), cookie)
 }
 
-// sentVar is where the first block of the module that a request meets keeps what
-// it takes out of it, for the others.
-const sentVar = "aventus_auth.sent"
-
-// sent is what a request came with, and who it is from by now. As a placeholder, it
-// is empty: what stands in it is for this module alone.
-type sent struct {
-	cookies, authorization []string                 // the lines of these headers
-	introduced             bool                     // the placeholders ask whoIs
-	whoIs                  func(string) (any, bool) // the last block's word
+// withoutSetCookie returns the lines of Set-Cookie that set no cookie of that name.
+func withoutSetCookie(header http.Header, name string) []string {
+	return slices.DeleteFunc(header["Set-Cookie"], func(line string) bool { return strings.HasPrefix(line, name+"=") })
 }
 
-func (*sent) String() string { return "" }
-
-// asSent returns what a request came with.
-func asSent(r *http.Request) *sent {
-	was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent)
-	if !ok {
-		was = &sent{cookies: r.Header["Cookie"], authorization: r.Header["Authorization"]}
-		caddyhttp.SetVar(r.Context(), sentVar, was)
+// takeBack takes the session's cookie out of an answer again.
+func (c *cookies) takeBack(header http.Header) {
+	if lines := withoutSetCookie(header, c.session); len(lines) > 0 {
+		header["Set-Cookie"] = lines
+	} else {
+		delete(header, "Set-Cookie")
 	}
-	return was
 }
 
-// takeCookies takes the module's own cookies out of the request.
-func (h *Handler) takeCookies(r *http.Request) {
-	lines, own := r.Header["Cookie"], h.peers.cookieNames(h)
+// clears reports whether an answer deletes a cookie of the module's.
+func (c *cookies) clears(header http.Header) bool {
+	return slices.ContainsFunc(header["Set-Cookie"], func(line string) bool {
+		name, rest, _ := strings.Cut(line, "=")
+		return strings.HasPrefix(rest, ";") && slices.Contains(c.own(), name)
+	})
+}
+
+// takeFrom takes the module's own cookies out of a request.
+func (c *cookies) takeFrom(r *http.Request) {
+	lines, own := r.Header["Cookie"], c.own()
 	kept := make([]string, 0, len(lines))
 	for _, line := range lines {
 		if line = withoutCookies(line, own); line != "" {

@@ -14,12 +14,16 @@ import (
 // module's JSON documentation. Each field has one, which says what holds without it,
 // and its JSON name is its own, in Caddy's spelling.
 func TestFieldDocs(t *testing.T) {
-	file, err := parser.ParseFile(token.NewFileSet(), "module.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"module.go", "config.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
 	documented := 0
-	for _, decl := range file.Decls {
+	for _, decl := range decls {
 		types, ok := decl.(*ast.GenDecl)
 		if !ok || types.Tok != token.TYPE {
 			continue
@@ -34,12 +38,13 @@ func TestFieldDocs(t *testing.T) {
 				t.Errorf("the comment of %s does not begin with its name", spec.Name)
 			}
 			for _, field := range fields.Fields.List {
-				if !field.Names[0].IsExported() {
+				if len(field.Names) == 0 || !field.Names[0].IsExported() { // Config, embedded, has fields of its own
 					continue
 				}
 				documented++
 				name := spec.Name.Name + "." + field.Names[0].Name
-				if doc := field.Doc.Text(); !strings.Contains(strings.Join(strings.Fields(doc), " "), "Default: ") && !strings.Contains(doc, "Required.") {
+				if doc := field.Doc.Text(); !strings.Contains(strings.Join(strings.Fields(doc), " "), "Default: ") &&
+					!strings.Contains(doc, "Required.") {
 					t.Errorf("%s has neither a default nor is it required: %q", name, doc)
 				}
 				tag := reflect.StructTag(strings.Trim(field.Tag.Value, "`")).Get("json")

@@ -3,222 +3,200 @@ package aventusauth
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
-	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 )
 
-// verifiedTokens is how many tokens of API clients a handler remembers as verified,
-// at a few kilobytes each.
-const verifiedTokens = 4096
-
-var (
-	errBearer = failure{http.StatusUnauthorized, "invalid_token", "The access token is not valid here."}
-	errScope  = failure{http.StatusForbidden, "insufficient_scope", "You are signed in, but may not go here."}
-	errClaim  = failure{http.StatusForbidden, "insufficient_claim", "You are signed in, but may not go here."}
-)
-
-// refusal says why a request gets no further, and what its WWW-Authenticate header
-// is to say (RFC 6750, section 3), if anything.
-type refusal struct {
-	failure
-	challenge string
-	cause     error
-	session   *session // whose request it is; nil if that is not known
+// identity is the person or the API client that a request is from: the person of a session, or a client
+// with a token of its own. The zero identity belongs to an anonymous request.
+type identity struct {
+	*grant
+	session *keptSession // nil for an API client
+	ends    time.Time    // when it ends, if the session is not used until then
+	keys    any          // the version of the keys that an API client's token was verified with
 }
 
-// identify returns who a request is from: whose session it has or, with
-// accept_bearer, whose token it brings itself. Nobody is nil.
-func (h *Handler) identify(r *http.Request, at site, was *sent) (*session, *refusal) {
-	s, err := h.loadSession(r.Context(), at, was.cookies)
+func (id identity) isAnonymous() bool { return id.grant == nil }
+
+// bearerToken is an API client's own token that was verified.
+type bearerToken struct {
+	grant
+	verified, expires time.Time
+	keys              any // the version of the keys that it was verified with
+}
+
+// reader finds the identity of a request. It reads sessions and tokens as they are, and renews nothing.
+type reader struct {
+	sessions sessionReader
+	bearers  *bearers // nil: API clients are not let in
+	now      func() time.Time
+}
+
+// sessionReader is what of the keeper of sessions is read.
+type sessionReader interface {
+	load(ctx context.Context, at site, cookies []string) (*keptSession, error)
+	endOf(k *keptSession) time.Time
+}
+
+// read returns the identity of a request: its session's or, with accept_bearer, that of the token that
+// it brings itself. The session's token may have died.
+func (rd *reader) read(ctx context.Context, at site, was *sent) (identity, *refusal) {
+	k, err := rd.sessions.load(ctx, at, was.cookies)
 	if err != nil {
-		return nil, &refusal{failure: errStorage, cause: err}
+		return identity{}, &refusal{failure: errStorage, cause: err}
 	}
-	if s != nil {
-		var refused *refusal
-		if s, refused = h.renewed(r.Context(), at, s); refused != nil {
-			return nil, refused
-		}
-		if s == nil {
-			sessionsRefused.WithLabelValues(h.cfg.label, "expired").Inc()
-		}
-	}
-	if s == nil && h.cfg.acceptBearer {
-		return h.identifyBearer(r.Context(), was.authorization)
-	}
-	return s, nil
+	return rd.identityOf(ctx, k, was)
 }
 
-// identifyBearer returns who a request is from by the token in the lines of its
-// Authorization header, as something like a session that is kept nowhere.
-func (h *Handler) identifyBearer(ctx context.Context, lines []string) (*session, *refusal) {
-	if !slices.ContainsFunc(lines, isBearer) {
-		return nil, nil
+// readLive is read, but ignores a session whose token has expired.
+func (rd *reader) readLive(ctx context.Context, at site, was *sent) (identity, *refusal) {
+	k, err := rd.sessions.load(ctx, at, was.cookies)
+	if err != nil {
+		return identity{}, &refusal{failure: errStorage, cause: err}
 	}
-	refused := &refusal{failure: errBearer, challenge: `Bearer error="invalid_token"`}
+	if k != nil && !isAlive(k.session, rd.now()) {
+		k = nil
+	}
+	return rd.identityOf(ctx, k, was)
+}
+
+// identityOf returns the identity of a session or, if that is nil, of what else the request brings.
+func (rd *reader) identityOf(ctx context.Context, k *keptSession, was *sent) (identity, *refusal) {
+	if k != nil {
+		return identity{grant: &k.grant, session: k, ends: rd.sessions.endOf(k)}, nil
+	}
+	if rd.bearers != nil {
+		return rd.bearers.identify(ctx, was.authorization)
+	}
+	return identity{}, nil
+}
+
+// identifier finds the identity of a request, and renews the token of its session where that is due.
+type identifier struct {
+	reader
+	renewer *renewer
+	meter   *meter
+}
+
+// identify returns the identity of a request, and renews the session's token if that is due. A request that
+// is fetched ahead begins no renewal, as long as the token is good.
+func (i *identifier) identify(r *http.Request, at site, was *sent) (identity, *refusal) {
+	k, err := i.sessions.load(r.Context(), at, was.cookies)
+	if err != nil {
+		return identity{}, &refusal{failure: errStorage, cause: err}
+	}
+	if k != nil && !(isFetchedAhead(r) && isAlive(k.session, i.now())) {
+		var refused *refusal
+		if k, refused = i.renewer.keepAlive(r.Context(), at, k); refused != nil {
+			return identity{}, refused
+		}
+		if k == nil {
+			i.meter.sessionOver("expired")
+		}
+	}
+	return i.identityOf(r.Context(), k, was)
+}
+
+// bearers are the API clients that send a token of their own.
+type bearers struct {
+	tokens   *aventus.TokenVerifier
+	keys     *aventus.KeySet                    // of tokens
+	verified *lru.Cache[[32]byte, *bearerToken] // the tokens that were good
+	now      func() time.Time
+}
+
+// isWithdrawn reports whether a token that was good by a version of the keys is not any more. The version
+// becomes that by which it is.
+func (b *bearers) isWithdrawn(ctx context.Context, g *grant, keys *any) bool {
+	current := b.keys.Version()
+	if current == *keys {
+		return false
+	}
+	_, _, err := b.tokens.Verify(ctx, g.token())
+	if err == nil {
+		*keys = current
+	}
+	return errors.Is(err, aventus.ErrToken)
+}
+
+// identify returns the identity of an API client, by the token in the lines of its
+// Authorization header.
+func (b *bearers) identify(ctx context.Context, lines []string) (identity, *refusal) {
+	if !slices.ContainsFunc(lines, isBearer) {
+		return identity{}, nil
+	}
+	refused := &refusal{failure: errBearer}
 	if len(lines) != 1 { // which of them would an upstream believe?
 		refused.cause = errors.New("there is more than one Authorization header")
-		return nil, refused
+		return identity{}, refused
 	}
-	token := strings.Trim(lines[0][len("Bearer"):], " ")
-	key := sha256.Sum256([]byte(token))
-	if s, ok := h.verified.Get(key); ok && h.now().Before(s.expires) {
-		return s, nil
+	scheme, token, _ := strings.Cut(lines[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		refused.cause = errors.New("its Authorization names Bearer, and is of another scheme, or of none")
+		return identity{}, refused
 	}
-	_, expires, err := h.tokens.Verify(ctx, token)
-	if err == nil && !h.now().Before(expires) {
+	token = strings.Trim(token, " ")
+	key, now := sha256.Sum256([]byte(token)), b.now()
+	keys := b.keys.Version() // before they are used: others may come meanwhile
+	// A clock that was set back may be before the token's nbf, and the key that signed it may have been
+	// withdrawn: then it is verified again.
+	if t, ok := b.verified.Get(key); ok && now.Before(t.expires) && !now.Before(t.verified) && t.keys == keys {
+		return identity{grant: &t.grant, ends: t.expires, keys: t.keys}, nil
+	}
+	_, expires, err := b.tokens.Verify(ctx, token)
+	if err == nil && !b.now().Before(expires) {
 		err = fmt.Errorf("%w: it has expired", aventus.ErrToken) // within the leeway
 	}
 	if errors.Is(err, aventus.ErrToken) {
 		refused.cause = err
-		return nil, refused
+		return identity{}, refused
 	}
 	if err != nil {
-		return nil, &refusal{failure: failureOf(kindOf(err)), cause: err}
+		return identity{}, &refusal{failure: failureOf(kindOf(err)), cause: err}
 	}
-	s := &session{expires: expires, bearer: bearer + token, isBearer: true}
-	h.verified.Add(key, s)
-	return s, nil
+	t := &bearerToken{grant: grant{bearer: bearer + token}, verified: now, expires: expires, keys: keys}
+	b.verified.Add(key, t)
+	return identity{grant: &t.grant, ends: expires, keys: keys}, nil
 }
 
-// isBearer reports whether an Authorization header is of the Bearer scheme, whose
-// case is free (RFC 9110, section 11.1).
+// isBearer reports whether an app may take an Authorization header for one of the Bearer scheme, whose case
+// is free (RFC 9110, section 11.1). Some end the scheme's name at other blanks than a space, take a comma for
+// the end of a line, or look for the name anywhere.
 func isBearer(line string) bool {
-	scheme, _, _ := strings.Cut(line, " ")
-	return strings.EqualFold(scheme, "Bearer")
-}
-
-// lacks returns what keeps someone who is known from going on, or nil.
-func (h *Handler) lacks(s *session) *refusal {
-	if len(h.cfg.requireScope) > 0 {
-		granted := s.accessClaims().Grants(s.scope, h.asked(s))
-		for _, scope := range h.cfg.requireScope {
-			if slices.Contains(granted, scope) {
-				continue
-			}
-			refused := &refusal{failure: errScope, session: s}
-			refused.description = fmt.Sprintf("You are signed in, but lack the scope %s.", scope)
-			if s.isBearer {
-				refused.challenge = fmt.Sprintf(`Bearer error="insufficient_scope", scope="%s"`, strings.Join(h.cfg.requireScope, " "))
-			}
-			return refused
+	words := strings.FieldsFuncSeq(line, func(r rune) bool { return !httpguts.IsTokenRune(r) })
+	for word := range words {
+		if strings.EqualFold(word, "Bearer") {
+			return true
 		}
 	}
-	for _, req := range h.cfg.requireClaim {
-		_, has, _ := s.claim(req.Claim)
-		if !slices.ContainsFunc(req.Values, func(value string) bool { return slices.Contains(has, value) }) {
-			refused := &refusal{failure: errClaim, session: s}
-			refused.description = fmt.Sprintf("You are signed in, but your account lacks what is needed here (%s).", req.Claim)
-			return refused
-		}
-	}
-	return nil
+	return false
 }
 
-// asked returns the scopes that a token was asked for with, as far as that is known.
-func (h *Handler) asked(s *session) []string {
-	if s.isBearer {
-		return nil
+// known returns the value of a placeholder {http.auth.user.*} by its name. The claims are parsed when the
+// first of them is asked for.
+func (id identity) known(name string) any {
+	switch name {
+	case "id":
+		return id.subject()
+	case "scope":
+		return scopeOf(id)
 	}
-	return h.cfg.Scopes
+	if value, ok := id.claim(name); ok {
+		return value
+	}
+	return ""
 }
 
-// introduce sets the placeholders that tell who a request is from; for nobody they
-// are empty. The claims are parsed when a placeholder is asked for.
-func (h *Handler) introduce(r *http.Request, was *sent, s *session) {
-	was.whoIs = func(key string) (any, bool) {
-		name, ok := strings.CutPrefix(key, "http.auth.user.")
-		switch {
-		case !ok:
-			return nil, false
-		case s == nil:
-			return "", true
-		case name == "id":
-			return s.subject(), true
-		case name == "scope":
-			return h.scopeOf(s), true
-		}
-		if value, _, ok := s.claim(name); ok {
-			return value, true
-		}
-		return "", true
-	}
-	// Of several blocks, the last one set the token that goes on; the placeholders
-	// say who that is.
-	if !was.introduced {
-		was.introduced = true
-		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-		repl.Map(func(key string) (any, bool) { return was.whoIs(key) })
-	}
-}
-
-// scopeOf returns the scopes that someone was granted.
-func (h *Handler) scopeOf(s *session) string {
-	return strings.Join(s.accessClaims().Scopes(s.scope, h.asked(s)), " ")
-}
-
-// serveProfile tells a page's script who it is that looks at it.
-func (h *Handler) serveProfile(w http.ResponseWriter, r *http.Request) error {
-	if method := original(r).Method; method != http.MethodGet && method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		return h.fail(w, r, errMethod, nil)
-	}
-	at, err := h.site(r)
-	if err != nil {
-		return h.fail(w, r, errBadHost, err)
-	}
-	s, refused := h.identify(r, at, asSent(r))
-	if refused != nil {
-		return h.refuse(w, r, refused)
-	}
-	if s == nil {
-		return h.refuse(w, r, &refusal{failure: errLoginRequired, challenge: "Bearer"})
-	}
-	body, err := json.Marshal(struct {
-		Sub       string        `json:"sub"`
-		Scope     string        `json:"scope"`
-		ExpiresAt time.Time     `json:"expires_at"`
-		Claims    claims.Claims `json:"claims"`
-	}{s.subject(), h.scopeOf(s), h.endOf(s).UTC(), s.claims()})
-	if err != nil {
-		return h.fail(w, r, errInternal, err)
-	}
-	h.noStore(w)
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	_, err = w.Write(body)
-	return err
-}
-
-// refuse ends a request with what keeps it from going on.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refused *refusal) error {
-	if refused.code != errLoginRequired.code {
-		h.countRefusal(refused)
-	}
-	if refused.code == errRenewal.code {
-		w.Header().Set("Retry-After", strconv.Itoa(int(retryRenewal/time.Second)))
-	}
-	if refused.challenge != "" {
-		w.Header().Set("WWW-Authenticate", refused.challenge)
-	}
-	return h.fail(w, r, refused.failure, refused.cause)
-}
-
-// kindOf returns the kind of an error that kept a token from being verified.
-func kindOf(err error) aventus.Kind {
-	var e *aventus.Error
-	if errors.As(err, &e) {
-		return e.Kind
-	}
-	return aventus.Unreachable
+// scopeOf returns the scopes that an identity was granted, separated by spaces.
+func scopeOf(id identity) string {
+	return strings.Join(id.accessClaims().Scopes(id.scope), " ")
 }

@@ -5,40 +5,156 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// protects reports whether the matcher, if there is one, matches the request: its
-// path as Caddy reads it, or as another server may.
-func (h *Handler) protects(r *http.Request) (bool, error) {
-	if len(h.matchers) == 0 {
+// matching tells which requests are protected. Without matchers, all are.
+type matching struct{ sets caddyhttp.MatcherSets }
+
+// protects reports whether the matcher, if there is one, matches the request: its method,
+// host and path as Caddy reads them, or as another server may. A method has upper and
+// lower case (RFC 9110, section 9.1), but frameworks take post for POST (Django, Symfony).
+func (m *matching) protects(r *http.Request) (bool, error) {
+	if len(m.sets) == 0 {
 		return true, nil
 	}
-	matches, err := h.matchers.AnyMatchWithError(r)
+	matches, err := m.matchesHost(r)
+	method := strings.ToUpper(r.Method)
+	if matches || err != nil || method == r.Method {
+		return matches, err
+	}
+	defer replaceMethod(r, method)()
+	return m.matchesHost(r)
+}
+
+// replaceMethod gives a request another method, and its placeholders too, as replaceHost does.
+func replaceMethod(r *http.Request, method string) (undo func()) {
+	sent := r.Method
+	r.Method = method
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	placeholders := map[string]string{
+		"http.request.method": method, "http.request.orig_method": strings.ToUpper(original(r).Method),
+	}
+	for name, value := range placeholders {
+		repl.Set(name, value)
+	}
+	return func() {
+		r.Method = sent
+		for name := range placeholders {
+			repl.Delete(name)
+		}
+	}
+}
+
+// matchesHost reports whether the matcher matches the request by its host. A host name has no upper and
+// lower case (RFC 4343), and with a dot at its end it is the same, fully qualified. What is no host and
+// port, such as a.test:80:80, is a.test to whoever cuts it at the first colon: it matches.
+func (m *matching) matchesHost(r *http.Request) (bool, error) {
+	matches, err := m.matchesPath(r)
 	if matches || err != nil {
 		return matches, err
 	}
-	paths, all := readings(r.URL)
-	for _, path := range paths {
-		other := r.WithContext(r.Context())
-		other.URL = &url.URL{Scheme: r.URL.Scheme, Host: r.URL.Host, Path: path, RawQuery: r.URL.RawQuery}
-		if matches, err = h.matchers.AnyMatchWithError(other); matches || err != nil {
+	host, port := splitHost(r.Host)
+	if r.Host != "" && (hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "") {
+		return true, nil
+	}
+	plain := strings.ToLower(withoutFinalDot(host))
+	if plain == host {
+		return false, nil
+	}
+	defer replaceHost(r, plain, port)()
+	return m.matchesPath(r)
+}
+
+// replaceHost gives a request another host, and its placeholders too: they may refer to
+// another copy of the request. It returns what undoes that.
+func replaceHost(r *http.Request, host, port string) (undo func()) {
+	sent := r.Host
+	r.Host = host + port
+	placeholders := map[string]string{"http.request.host": host, "http.request.hostport": r.Host}
+	labels := strings.Split(host, ".")
+	for i, label := range labels {
+		placeholders["http.request.host.labels."+strconv.Itoa(len(labels)-1-i)] = label
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for name, value := range placeholders {
+		repl.Set(name, value)
+	}
+	return func() {
+		r.Host = sent
+		for name := range placeholders {
+			repl.Delete(name)
+		}
+	}
+}
+
+// matchesPath reports whether the matcher matches the request by one of the readings of
+// its path, or of the path before any rewrite.
+func (m *matching) matchesPath(r *http.Request) (bool, error) {
+	matches, err := m.sets.AnyMatchWithError(r)
+	if matches || err != nil {
+		return matches, err
+	}
+	matches, err = m.matchesReading(r, r.URL, "http.request.uri")
+	if matches || err != nil {
+		return matches, err
+	}
+	return m.matchesReading(r, original(r).URL, "http.request.orig_uri")
+}
+
+// matchesReading reports whether the matcher matches the request when the path of u, one
+// of the request's URLs, is replaced by another reading of it. The replacement is made in
+// place, since placeholders refer to the URLs that the request came with, and not to
+// those of a copy. The placeholder for the whole URI has its own copy.
+func (m *matching) matchesReading(r *http.Request, u *url.URL, placeholder string) (matches bool, err error) {
+	paths, all := readings(u)
+	if !all {
+		return true, nil
+	}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	uri, _ := repl.GetString(placeholder)
+	sent := *u
+	defer func() {
+		*u = sent
+		repl.Delete(placeholder)
+	}()
+	for i, path := range paths {
+		u.Path, u.RawPath = path, ""
+		reading := u.RequestURI()
+		if i == 0 && reading == uri {
+			continue // the matcher has seen it
+		}
+		repl.Set(placeholder, reading)
+		if matches, err = m.sets.AnyMatchWithError(r); matches || err != nil {
 			return matches, err
 		}
 	}
-	return !all, nil
+	return false, nil
 }
 
-// maxReadings is more than any path has that somebody has not thought up.
-const maxReadings = 16
-
-// readings returns what else servers make of a path that Caddy reads in its own way,
+// readings returns what servers make of a path that Caddy reads in its own way,
 // for the next one may be the app: some decode it twice, or not where that would
 // change its structure; take backslashes for slashes; take what follows a semicolon
-// for a parameter, and no part of a name; or end it where a URL's path would end. It
-// reports false where there are too many to go through.
+// for a parameter, and no part of a name; end it where a URL's path would end; resolve
+// it as a URL reference, in which two slashes introduce a host; or take what follows the
+// name of a script for the path. It reports false where there are too many to go through,
+// and for a target without a path (http:x), which upstreams are sent as it is.
+//
+// The first is the path as Caddy reads it: {uri} has the client's spelling of it. The
+// last are without dot segments and repeated slashes, which Caddy's path matcher removes
+// by itself, and a matcher that asks by placeholder does not.
 func readings(u *url.URL) (paths []string, all bool) {
+	if u.Opaque != "" {
+		return nil, false
+	}
 	paths = []string{u.Path}
+	if !strings.HasPrefix(u.Path, "/") { // "" or "*", with any method
+		paths = append(paths, "/"+u.Path) // which is what a client of an upstream makes of it, or an app
+	}
 	add := func(path string) {
 		if !slices.Contains(paths, path) {
 			paths = append(paths, path)
@@ -49,7 +165,8 @@ func readings(u *url.URL) (paths []string, all bool) {
 	}
 	for i := 0; i < len(paths); i++ {
 		path := paths[i]
-		if !strings.ContainsAny(path, "%\\;#?\x00") {
+		script := indexScript(path)
+		if !strings.ContainsAny(path, "%\\;#?\x00") && !strings.Contains(path, "//") && script < 0 {
 			continue
 		}
 		if len(paths) > maxReadings {
@@ -61,11 +178,30 @@ func readings(u *url.URL) (paths []string, all bool) {
 		if end := strings.IndexAny(path, "#?\x00"); end >= 0 {
 			add(path[:end])
 		}
+		if strings.Contains(path, "//") {
+			add(caddyhttp.CleanPath(path, false)) // dot segments may stand before the slashes
+		}
+		if strings.HasPrefix(path, "//") {
+			add(withoutAuthority(path))
+		}
+		if script >= 0 {
+			dir, rest := path[:strings.LastIndexByte(path[:script], '/')+1], path[script:]
+			add(dir + strings.TrimPrefix(rest, "/"))
+			if rest != "" {
+				add("/" + strings.TrimPrefix(rest, "/"))
+			}
+		}
 	}
-	return paths[1:], true // the matcher has seen the first
+	for _, path := range paths {
+		if strings.HasPrefix(path, "/") {
+			add(caddyhttp.CleanPath(path, true))
+		}
+	}
+	return paths, true
 }
 
-// keepEscaped has what makes the structure of a path outlast a decoding.
+// keepEscaped escapes the characters that structure a path once more, so that they are still escaped after
+// one decoding.
 var keepEscaped = strings.NewReplacer(
 	"%00", "%2500", "%23", "%2523", "%25", "%2525", "%2e", "%252e", "%2E", "%252E", "%2f", "%252f", "%2F", "%252F",
 	"%3b", "%253b", "%3B", "%253B", "%3f", "%253f", "%3F", "%253F", "%5c", "%255c", "%5C", "%255C",
@@ -90,6 +226,27 @@ func unescape(s string) string {
 		b = append(b, first...)
 	}
 	return string(b)
+}
+
+// withoutAuthority returns the path of a URL reference that begins with two slashes: what
+// stands behind its host (RFC 3986, section 4.2). Further slashes in front of the host are
+// skipped, as by the WHATWG's URL parser (https://url.spec.whatwg.org/#special-authority-ignore-slashes-state).
+func withoutAuthority(path string) string {
+	_, behind, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	return "/" + behind
+}
+
+// indexScript returns where the name of a PHP script ends in a path, or -1 without one. What
+// follows is the PATH_INFO, as php_fastcgi splits it (RFC 3875, section 4.1.5), and frameworks with a
+// front controller take it for the path: /index.php/private is /private.
+func indexScript(path string) int {
+	const extension = ".php"
+	for i := 0; i+len(extension) <= len(path); i++ {
+		if strings.EqualFold(path[i:i+len(extension)], extension) {
+			return i + len(extension)
+		}
+	}
+	return -1
 }
 
 // withoutParameters returns a path without the parameters of its segments (RFC 3986,

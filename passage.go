@@ -1,103 +1,92 @@
 package aventusauth
 
 import (
+	"bufio"
 	"context"
-	"io"
+	"net"
 	"net/http"
-	"net/textproto"
-	"strings"
+	"reflect"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/encode"
 	"golang.org/x/net/http/httpguts"
 )
 
-// takeTunnel has a request ask an upstream for a WebSocket, or for no upgrade at all.
-// Caddy passes every upgrade on, and in what some of them open (h2c, TLS) further
-// requests would go past us, with any path and any identity. It also goes for what
-// the matcher leaves out.
-func takeTunnel(r *http.Request) {
-	if lines, ok := r.Header["Upgrade"]; !ok {
-		return
-	} else if httpguts.HeaderValuesContainsToken(lines, "websocket") {
-		r.Header["Upgrade"] = []string{"websocket"}
+// passage hands a request to the next handler, and makes its answer private to this visitor.
+type passage struct {
+	cookies      *cookies
+	tokenHeader  string // where the token goes on; empty: nowhere
+	takesBearers bool   // API clients may bring a token of their own
+	streams      *streams
+	vary         []string // the request headers that tell visitors apart
+}
+
+// introduce removes the client's own statements about its identity from a request, and sets the placeholders
+// of the identity that was found.
+func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
+	kept := ps.ownAuthorization(r, id)
+	stripIdentity(r, ps.cookies, ps.tokenHeader)
+	if kept != nil {
+		r.Header["Authorization"] = kept
+	}
+	if id.isAnonymous() {
+		was.introduce(r, nil, nil)
 	} else {
-		delete(r.Header, "Upgrade")
+		was.introduce(r, id.known, id.claim)
 	}
 }
 
-// takeIdentity takes everything out of a request that says, or could say, who
-// sent it: the next handler is told by us, or not at all. What is still needed of it
-// has to be in asSent by then.
-func (h *Handler) takeIdentity(r *http.Request) {
-	delete(r.Header, "Authorization")
-	h.takeCookies(r)
+// ownAuthorization returns what goes on of the client's own Authorization: nothing, unless the token
+// goes on elsewhere. Of a Bearer token that was to be verified and was not, since a session came first,
+// the next handler would believe that it was.
+func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
+	lines := r.Header["Authorization"]
+	if ps.tokenHeader == "Authorization" ||
+		httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Authorization") ||
+		ps.takesBearers && id.session != nil && slices.ContainsFunc(lines, isBearer) {
+		return nil
+	}
+	return lines
+}
 
-	// What Connection names is removed on the way to an upstream (RFC 9110,
-	// section 7.6.1), after us: by then it could be our header, or one that the
-	// site makes of it. It means what the client sent, so that goes now.
-	if lines, ok := r.Header["Connection"]; ok {
-		var kept []string
-		for _, line := range lines {
-			for option := range strings.SplitSeq(line, ",") {
-				option = textproto.TrimString(option)
-				switch strings.ToLower(option) {
-				case "":
-				case "close", "keep-alive", "upgrade", "te":
-					kept = append(kept, option)
-				default:
-					r.Header.Del(option)
-				}
-			}
-		}
-		if kept == nil {
-			delete(r.Header, "Connection")
-		} else {
-			r.Header["Connection"] = kept
+// letThrough calls the next handler, with the token of the identity. That is the zero one for an
+// anonymous request. The identity has to be introduced by then.
+func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identity, next caddyhttp.Handler) error {
+	if !id.isAnonymous() {
+		switch ps.tokenHeader {
+		case "":
+		case "Authorization":
+			r.Header["Authorization"] = []string{id.bearer}
+		default:
+			r.Header[ps.tokenHeader] = []string{id.token()}
 		}
 	}
-
-	// Trailers come after the body, long after us, and are forwarded too.
-	_, guarded := r.Body.(*trailerGuard) // by another block, say
-	if r.Body != nil && r.ContentLength != 0 && !guarded {
-		delete(r.Trailer, "Authorization")
-		r.Body = &trailerGuard{ReadCloser: r.Body, request: r}
-	}
-}
-
-// trailerGuard takes an Authorization out of the trailers when they have come.
-type trailerGuard struct {
-	io.ReadCloser
-	request *http.Request
-}
-
-func (g *trailerGuard) Read(p []byte) (int, error) {
-	n, err := g.ReadCloser.Read(p)
-	if err != nil {
-		delete(g.request.Trailer, "Authorization")
-	}
-	return n, err
-}
-
-// letThrough calls the next handler, whose answer is for this visitor alone. The
-// session is nil for nobody's request.
-func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, s *session, next caddyhttp.Handler) error {
-	own := &privateWriter{ResponseWriter: w, handler: h, session: s}
+	own := &privateWriter{ResponseWriter: w, passage: ps, identity: id}
 	_, own.sealed = w.Header()["Set-Cookie"]
-	if s != nil && isStream(r) {
+	// A stream that shows only by its answer can be ended later over HTTP/1.1. Over HTTP/2 it could only be
+	// reset (see endInOrder), and over HTTP/3 not even that.
+	if streams := isStream(r); !id.isAnonymous() && (streams || r.ProtoMajor >= 2) {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
-		r = r.WithContext(ctx)
-		own.stream = h.newStream(w, s, cancel)
+		r, own.cancel = r.WithContext(ctx), cancel
+		if streams {
+			own.stream = ps.streams.open(w, id, cancel)
+		}
 	}
 	defer own.close()
+	defer own.endInOrder()
 	err := next.ServeHTTP(own, r)
-	own.makePrivate() // what nobody has written yet: an error's page, or nothing
+	if err != nil && !own.wroteHeader {
+		// The error routes do not write by way of us, and may have caches keep what they
+		// write. The next request seals the session anew.
+		ps.cookies.takeBack(w.Header())
+	}
+	own.makePrivate() // if nothing was written: what follows is an error's page, or no body
 	return err
 }
 
-// privateWriter keeps shared caches from giving one visitor's page to another:
-// what does not say itself who may store it is private (RFC 9111, section
-// 5.2.2.7), and what may be stored is only for who sends the same (section 4.1).
+// privateWriter keeps shared caches from giving one visitor's page to another.
 //
 // It is no io.ReaderFrom, on purpose. Caddy 2.11's own, which is there unless
 // write_idle_timeout is off, wraps a file once too often for sendfile, and then has
@@ -105,10 +94,11 @@ func (h *Handler) letThrough(w http.ResponseWriter, r *http.Request, s *session,
 // of Write, a page costs a third less, and a large file half: see bench.
 type privateWriter struct {
 	http.ResponseWriter
-	handler     *Handler
-	session     *session // nil: nobody's
-	sealed      bool     // the answer sets a cookie of ours
-	stream      *stream  // nil: none
+	passage     *passage
+	identity    identity
+	sealed      bool                    // the answer sets a cookie of ours
+	stream      *stream                 // nil: none
+	cancel      context.CancelCauseFunc // ends the request; may be nil
 	wroteHeader bool
 }
 
@@ -118,70 +108,35 @@ func (p *privateWriter) makePrivate() {
 	}
 	p.wroteHeader = true
 	header := p.Header()
-	if p.stream == nil && p.session != nil && strings.HasPrefix(header.Get("Content-Type"), "text/event-stream") {
-		p.stream = p.handler.newStream(p.ResponseWriter, p.session, nil)
+	if p.stream == nil && !p.identity.isAnonymous() && isEvents(header) {
+		p.stream = p.passage.streams.open(p.ResponseWriter, p.identity, p.cancel)
 	}
-	// First: Vary is there in most answers, and the header of a page has eight fields in
-	// all with the one that is added then. One more, or even a field that is set in a
-	// map of eight, and Go makes it a map of another kind, which costs a microsecond.
-	tellApart(header, p.handler.cfg.vary)
-	if _, ok := header["Set-Cookie"]; ok && p.sealed {
-		header["Cache-Control"] = []string{"no-store"} // whatever the site says: it holds a session
-		dropOverrides(header)
-	} else if says := header["Cache-Control"]; !saysForWhom(says) {
-		header["Cache-Control"] = []string{strings.Join(append(says, "private"), ", ")}
+	names := p.passage.vary
+	if isEncodedBy(p.ResponseWriter) {
+		names = append([]string{"Accept-Encoding"}, names...)
 	}
+	_, setsCookie := header["Set-Cookie"]
+	makePrivate(header, names, setsCookie && p.sealed)
 }
 
-// saysForWhom reports whether a Cache-Control says who may store an answer, and not
-// only for how long. The site was asked with an Authorization, where how long would
-// not let a shared cache keep the answer (RFC 9111, section 3.5); but the cache saw a
-// cookie, where it would.
-func saysForWhom(lines []string) bool {
-	for _, line := range lines {
-		for directive := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(directive, "=")
-			switch strings.ToLower(textproto.TrimString(name)) {
-			case "public", "s-maxage", "private", "no-store":
-				return true
-			}
+// isEncodedBy reports whether an encode in front will write an answer. It adds a line of
+// its own to Vary, unless Accept-Encoding is named already.
+func isEncodedBy(w http.ResponseWriter) bool {
+	for {
+		if t := reflect.TypeOf(w); t.Kind() == reflect.Pointer && t.Elem().PkgPath() == encodePackage {
+			return true
 		}
-	}
-	return false
-}
-
-// dropOverrides deletes what some shared caches heed before Cache-Control: nginx, what
-// RFC 9213 calls targeted (CDN-Cache-Control and its like), and its older kin. Expires
-// is for those that know no Cache-Control.
-func dropOverrides(header http.Header) {
-	for name := range header {
-		switch {
-		case name == "X-Accel-Expires", name == "Expires", name == "Surrogate-Control", name == "Edge-Control", strings.HasSuffix(name, "-Cache-Control"):
-			delete(header, name)
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return false
 		}
+		w = wrapper.Unwrap()
 	}
 }
 
-// tellApart adds to an answer's Vary. It is one line in the end: of several, some
-// caches heed the last one alone (nginx before 1.23).
-func tellApart(header http.Header, names []string) {
-	vary := header["Vary"]
-	if httpguts.HeaderValuesContainsToken(vary, "*") {
-		header["Vary"] = []string{"*"} // it is for this request alone
-		return
-	}
-	for _, name := range names {
-		if !httpguts.HeaderValuesContainsToken(vary, name) {
-			vary = append(vary, name)
-		}
-	}
-	if len(vary) > 1 {
-		vary = []string{strings.Join(vary, ", ")}
-	}
-	header["Vary"] = vary
-}
+var encodePackage = reflect.TypeFor[encode.Encode]().PkgPath()
 
-// close ends what goes on beside the request.
+// close ends the watch over a stream.
 func (p *privateWriter) close() {
 	if p.stream != nil {
 		p.stream.stop()
@@ -189,8 +144,13 @@ func (p *privateWriter) close() {
 }
 
 func (p *privateWriter) WriteHeader(status int) {
-	if status >= 200 { // before it, 1xx answers may come
+	if status >= 200 || status == http.StatusSwitchingProtocols {
 		p.makePrivate()
+	} else if cookies, ok := p.Header()["Set-Cookie"]; ok && p.sealed {
+		// The header of an informational response (RFC 9110, section 15.2) is all that is
+		// set so far. Our cookie belongs to the final response, with its no-store.
+		delete(p.Header(), "Set-Cookie")
+		defer func() { p.Header()["Set-Cookie"] = cookies }()
 	}
 	p.ResponseWriter.WriteHeader(status)
 }
@@ -215,4 +175,13 @@ func (p *privateWriter) Unwrap() http.ResponseWriter { return p.ResponseWriter }
 func (p *privateWriter) FlushError() error {
 	p.makePrivate()
 	return http.NewResponseController(p.ResponseWriter).Flush() //nolint:bodyclose
+}
+
+// Hijack is found by http.ResponseController.
+func (p *privateWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(p.ResponseWriter).Hijack() //nolint:bodyclose
+	if err == nil && p.stream != nil {
+		p.stream.tookOver(conn)
+	}
+	return conn, buffered, err
 }

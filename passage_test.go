@@ -1,27 +1,15 @@
 package aventusauth
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
-
-// saying returns the address of an app whose answers have the headers that the
-// query holds.
-func saying(t *testing.T) string {
-	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for name, values := range r.URL.Query() {
-			w.Header()[name] = values
-		}
-	}))
-	t.Cleanup(app.Close)
-	return strings.TrimPrefix(app.URL, "http://")
-}
 
 // TestFiles: a site of files answers behind the login as it does without one, whole or
 // in parts, with gzip in between or not.
@@ -41,7 +29,8 @@ func TestFiles(t *testing.T) {
 				t.Errorf("%q, https %v: HTTP/%d, unpacked %v", encode, https, whole.ProtoMajor, whole.Uncompressed)
 			}
 			if whole.body != file || whole.Header.Get("Cache-Control") != "private" {
-				t.Errorf("%q, https %v: %d bytes, and not %d; %v", encode, https, len(whole.body), len(file), whole.Header)
+				t.Errorf("%q, https %v: %d bytes, and not %d; %v", encode, https, len(whole.body), len(file),
+					whole.Header)
 			}
 			part := b.do("GET", "/file.txt", "Range", "bytes=1000000-1000003")
 			w.expect(part, http.StatusPartialContent)
@@ -58,64 +47,6 @@ func TestFiles(t *testing.T) {
 			if same.body != "" || same.Header.Get("Cache-Control") != "private" {
 				t.Errorf("%q, https %v: %q, %v", encode, https, same.body, same.Header)
 			}
-		}
-	}
-}
-
-// TestVaryIsOneLine: a cache that heeds but one line of Vary is not misled by the
-// others. nginx 1.22 takes the last one, which was Authorization: whoever came with
-// a cookie got the page of the first who did.
-func TestVaryIsOneLine(t *testing.T) {
-	for block, own := range map[string]string{"": "Cookie", "accept_bearer": "Cookie, Authorization"} {
-		w := newWorld(t, setup{block: block, caddyfile: "%s\nreverse_proxy " + saying(t)})
-		b := w.browser()
-		b.login("/")
-		for _, c := range []struct {
-			says []string
-			want string
-		}{
-			{nil, own},
-			{[]string{"Accept-Language"}, "Accept-Language, " + own},
-			{[]string{"Accept-Language", "X-Theme"}, "Accept-Language, X-Theme, " + own},
-			{[]string{"cookie"}, "cookie" + own[len("Cookie"):]},
-			{[]string{"*"}, "*"},
-			{[]string{"Accept-Language, *"}, "*"},
-		} {
-			a := b.get("/?" + url.Values{"Vary": c.says}.Encode())
-			w.expect(a, http.StatusOK)
-			if got := a.Header["Vary"]; len(got) != 1 || got[0] != c.want {
-				t.Errorf("%q: Vary %q, want %q", c.says, got, c.want)
-			}
-		}
-	}
-}
-
-// TestForHowLongIsNotForWhom: who says only how long a page is good has not said that
-// a shared cache may keep it. To a request with an Authorization, which the site sees
-// and the cache does not, that would be no leave (RFC 9111, section 3.5).
-func TestForHowLongIsNotForWhom(t *testing.T) {
-	w := newWorld(t, setup{caddyfile: "%s\nreverse_proxy " + saying(t)})
-	b := w.browser()
-	b.login("/")
-	for _, c := range []struct {
-		says []string
-		want string
-	}{
-		{nil, "private"},
-		{[]string{"max-age=60"}, "max-age=60, private"},
-		{[]string{"max-age=60", "immutable"}, "max-age=60, immutable, private"},
-		{[]string{"no-cache"}, "no-cache, private"},
-		{[]string{"max-age=60, must-revalidate"}, "max-age=60, must-revalidate, private"},
-		{[]string{`x="public"`}, `x="public", private`},
-		{[]string{"max-age=60, Public"}, "max-age=60, Public"},
-		{[]string{"s-maxage=60"}, "s-maxage=60"},
-		{[]string{"max-age=60 ,\tprivate"}, "max-age=60 ,\tprivate"},
-		{[]string{"no-store"}, "no-store"},
-	} {
-		a := b.get("/?" + url.Values{"Cache-Control": c.says}.Encode())
-		w.expect(a, http.StatusOK)
-		if got := a.Header["Cache-Control"]; len(got) != 1 || got[0] != c.want {
-			t.Errorf("%q: Cache-Control %q, want %q", c.says, got, c.want)
 		}
 	}
 }
@@ -142,12 +73,16 @@ func TestNoCacheIsToldOtherwise(t *testing.T) {
 	check := func(a answer, status int) {
 		t.Helper()
 		w.expect(a, status)
-		for _, name := range []string{"X-Accel-Expires", "Expires", "Surrogate-Control", "Edge-Control", "Cdn-Cache-Control", "Examplecdn-Cache-Control"} {
+		for _, name := range []string{
+			"X-Accel-Expires", "Expires", "Surrogate-Control", "Edge-Control", "Cdn-Cache-Control",
+			"Examplecdn-Cache-Control",
+		} {
 			if a.Header[name] != nil {
 				t.Errorf("%s: %q", name, a.Header[name])
 			}
 		}
-		if a.Header.Get("Cache-Control") != "no-store" || a.Header.Get("Vary") != "Cookie" || a.Header.Get("X-Site") == "" {
+		if a.Header.Get("Cache-Control") != "no-store" || a.Header.Get("Vary") != "Cookie" ||
+			a.Header.Get("X-Site") == "" {
 			t.Errorf("%v", a.Header)
 		}
 	}
@@ -185,4 +120,101 @@ func TestOutspokenSite(t *testing.T) {
 			t.Errorf("%s: %v", path, a.Header)
 		}
 	}
+}
+
+// TestPassIsPrivate: what nobody in particular was shown is not for somebody later.
+func TestPassIsPrivate(t *testing.T) {
+	w := newWorld(t, setup{block: "unauthenticated pass"})
+	a := w.browser().get("/")
+	w.expect(a, http.StatusOK)
+	if a.Header.Get("Cache-Control") != "private" || a.Header.Get("Vary") != "Cookie" {
+		t.Errorf("%v", a.Header)
+	}
+}
+
+// TestPrivateWriter: what is flushed is private before it is gone, and what comes
+// before the answer is not the answer.
+func TestPrivateWriter(t *testing.T) {
+	flushed := httptest.NewRecorder()
+	p := &privateWriter{ResponseWriter: flushed, passage: new(passage)}
+	if err := http.NewResponseController(p).Flush(); err != nil ||
+		flushed.Result().Header.Get("Cache-Control") != "private" {
+		t.Errorf("flushed: %v %v", err, flushed.Result().Header)
+	}
+	hinted := httptest.NewRecorder()
+	p = &privateWriter{ResponseWriter: hinted, passage: new(passage)}
+	p.WriteHeader(http.StatusEarlyHints)
+	p.Header().Add("Cache-Control", "public")
+	p.WriteHeader(http.StatusOK)
+	if got := p.Header()["Cache-Control"]; len(got) != 1 || got[0] != "public" {
+		t.Errorf("after 103: %q", got)
+	}
+	pushing := &pusher{ResponseWriter: httptest.NewRecorder()}
+	var w http.ResponseWriter = &privateWriter{ResponseWriter: pushing, passage: new(passage)}
+	if _, ok := w.(io.ReaderFrom); ok {
+		t.Error("it is an io.ReaderFrom: see why it is none")
+	}
+	if err := w.(http.Pusher).Push("/style.css", nil); err != nil || pushing.target != "/style.css" {
+		t.Errorf("pushed %q: %v", pushing.target, err)
+	}
+}
+
+type pusher struct {
+	http.ResponseWriter
+	target string
+}
+
+func (p *pusher) Push(target string, _ *http.PushOptions) error {
+	p.target = target
+	return nil
+}
+
+// TestTokenHeader: the token goes on where token_header says, and the client's own Authorization as it came.
+func TestTokenHeader(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                             "bearer ",
+		"token_header authorization":   "bearer ",
+		"token_header x-access-token":  "bare own",
+		"token_header off":             "own",
+		"token_header {env.TEST_NAME}": "own",
+	} {
+		t.Setenv("TEST_NAME", "off")
+		w := newWorld(t, setup{block: line})
+		b := w.browser()
+		b.login("/")
+		w.expect(b.do("GET", "/", "Authorization", "Basic b3duOmtleQ=="), http.StatusOK)
+		header := w.requests()[0].Header
+		got := ""
+		if strings.HasPrefix(header.Get("X-Access-Token"), "ey") {
+			got += "bare "
+		}
+		switch sent := header["Authorization"]; {
+		case len(sent) == 1 && strings.HasPrefix(sent[0], "Bearer ey"):
+			got += "bearer "
+		case len(sent) == 1 && sent[0] == "Basic b3duOmtleQ==":
+			got += "own"
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s: %v", line, got, want, header)
+		}
+	}
+}
+
+// TestPublicKeepsAuthorization: a webhook's sender that the matcher, or another handle, lets through keeps its
+// Authorization; so does one under `pass`, where the token goes on elsewhere.
+func TestPublicKeepsAuthorization(t *testing.T) {
+	const key = "Bearer the-sender's-key"
+	w := newWorld(t, setup{sites: func(w *world) string {
+		app := "\nreverse_proxy " + w.app + "\n"
+		return w.site + " {\n@site not path /hooks/* /other/* /passed/*\n" + w.directive("@site", "") + "\n" +
+			w.directive("/passed/*", "unauthenticated pass\ntoken_header off") + "\nhandle /other/* {" + app +
+			"}\nhandle {" + app + "}\n}"
+	}})
+	for _, path := range []string{"/hooks/x", "/other/x", "/passed/x"} {
+		w.expect(w.browser().do("POST", path, "Authorization", key), http.StatusOK)
+		if got := w.requests()[0].Header["Authorization"]; len(got) != 1 || got[0] != key {
+			t.Errorf("%s: %q", path, got)
+		}
+	}
+	w.expect(w.browser().do("POST", "/", "Authorization", key), http.StatusUnauthorized)
 }

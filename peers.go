@@ -1,79 +1,92 @@
 package aventusauth
 
 import (
-	"slices"
-	"sync"
+	"context"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
-// peers are the handlers of one config. They need to know of each other: one of
-// them gets the callbacks of all that share a redirect URI, and none may hand
-// another's cookies on.
+// peers holds what the blocks of one config share with each other.
 type peers struct {
-	mu       sync.RWMutex
-	handlers []*Handler
-	own      map[*Handler][]string // the names of the cookies of those at one host
+	names     cookieNames          // none may hand another's cookies on
+	errors    errorRoutesOfServers // read once for all
+	blocks    neighbours           // a logout ends the sessions of all at a host
+	resources resources            // one of them describes the others at its host
+	callbacks callbacks            // one of them gets the callbacks of all that have its redirect URI
+	handlers  roster[*Handler]     // for the doctor
 }
 
-// configs holds the peers of each config that is loaded, by what is new for each:
-// two of them are while one replaces the other.
+// join makes a block that is set up known to its peers.
+func (p *peers) join(h *Handler) {
+	p.names.join(h.house.settings.hosts, h.house.gate.answers.cookies)
+	p.blocks.join(h.house.own)
+	p.callbacks.join(h.house.handOvers)
+	if metadata := h.house.gate.metadata; metadata != nil {
+		p.resources.join(metadata.resource)
+	}
+	p.handlers.join(h)
+}
+
+// configs maps each loaded config to its peers. The key is the metrics registry, which Caddy creates
+// per config. There are two of them while one replaces the other.
 var configs = caddy.NewUsagePool()
 
-// join makes h one of the peers of the config that is being loaded.
-func (h *Handler) join(ctx caddy.Context) error {
+// joinPeers returns the peers of the config that is being loaded. The caller must call the returned
+// function when the config is unloaded.
+func joinPeers(ctx caddy.Context) (*peers, func() error, error) {
 	config := ctx.GetMetricsRegistry()
 	value, _, err := configs.LoadOrNew(config, func() (caddy.Destructor, error) { return new(peers), nil })
 	if err != nil {
+		return nil, nil, err
+	}
+	return value.(*peers), func() error {
+		_, err := configs.Delete(config)
 		return err
-	}
-	h.config, h.peers = config, value.(*peers)
-	h.peers.mu.Lock()
-	defer h.peers.mu.Unlock()
-	h.peers.handlers = append(h.peers.handlers, h)
-	return nil
+	}, nil
 }
 
-// cookieNames returns the names of the cookies that the module may have at the host
-// of h: its own, and those of its peers there.
-func (p *peers) cookieNames(h *Handler) []string {
-	p.mu.RLock()
-	own, ok := p.own[h]
-	p.mu.RUnlock()
-	if ok {
-		return own
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	own = []string{h.cfg.cookieName, h.cfg.bindingName}
-	for _, other := range p.handlers {
-		if other.cfg.host != h.cfg.host && other.cfg.host != anyHost && h.cfg.host != anyHost {
-			continue
-		}
-		for _, name := range []string{other.cfg.cookieName, other.cfg.bindingName} {
-			if !slices.Contains(own, name) {
-				own = append(own, name)
-			}
-		}
-	}
-	if p.own == nil {
-		p.own = make(map[*Handler][]string)
-	}
-	p.own[h] = own
-	return own
+// allNeighbours returns the blocks of all configs that are loaded.
+func allNeighbours() []*neighbour {
+	var all []*neighbour
+	configs.Range(func(_, value any) bool {
+		all = append(all, value.(*peers).blocks.list()...)
+		return true
+	})
+	return all
 }
 
-// sharing returns the handlers other than h that have its redirect URI.
-func (p *peers) sharing(h *Handler) []*Handler {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	var others []*Handler
-	for _, other := range p.handlers {
-		if other != h && other.cfg.redirectURI == h.cfg.redirectURI {
-			others = append(others, other)
-		}
+// longestLifetime returns how long a session of any block that is loaded may last.
+func longestLifetime() time.Duration {
+	longest := defaultLifetime
+	for _, n := range allNeighbours() {
+		longest = max(longest, n.keeper.lifetime)
 	}
-	return others
+	return longest
+}
+
+// longestOf returns a function that returns how long a session may last that was made by any block that is loaded
+// or, as far as its keys are those of the ring, by other instances and other configs on the same storage.
+func longestOf(ring *keyring.Ring) func(context.Context) time.Duration {
+	return func(ctx context.Context) time.Duration {
+		keep, err := ring.Keep(ctx)
+		if err != nil {
+			return maxLifetime // it cannot be told for now
+		}
+		return min(max(longestLifetime(), keep), maxLifetime)
+	}
+}
+
+// handlers returns the handlers of all configs that are loaded.
+func handlers() []*Handler {
+	var all []*Handler
+	configs.Range(func(_, value any) bool {
+		all = append(all, value.(*peers).handlers.list()...)
+		return true
+	})
+	return all
 }
 
 // Destruct implements caddy.Destructor. There is nothing to release.

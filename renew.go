@@ -1,102 +1,115 @@
 package aventusauth
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"net/http"
+	"slices"
+	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
+	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
-
-const (
-	// retryRenewal is how long a renewal that failed is not tried again, and what
-	// Retry-After says meanwhile.
-	retryRenewal = 10 * time.Second
-
-	// restartPause is the least time between two visits of one session that go
-	// through the authorization server to have the token renewed.
-	restartPause = time.Minute
-
-	// A note that a refresh token is being spent is believed when it still stands
-	// after so long: until then, who wrote it may only be waiting for the storage to
-	// record what came of it.
-	doubtful = retryRenewal
-
-	// recordFor is how long it is tried to write what the storage failed to take.
-	recordFor = 10 * time.Minute
-)
-
-// renewal is what a handler remembers of a session's attempts.
-type renewal struct {
-	notBefore atomic.Int64 // Unix seconds
-	doubted   atomic.Int64 // when the note was first seen, in Unix seconds
-	over      atomic.Bool  // the refresh token is not to be used any more
-}
 
 // errSpent says that a refresh token may have been used, by an instance that did
 // not live to record what came of it. To use it again would have the authorization
 // server revoke all that came of the login (RFC 9700, section 4.14.2).
-var errSpent = errors.New("the refresh token was sent before, and what came of it is not known")
+var errSpent = errors.New("the refresh token was sent before, and the result is not known")
 
-// renewFrom returns from when on a session's token is to be renewed: before its end
-// as the config says, or in the second half of its life where that is later.
-func (h *Handler) renewFrom(s *session) time.Time {
+// renewer renews the tokens of sessions by their refresh tokens. These fields are all that a renewal
+// may read and write.
+type renewer struct {
+	locks   certmagic.Locker    // one instance at a time renews a session, where it can
+	uses    renewalUses         // one instance sends a refresh token
+	records renewalRecords      // the session as it rests in the storage
+	memory  renewalMemory       // the session as this process remembers it, and its end, which all instances learn
+	flights *singleflight.Group // renewals under way, by session and token
+	tries   *attempts
+	server  renewalServer
+
+	before time.Duration // renew_before
+	now    func() time.Time
+	meter  *meter
+	logger *zap.Logger
+}
+
+type renewalRecords interface {
+	fetch(ctx context.Context, at site, d *handle) (*session, error)
+	put(ctx context.Context, at site, d *handle, s *session) error
+	putSealed(ctx context.Context, at site, d *handle, s *session) (record []byte, err error)
+	holds(ctx context.Context, d *handle, record []byte) bool
+	settled(d *handle) <-chan struct{}
+	delete(ctx context.Context, name string, expires time.Time) error
+}
+
+type renewalUses interface {
+	Use(ids ...records.ID) (first bool, err error)
+}
+
+type renewalMemory interface {
+	replace(k *keptSession, s *session) *keptSession
+	forget(k *keptSession)
+	lastOf(s *session) time.Time
+	hasEnded(s *session) bool
+	end(ctx context.Context, k *keptSession) error
+}
+
+type renewalServer interface {
+	refresh(ctx context.Context, refreshToken string) (*oauth2.Token, *aventus.Error)
+	verifyRenewed(ctx context.Context, s, next *session, idToken string) (limits, error)
+	revoke(ctx context.Context, s *session)
+}
+
+// dueFrom returns the moment from which a session's token is due for renewal: renew_before ahead of
+// its expiry, but not before half of its lifetime has passed.
+func (rn *renewer) dueFrom(s *session) time.Time {
 	half := s.tokenCame.Add(s.tokenEnds.Sub(s.tokenCame) / 2)
-	if before := s.tokenEnds.Add(-h.cfg.renewBefore); before.After(half) {
+	if before := s.tokenEnds.Add(-rn.before); before.After(half) {
 		return before
 	}
 	return half
 }
 
-// renewed returns a session with a token that lives: its own, or one that a refresh
-// brings. While the old one lives nobody waits, and a failure costs nothing. Nobody
-// and nothing means that the session is over.
-func (h *Handler) renewed(ctx context.Context, at site, s *session) (*session, *refusal) {
-	now := h.now()
-	if s.refresh == "" || now.Before(h.renewFrom(s)) {
-		return s, nil
+// keepAlive returns a session with a token that lives: its own, or one that a refresh brings. While
+// the old token lives, no request waits, and a failure costs nothing. If both results are nil, the
+// session is over.
+func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*keptSession, *refusal) {
+	now := rn.now()
+	alive := isAlive(k.session, now)
+	if k.refresh == "" || alive && now.Before(rn.dueFrom(k.session)) {
+		return k, nil
 	}
-	alive := now.Before(s.tokenEnds)
-	switch {
-	case s.renewal.over.Load() && alive:
-		return s, nil
-	case s.renewal.over.Load():
-		return nil, nil
-	case now.Unix() < s.renewal.notBefore.Load() && alive:
-		return s, nil
-	case now.Unix() < s.renewal.notBefore.Load():
+	// A pause never lies further ahead than it is long, unless the clock was set back.
+	if pause := rn.tries.of(k.id).notBefore.Sub(now); 0 < pause && pause <= retryRenewal {
+		if alive {
+			return k, nil
+		}
 		return nil, &refusal{failure: errRenewal}
 	}
 
-	// One renewal at a time for the whole of this session; the others share it.
-	// What is shared is what began with the same token: one that is just ending has
-	// no other to give.
-	flight := s.cookie.origin + string(s.handle.key[:]) + s.tokenCame.String()
-	result := h.renewals.DoChan(flight, func() (any, error) {
-		ctx := context.WithoutCancel(ctx)
-		next, err := h.renew(ctx, at, s)
-		if next != nil && !h.now().Before(next.tokenEnds) {
-			next, err = h.renew(ctx, at, next) // what another instance got has died since
-		}
-		return next, err
+	// There is one renewal of a session at a time, and other requests share its result. They share only
+	// a renewal that began with the same token: one that is just ending has no other token to give.
+	flight := k.name() + strconv.FormatInt(k.tokenCame.Unix(), 10)
+	result := rn.flights.DoChan(flight, func() (any, error) {
+		return rn.renew(context.WithoutCancel(ctx), at, k)
 	})
 	if alive {
-		return s, nil
+		return k, nil
 	}
 	select {
 	case r := <-result:
 		if r.Err != nil {
 			return nil, &refusal{failure: errRenewal, cause: r.Err}
 		}
-		next := r.Val.(*session)
-		if next != nil && !h.now().Before(next.tokenEnds) {
+		next := r.Val.(*keptSession)
+		if next != nil && !isAlive(next.session, rn.now()) {
 			return nil, &refusal{failure: errRenewal}
 		}
 		return next, nil
@@ -107,174 +120,130 @@ func (h *Handler) renewed(ctx context.Context, at site, s *session) (*session, *
 
 // renew renews a session's token under a lock that all instances know, and makes
 // the result the session that is remembered. A nil session is over.
-func (h *Handler) renew(ctx context.Context, at site, s *session) (next *session, err error) {
+func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *keptSession, err error) {
 	defer func() {
 		if err != nil {
-			s.renewal.notBefore.Store(h.now().Add(retryRenewal).Unix())
-			h.logger.Error("renewing a session failed; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err), advice(err))
-			renewals.WithLabelValues(h.cfg.label, "failed").Inc()
+			now := rn.now()
+			rn.tries.note(k.id, now, func(a *attempt) { a.notBefore = now.Add(retryRenewal) })
+			rn.logger.Error("renewing a session failed; it is tried again",
+				zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
+			rn.meter.renewal("failed")
 		}
 	}()
-	if _, ok := recording.Load(s.handle.key); ok {
+	if rn.tries.of(k.id).unrecorded {
 		return nil, errUnrecorded
 	}
-	lock := "aventus_auth/renew/" + s.name()
-	if err := h.storage.Lock(ctx, lock); err != nil {
-		return nil, err
+	// The lock only makes other instances wait: some storage engines have locks that exclude nobody, fail while
+	// another instance holds them, or pass to another holder meanwhile. What makes sure that a token is sent
+	// once is reserve.
+	lock, unlock := "aventus_auth/renew/"+k.name(), func() {}
+	if err := rn.locks.Lock(ctx, lock); err == nil {
+		unlock = func() { _ = rn.locks.Unlock(ctx, lock) } // one that cannot be released goes stale by itself
 	}
-	// A lock that cannot be released goes stale by itself.
-	defer func() { _ = h.storage.Unlock(ctx, lock) }()
+	var withdraw func() // the note, if the storage may have it all the same
+	defer func() { rn.unlockSettled(unlock, k, withdraw) }()
 
-	record, err := h.fetchSession(ctx, at, s.handle)
+	record, noted, next, err := rn.reserve(ctx, at, k, &withdraw)
+	if record == nil {
+		return next, err
+	}
+	token, tokenErr := rn.server.refresh(ctx, record.refresh)
 	switch {
-	case err != nil:
-		return nil, err
-	case record == nil || h.hasEnded(s):
-		s.renewal.over.Store(true)
-		return nil, nil
+	case tokenErr == nil:
+	case tokenErr.EndsGrant():
+		return rn.giveUp(ctx, at, k, noted, tokenErr)
+	default: // the answer says that the refresh token was not used
+		return nil, errors.Join(tokenErr, rn.unnote(ctx, at, k, noted, record))
 	}
-	record.seen, record.cookie = s.seen, s.cookie
-	if record.tokenCame.After(s.tokenCame) {
-		h.opened.Add(record.cookie, record) // another instance was faster
-		return record, nil
+	renewed := record.renewed(token, rn.now())
+	end, err := rn.server.verifyRenewed(ctx, record, renewed, aventus.IDToken(token))
+	switch {
+	case errors.Is(err, errOver): // whatever the token before says
+		go rn.server.revoke(ctx, renewed)
+		rn.meter.renewal("given_up")
+		rn.logger.Warn("a session cannot be renewed any more; it has ended",
+			zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
+		return nil, rn.memory.end(ctx, k)
+	case errors.Is(err, aventus.ErrToken) && !errors.Is(err, aventus.ErrUnknownKey), errors.Is(err, errTooLarge):
+		go rn.server.revoke(ctx, renewed)
+		return rn.giveUp(ctx, at, k, noted, err)
+	case err != nil && !rn.memory.hasEnded(record): // it cannot be told for now: the next attempt gets another
+		unverified := record.copy()
+		unverified.refresh = renewed.refresh
+		return nil, errors.Join(err, rn.unnote(ctx, at, k, noted, unverified))
 	}
-	if record.spending {
-		now := h.now().Unix()
-		if s.renewal.doubted.CompareAndSwap(0, now) || now-s.renewal.doubted.Load() < int64(doubtful/time.Second) {
-			return nil, errSpent
-		}
-		return h.giveUp(s, errSpent)
+	renewed.limit(end)
+	if rn.memory.hasEnded(record) { // a logout while the answer was on its way
+		go rn.server.revoke(ctx, renewed)
+		return nil, rn.records.delete(ctx, k.name(), k.handle.expires)
 	}
-
-	// First it is noted, then it is sent: if this process dies in between or after,
-	// nobody sends it again.
-	record.spending = true
-	if err := h.storeSession(ctx, at, record); err != nil {
-		return nil, err
+	err = rn.records.put(ctx, at, k.handle, renewed)
+	if rn.memory.hasEnded(record) { // a logout while it was written, which found the record of before
+		go rn.server.revoke(ctx, renewed)
+		return nil, rn.records.delete(ctx, k.name(), k.handle.expires)
 	}
-	token, tokenErr := h.requestToken("refresh_token", func() (aventus.Token, *aventus.Error) {
-		return h.client.Refresh(ctx, record.refresh)
-	})
-	if tokenErr != nil {
-		return h.failRenewal(ctx, at, s, record, tokenErr)
-	}
-	next = record.with(token, h.now())
-	if h.tokens != nil {
-		_, expires, err := h.tokens.Verify(ctx, token.AccessToken)
-		switch {
-		case errors.Is(err, aventus.ErrToken):
-			go h.revoke(ctx, next)
-			return h.giveUp(s, fmt.Errorf("verifying the access token: %w", err))
-		case err != nil: // it cannot be told for now: the next attempt gets another
-			record.spending, record.refresh = false, next.refresh
-			return nil, errors.Join(err, h.storeSession(ctx, at, record))
-		}
-		if expires.Before(next.tokenEnds) {
-			next.tokenEnds = expires
-		}
-	}
-	if h.hasEnded(s) { // a logout while the answer was on its way
-		go h.revoke(ctx, next)
-		return nil, h.shelf.Delete(ctx, s.name(), s.handle.expires)
-	}
-	err = h.storeSession(ctx, at, next)
 	if errors.Is(err, errTooLarge) { // however often it is tried
-		go h.revoke(ctx, next)
-		return h.giveUp(s, err)
+		go rn.server.revoke(ctx, renewed)
+		return rn.giveUp(ctx, at, k, noted, err)
 	}
 	if err != nil {
 		// Here the session goes on. Elsewhere, and after a restart, the refresh token
 		// is taken for spent, as it is, until what came of it is recorded.
-		h.logger.Error("a renewed session could not be recorded; it is tried again", zap.String("session", s.name()[:8]), zap.Error(err), advice(err))
-		h.recordLater(ctx, at, next)
+		rn.logger.Error("a renewed session could not be recorded; it is tried again",
+			zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
+		rn.recordLater(ctx, at, k.handle, noted, renewed)
 	}
-	h.opened.Add(next.cookie, next)
-	renewals.WithLabelValues(h.cfg.label, "renewed").Inc()
+	next = rn.memory.replace(k, renewed)
+	rn.meter.renewal("renewed")
+	rn.meter.tokenLength(len(renewed.bearer))
 	return next, nil
 }
 
-// failRenewal takes back the note that the refresh token is being spent, where the
-// server's answer says that it was not.
-func (h *Handler) failRenewal(ctx context.Context, at site, s, record *session, tokenErr *aventus.Error) (*session, error) {
-	if tokenErr.Code == "invalid_grant" || tokenErr.Unanswered || tokenErr.Kind == aventus.Malformed {
-		return h.giveUp(s, tokenErr)
+// living returns the session, or nil if it has expired.
+func (rn *renewer) living(k *keptSession) *keptSession {
+	if !rn.now().Before(rn.memory.lastOf(k.session)) {
+		return nil
 	}
-	record.spending = false
-	err := h.storeSession(ctx, at, record)
-	if err != nil {
-		h.recordLater(ctx, at, record)
-	}
-	return nil, errors.Join(tokenErr, err)
+	return k
 }
 
-// recording holds the sessions whose record is still to be written, by the record's
-// key, for all configs: a reload is no reason to forget them.
-var recording sync.Map
-
-var errUnrecorded = errors.New("what came of the renewal before is still to be recorded")
-
-// recordLater writes, as soon as the storage is back, what came of spending a
-// session's refresh token. Nobody else writes that record: it holds the note.
-func (h *Handler) recordLater(ctx context.Context, at site, s *session) {
-	key := s.handle.key
-	recording.Store(key, nil)
-	go func() {
-		defer recording.Delete(key)
-		for deadline := time.Now().Add(recordFor); time.Now().Before(deadline) && !h.hasEnded(s); {
-			time.Sleep(time.Second)
-			if h.storeSession(ctx, at, s) == nil {
-				return
-			}
-		}
-	}()
+// giveUp leaves a session to end with the token that it has. That is recorded, so that no instance
+// tries again: without its refresh token, a session ends with its access token. The result is nil if
+// that has come.
+func (rn *renewer) giveUp(
+	ctx context.Context, at site, k *keptSession, noted *session, cause error,
+) (*keptSession, error) {
+	last := noted.copy()
+	last.refresh, last.attempt, last.spending, last.givenUp = "", 0, time.Time{}, rn.now().Truncate(time.Second)
+	last.endBy(last.tokenEnds)
+	if now := rn.now(); !isAlive(last, now) {
+		last.endBy(now) // whatever the clock said when the token came
+	}
+	if err := rn.records.put(ctx, at, k.handle, last); err != nil {
+		rn.recordLater(ctx, at, k.handle, noted, last)
+	}
+	rn.meter.renewal("given_up")
+	rn.logger.Warn("a session cannot be renewed any more; it ends with its token",
+		zap.String("session", k.name()[:8]), zap.Error(cause), advice(cause))
+	return rn.living(rn.memory.replace(k, last)), nil
 }
 
-// giveUp leaves a session to end with the token that it has.
-func (h *Handler) giveUp(s *session, cause error) (*session, error) {
-	s.renewal.over.Store(true)
-	renewals.WithLabelValues(h.cfg.label, "given_up").Inc()
-	h.logger.Warn("a session cannot be renewed any more; it ends with its token", zap.String("session", s.name()[:8]), zap.Error(cause), advice(cause))
-	if h.now().Before(s.tokenEnds) {
-		return s, nil
-	}
-	return nil, nil
-}
-
-// with returns the session with a new token.
-func (s *session) with(token aventus.Token, now time.Time) *session {
-	next := &session{
-		id: s.id, created: s.created, expires: s.expires, scope: s.scope, idToken: s.idToken,
-		bearer: bearer + token.AccessToken, refresh: token.RefreshToken,
-		tokenCame: now, tokenEnds: now.Add(token.ExpiresIn),
-		seen: s.seen, handle: s.handle, cookie: s.cookie,
-	}
-	if token.Scope != "" {
-		next.scope = token.Scope
+// renewed returns the session with a new token. An answer that says nothing of the scope grants what
+// the one before did (RFC 6749, section 6), but for what the token before named and this one does not.
+func (s *session) renewed(token *oauth2.Token, now time.Time) *session {
+	next := s.copy()
+	next.bearer, next.refresh = bearer+token.AccessToken, token.RefreshToken
+	next.attempt, next.spending = 0, time.Time{}
+	next.tokenCame = now.Truncate(time.Second) // as it is sealed
+	next.tokenEnds = next.tokenCame.Add(time.Duration(token.ExpiresIn) * time.Second)
+	if scope := aventus.Scope(token); scope != "" {
+		next.scope = scope
+	} else if s.scope != "" {
+		before, own := s.accessClaims().Scopes(""), next.accessClaims().Scopes("")
+		kept := slices.DeleteFunc(strings.Fields(s.scope), func(scope string) bool {
+			return own != nil && slices.Contains(before, scope) && !slices.Contains(own, scope)
+		})
+		next.scope = cmp.Or(strings.Join(kept, " "), " ") // blank: nothing was granted
 	}
 	return next
 }
-
-// revoke tells the authorization server that a session's refresh token is not
-// needed any more. That it fails keeps nothing alive here.
-func (h *Handler) revoke(ctx context.Context, s *session) {
-	if s.refresh == "" {
-		return
-	}
-	if err := h.client.Revoke(context.WithoutCancel(ctx), h.cfg.issuer+"oauth/revoke", s.refresh); err != nil {
-		h.logger.Warn("the refresh token of a session that has ended could not be revoked", zap.String("session", s.name()[:8]), zap.Error(err), advice(err))
-	}
-}
-
-// renewsByVisit reports whether a page visit is to go through the authorization
-// server, and come back with a new token: that is how a session without a refresh
-// token lasts. It does not if it was tried within the last minute, which the
-// cookie tells: it was sealed then.
-func (h *Handler) renewsByVisit(r *http.Request, s *session) bool {
-	if s.refresh != "" || s.isBearer || r.Method != http.MethodGet || h.cfg.unauthenticated == "deny" {
-		return false
-	}
-	now := h.now()
-	return !now.Before(h.renewFrom(s)) && now.Sub(s.seen) >= restartPause && strings.EqualFold(r.Header.Get("Sec-Fetch-Mode"), "navigate") && isPage(r)
-}
-
-var errRenewal = failure{http.StatusServiceUnavailable, "renewal_unavailable", "Your session cannot be renewed for the moment. Try again soon."}

@@ -2,9 +2,6 @@ package aventusauth
 
 import (
 	"net/http"
-	"net/url"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,33 +26,6 @@ func refreshing(t *testing.T, s setup) *world {
 		s.caddyfile = "%s\nreverse_proxy %app" + errorsShown
 	}
 	return newWorld(t, s)
-}
-
-// token returns what the app was sent in answer to the last request.
-func (w *world) token() string {
-	w.t.Helper()
-	seen := w.requests()
-	if len(seen) == 0 {
-		w.t.Fatal("the app was not reached")
-	}
-	return seen[len(seen)-1].Header.Get("Authorization")
-}
-
-// await waits for what goes on in the background.
-func await(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s", what)
-		}
-	}
-}
-
-func (w *world) expectNoReuse() {
-	w.t.Helper()
-	if n := w.issuer.RefreshReused(); n != 0 {
-		w.t.Errorf("a refresh token was used again, %d times", n)
-	}
 }
 
 // TestRenewal: a token is renewed in the background while the old one lives, and
@@ -195,6 +165,24 @@ func TestRenewalFails(t *testing.T) {
 		"broken":             {says(500, ""), 503, 200},
 		"rate limit":         {says(429, "{}"), 503, 200},
 		"wrong secret":       {says(401, `{"error":"access_denied"}`), 503, 200},
+		"unknown client":     {says(400, `{"error":"invalid_client"}`), 503, 200},
+		"another's page":     {says(404, "<html>"), 503, 200},
+		"broken, and says":   {says(500, `{"error":"invalid_grant"}`), 503, 200},
+		"busy, and says":     {says(400, `{"error":"temporarily_unavailable"}`), 503, 200},
+		"second factor":      {says(403, `{"error":"mfa_required"}`), 302, 302},
+		"a rule":             {says(403, `{"error":"access_denied","error_description":"not on Sundays"}`), 302, 302},
+		"consent":            {says(400, `{"error":"consent_required"}`), 302, 302},
+		"interaction":        {says(400, `{"error":"interaction_required"}`), 302, 302},
+		"login":              {says(403, `{"error":"login_required"}`), 302, 302},
+		"not granted":        {says(403, `{"error":"unauthorized_client"}`), 302, 302},
+		"not for us":         {says(400, `{"error":"unsupported_grant_type"}`), 302, 302},
+		"refused, no word":   {says(400, ""), 503, 200},
+		"a firewall":         {says(403, "<html>"), 503, 200},
+		"a gateway":          {says(403, `{"error":"Forbidden"}`), 503, 200},
+		"another gateway":    {says(403, `{"error":"rate_limited"}`), 503, 200},
+		"not found, in JSON": {says(404, `{"error":"not_found"}`), 503, 200},
+		"too slow":           {says(408, `{"error":"request_timeout"}`), 503, 200},
+		"refused with a 200": {says(200, `{"error":"invalid_grant"}`), 302, 302},
 		"grant gone":         {says(403, `{"error":"invalid_grant"}`), 302, 302},
 		"no answer":          {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, 302, 302},
 		"HTML for an answer": {says(200, "<html>"), 302, 302},
@@ -217,6 +205,10 @@ func TestRenewalFails(t *testing.T) {
 			w.expect(b.get("/"), http.StatusOK) // the old token lives
 		}
 		await(t, name+": an attempt", func() bool { return len(w.issuer.TokenRequests()) >= 2 })
+		if c.status == 302 {
+			await(t, name+": the end", func() bool { return strings.Contains(w.log(), "it ends with its token") })
+			w.expect(b.get("/"), http.StatusOK) // with its token, which lives, and not before
+		}
 		if n := len(w.issuer.TokenRequests()); n > 2 {
 			t.Errorf("%s: %d attempts at once", name, n-1)
 		}
@@ -225,7 +217,8 @@ func TestRenewalFails(t *testing.T) {
 		if a.StatusCode != c.status {
 			t.Errorf("%s: with a dead token, status %d, want %d", name, a.StatusCode, c.status)
 		}
-		if c.status == 503 && (a.Header.Get("Retry-After") != "10" || !strings.HasPrefix(a.body, "renewal_unavailable: ")) {
+		if c.status == 503 && (a.Header.Get("Retry-After") != "10" ||
+			!strings.HasPrefix(a.body, "renewal_unavailable: ")) {
 			t.Errorf("%s: %v %s", name, a.Header, a.body)
 		}
 		current.Store(nil)
@@ -237,189 +230,18 @@ func TestRenewalFails(t *testing.T) {
 	}
 }
 
-// TestCrashDuringRenewal: a process died after it noted that the refresh token is
-// being spent. The next one does not use it again; the session ends with its token.
-func TestCrashDuringRenewal(t *testing.T) {
-	hang := make(chan struct{})
-	var hangs atomic.Bool
-	w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-		s.TokenFault = func(rw http.ResponseWriter, r *http.Request) bool {
-			if hangs.Load() {
-				<-hang
-				panic(http.ErrAbortHandler)
-			}
-			return false
+// TestRenewFrom: half of a token's life is counted from when that token came, and not from the login.
+func TestRenewFrom(t *testing.T) {
+	h := benchHandler(t, Config{})
+	login := time.Now()
+	for _, c := range []struct{ came, life, want time.Duration }{
+		{0, 6 * time.Minute, 3 * time.Minute},
+		{5 * time.Minute, 6 * time.Minute, 8 * time.Minute},
+		{5 * time.Minute, time.Hour, time.Hour},
+	} {
+		s := &session{created: login, tokenCame: login.Add(c.came), tokenEnds: login.Add(c.came + c.life)}
+		if got := h.house.renewer.dueFrom(s).Sub(login); got != c.want {
+			t.Errorf("a token that came after %s, for %s, is renewed after %s, want %s", c.came, c.life, got, c.want)
 		}
-	}})
-	b := w.browser()
-	b.login("/")
-	before := map[string][]byte{}
-	hangs.Store(true)
-	w.clock.Add(57 * time.Minute)
-	w.expect(b.get("/"), http.StatusOK)
-	await(t, "the renewal to be sent", func() bool { return len(w.issuer.TokenRequests()) == 2 })
-	for _, file := range w.sessionFiles() { // what a crash would leave
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before[file] = content
-	}
-	close(hang)
-	hangs.Store(false)
-	w.restart()
-	for file, content := range before {
-		if err := os.WriteFile(file, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	w.expect(b.get("/"), http.StatusOK)
-	await(t, "the doubt", func() bool { return strings.Contains(w.log(), errSpent.Error()) })
-	w.clock.Add(time.Hour)
-	w.expect(b.get("/"), http.StatusFound)
-	if n := len(w.issuer.TokenRequests()); n != 2 {
-		t.Errorf("%d token requests, want 2", n)
-	}
-	w.expectNoReuse()
-}
-
-// TestLogoutRevokes: a logout revokes the refresh token, and holds against a
-// renewal under way; that the revocation fails keeps nothing alive.
-func TestLogoutRevokes(t *testing.T) {
-	var entered, leave = make(chan struct{}), make(chan struct{})
-	var slow atomic.Bool
-	w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-		s.RevokeFault = func(rw http.ResponseWriter, _ *http.Request) bool {
-			rw.WriteHeader(http.StatusInternalServerError)
-			return true
-		}
-		s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-			if slow.Load() {
-				entered <- struct{}{}
-				<-leave
-			}
-			return false
-		}
-	}})
-	b := w.browser()
-	copied := b.login("/").cookie("aventus_session")
-	w.clock.Add(57 * time.Minute)
-	slow.Store(true)
-	w.expect(b.get("/"), http.StatusOK)
-	<-entered
-	slow.Store(false)
-	w.expect(b.get("/logout"), http.StatusOK)
-	leave <- struct{}{}
-	// Both the old refresh token and the one that came too late are revoked.
-	await(t, "the revocations", func() bool { return len(w.issuer.Revoked()) == 2 })
-	if n := len(w.sessionFiles()); n != 0 {
-		t.Errorf("%d records are left", n)
-	}
-	for range 2 {
-		a := w.browser().do("GET", "/", "Cookie", "aventus_session="+copied.Value, "Sec-Fetch-Mode", "navigate")
-		w.expect(a, http.StatusFound)
-		w.restart()
-	}
-}
-
-// TestLogoutProvider: the logout goes on to the authorization server's, and comes
-// back to a page that says so.
-func TestLogoutProvider(t *testing.T) {
-	w := newWorld(t, setup{block: "logout /logout\nlogout_provider"})
-	b := w.browser()
-	b.login("/")
-	a := b.get("/logout")
-	w.expect(a, http.StatusSeeOther)
-	want := w.issuer.Issuer + "v2/logout?" + url.Values{"client_id": {"the-client"}, "returnTo": {w.site + "/logout?signed_out"}}.Encode()
-	if a.location() != want {
-		t.Errorf("sent to %s, want %s", a.location(), want)
-	}
-	a = b.do("GET", b.get(a.location()).location(), "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate")
-	w.expect(a, http.StatusOK)
-	if !strings.Contains(a.body, "signed out") {
-		t.Error(a.body)
-	}
-	// That page signs nobody out, whoever leads there.
-	b.login("/")
-	w.expect(b.do("GET", "/logout?signed_out", "Sec-Fetch-Site", "cross-site"), http.StatusOK)
-	w.expect(b.get("/"), http.StatusOK)
-	w.expect(b.do("GET", "/logout", "Sec-Fetch-Site", "cross-site"), http.StatusForbidden)
-	if len(w.issuer.Logouts()) != 1 {
-		t.Errorf("%d logouts at the authorization server", len(w.issuer.Logouts()))
-	}
-	w.run(strings.Replace(w.config, "logout /logout", "logout /logout /bye", 1))
-	if got := query(b.get("/logout").location(), "returnTo"); got != w.site+"/bye" {
-		t.Errorf("returnTo %s", got)
-	}
-}
-
-// TestIdle: a session that is used lasts, with a cookie at most each quarter of the
-// idle time, and one that is not used ends.
-func TestIdle(t *testing.T) {
-	for _, store := range []string{"cookie", "storage"} {
-		w := newWorld(t, setup{block: "session {\nstore " + store + "\nidle 1h\n}"})
-		b := w.browser()
-		first := b.login("/").cookie("aventus_session")
-		if first.MaxAge != 3600 {
-			t.Errorf("%s: Max-Age %d", store, first.MaxAge)
-		}
-		set := 0
-		for range 24 {
-			w.clock.Add(5 * time.Minute)
-			a := b.get("/?cache=public")
-			w.expect(a, http.StatusOK)
-			if c := a.cookie("aventus_session"); c != nil {
-				set++
-				if a.Header.Get("Cache-Control") != "no-store" || c.MaxAge != 3600 {
-					t.Errorf("%s: %v", store, a.Header)
-				}
-			} else if a.Header.Get("Cache-Control") != "public" {
-				t.Errorf("%s: %v", store, a.Header)
-			}
-		}
-		if set != 8 {
-			t.Errorf("%s: %d cookies in two hours, want 8", store, set)
-		}
-		w.expect(w.browser().do("GET", "/", "Cookie", "aventus_session="+first.Value, "Sec-Fetch-Mode", "navigate"), http.StatusFound)
-		w.clock.Add(time.Hour)
-		w.expect(b.get("/"), http.StatusFound)
-	}
-}
-
-// TestRenewalByVisit: without a refresh token, a page visit near the token's end
-// goes through the authorization server, once a minute; a fetch or a form does not.
-func TestRenewalByVisit(t *testing.T) {
-	for _, store := range []string{"cookie", "storage"} {
-		w := newWorld(t, setup{block: "session {\nstore " + store + "\n}", issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour }})
-		b := w.browser()
-		b.login("/")
-		w.clock.Add(54 * time.Minute)
-		w.expect(b.get("/page"), http.StatusOK)
-		w.clock.Add(2 * time.Minute)
-		w.expect(b.do("GET", "/page", "Sec-Fetch-Mode", "cors"), http.StatusOK)
-		w.expect(b.do("POST", "/page", "Sec-Fetch-Mode", "navigate"), http.StatusOK)
-		w.expect(b.do("GET", "/page", "Accept", "text/html"), http.StatusOK)
-
-		a := b.get("/page?q")
-		w.expect(a, http.StatusFound)
-		// It did not help: the same session goes on, for a minute at least.
-		w.expect(b.get("/page?q"), http.StatusOK)
-		w.clock.Add(59 * time.Second)
-		w.expect(b.get("/page?q"), http.StatusOK)
-		w.clock.Add(time.Second)
-		a = b.get("/page?q")
-		w.expect(a, http.StatusFound)
-		if len(a.Cookies()) != 2 || a.Header.Get("Cache-Control") != "no-store" {
-			t.Errorf("%s: %v", store, a.Header)
-		}
-		a = b.get(b.get(a.location()).location())
-		w.expect(a, http.StatusSeeOther)
-		if got := a.cookie("aventus_session").MaxAge; got != 3600 {
-			t.Errorf("%s: %s seconds to go", store, strconv.Itoa(got))
-		}
-		if a.location() != w.site+"/page?q" {
-			t.Errorf("went back to %s", a.location())
-		}
-		w.expect(b.get("/page?q"), http.StatusOK)
 	}
 }

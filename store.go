@@ -1,201 +1,246 @@
 package aventusauth
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/certmagic"
-	"golang.org/x/crypto/cryptobyte"
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// handle is what the cookie of a session holds that rests in the storage: where its
-// record is, and the key to it, which is nowhere else.
-//
-//	version (1) || id (16) || expires (8) || key (32)
-type handle struct {
-	id      [16]byte
-	expires time.Time
-	key     [keyring.RecordKeySize]byte
-}
-
-const handleVersion = 2 // of one byte with sessionVersion
-
-func (d *handle) marshal() ([]byte, error) {
-	b := cryptobyte.NewBuilder(nil)
-	b.AddUint8(handleVersion)
-	b.AddBytes(d.id[:])
-	b.AddUint64(uint64(d.expires.Unix()))
-	b.AddBytes(d.key[:])
-	return b.Bytes()
-}
-
-// parseHandle reads what marshal wrote. It returns all of it, or nothing.
-func parseHandle(plaintext []byte) (*handle, bool) {
-	in := cryptobyte.String(plaintext)
-	d := new(handle)
-	var version uint8
-	var expires uint64
-	if !in.ReadUint8(&version) || version != handleVersion ||
-		!in.CopyBytes(d.id[:]) || !in.ReadUint64(&expires) || !in.CopyBytes(d.key[:]) || !in.Empty() {
-		return nil, false
-	}
-	d.expires = time.Unix(int64(expires), 0)
-	return d, true
-}
-
-// name returns what a session is called in the storage.
-func (s *session) name() string { return hex.EncodeToString(s.id[:]) }
-
-// recordBound is what a record is bound to: it opens for this site and this id, so
-// it cannot be put in another's place.
+// recordBound is the associated data of a record: it opens for this site and this id alone, so
+// it cannot be put in another record's place.
 func recordBound(at site, id [16]byte) []byte {
-	return slices.Concat(at.associated, []byte{0}, id[:])
+	return slices.Concat(at.group, []byte{0}, id[:])
 }
 
 func newHandle(s *session) *handle {
-	d := &handle{id: s.id, expires: s.expires}
+	d := &handle{id: s.id, expires: s.expires, family: s.family}
 	_, _ = rand.Read(d.key[:]) // never fails (crypto/rand)
 	return d
 }
 
-// storeSession writes a session's record.
-func (h *Handler) storeSession(ctx context.Context, at site, s *session) error {
-	plaintext, err := s.marshal()
-	if err != nil {
-		return err
-	}
-	sealed, err := keyring.SealRecord(s.handle.key[:], plaintext, recordBound(at, s.id))
-	if err != nil {
-		return err
-	}
-	// Who it is, for those who look after the server: sealed with a key of its own.
-	about, err := json.Marshal(listed{Sub: short(s.subject()), Site: at.origin, ClientID: h.cfg.ClientID, Created: s.created.UTC(), Expires: s.expires.UTC()})
-	if err != nil {
-		return err
-	}
-	meta, err := h.index.Seal(ctx, about, []byte(s.name()))
-	if err != nil {
-		return err
-	}
-	return h.shelf.Put(ctx, s.name(), s.handle.expires, joinRecord([]byte(meta), sealed))
+// sessionStore keeps the records of sessions in Caddy's storage. Each record has an entry of an index
+// in front of it, which is sealed with a key of the server's: it says whose session that is, for the
+// operators.
+type sessionStore struct {
+	shelf    *records.Shelf
+	uses     *records.Shelf // when sessions were last used that several hosts share
+	indexBox *keyring.Box
+	damaged  *lru.Cache[[16]byte, time.Time] // since when the records of some sessions do not open
+	clientID string
+	now      func() time.Time
 }
 
-// short returns as much of a subject as the index has room for.
-func short(sub string) string { return sub[:min(len(sub), 1024)] }
+// put writes a session's record.
+func (st *sessionStore) put(ctx context.Context, at site, d *handle, s *session) error {
+	_, err := st.putSealed(ctx, at, d, s)
+	return err
+}
 
-// fetchSession returns the session of a handle, or nil when it has ended. What is
-// damaged in the storage may be mended there, so it is an error, and no end.
-func (h *Handler) fetchSession(ctx context.Context, at site, d *handle) (*session, error) {
-	if !h.now().Before(d.expires) {
+// putSealed is put, and returns the record as it was to be written. No two are alike.
+func (st *sessionStore) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	plaintext, err := s.marshal()
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := keyring.SealRecord(d.key[:], plaintext, recordBound(at, s.id))
+	if err != nil {
+		return nil, err
+	}
+	entry := listed{
+		Sub: s.subject()[:min(len(s.subject()), maxListedSubject)], Site: at.login, ClientID: st.clientID,
+		ServerSession: s.serverSession()[:min(len(s.serverSession()), maxListedSubject)],
+		Created:       s.created.UTC(), Expires: s.expires.UTC(),
+	}
+	if s.isShared() {
+		entry.Family = hex.EncodeToString(s.family[:])
+	}
+	about, err := entry.marshal()
+	if err != nil {
+		return nil, err
+	}
+	meta, err := st.indexBox.Seal(ctx, about, []byte(s.name()))
+	if err != nil {
+		return nil, err
+	}
+	record := joinRecord([]byte(meta), sealed)
+	return record, st.shelf.Put(ctx, s.name(), d.expires, record)
+}
+
+// holds reports whether a session's record is this one, to the byte.
+func (st *sessionStore) holds(ctx context.Context, d *handle, record []byte) bool {
+	found, err := st.shelf.Get(ctx, hex.EncodeToString(d.id[:]), d.expires)
+	return err == nil && bytes.Equal(found, record)
+}
+
+// settled returns a channel that is closed when no write of a session's record is under way: see
+// [records.Shelf.Settled].
+func (st *sessionStore) settled(d *handle) <-chan struct{} {
+	return st.shelf.Settled(hex.EncodeToString(d.id[:]), d.expires)
+}
+
+// fetch returns the session of a handle, or nil when it has ended. A damaged record is an error at first: the
+// storage may show what is half written, or recover. If it stays damaged, the session has ended, as with what is
+// no record at all, such as the empty file that a crash leaves, and what opens and cannot be read, since another
+// release wrote it.
+func (st *sessionStore) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if !st.now().Before(d.expires) {
 		return nil, nil
 	}
 	name := hex.EncodeToString(d.id[:])
-	record, err := h.shelf.Get(ctx, name, d.expires)
+	record, err := st.shelf.Get(ctx, name, d.expires)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	_, sealed, _ := splitRecord(record)
+	_, sealed, ok := splitRecord(record)
+	if !ok || len(sealed) == 0 {
+		return nil, nil
+	}
 	plaintext, err := keyring.OpenRecord(d.key[:], sealed, recordBound(at, d.id))
 	if err != nil {
+		if st.staysDamaged(d.id) {
+			return nil, nil
+		}
 		return nil, fmt.Errorf("%w: the record of session %.8s is damaged", records.ErrStorage, name)
 	}
-	s, ok := parseSession(plaintext)
-	if !ok || s.id != d.id {
-		return nil, fmt.Errorf("%w: the record of session %.8s cannot be read", records.ErrStorage, name)
+	st.damaged.Remove(d.id)
+	s, isSession := parseSession(plaintext)
+	if !isSession || s.id != d.id {
+		return nil, nil
 	}
-	s.handle = d
+	s.family = d.family
 	return s, nil
 }
 
-// newest returns a session as its record has it by now, if that can be read.
-func (h *Handler) newest(ctx context.Context, at site, s *session) *session {
-	if s.handle == nil {
-		return s
+// staysDamaged reports whether a record that does not open has not opened for damagedFor.
+func (st *sessionStore) staysDamaged(id [16]byte) bool {
+	now := st.now()
+	since, ok := st.damaged.Get(id)
+	if !ok || since.After(now) {
+		st.damaged.Add(id, now)
+		return false
 	}
-	if record, err := h.fetchSession(ctx, at, s.handle); err == nil && record != nil {
+	return now.Sub(since) >= damagedFor
+}
+
+// delete deletes a session's record. That there is none is no error.
+func (st *sessionStore) delete(ctx context.Context, name string, expires time.Time) error {
+	return st.shelf.Delete(ctx, name, expires)
+}
+
+// newest returns a session as its record has it by now, if that can be read.
+func (st *sessionStore) newest(ctx context.Context, at site, k *keptSession) *session {
+	if k.handle == nil {
+		return k.session
+	}
+	if record, err := st.fetch(ctx, at, k.handle); err == nil && record != nil {
 		return record
 	}
-	return s
+	return k.session
 }
 
-// hasEnded reports whether a session has ended before its time, here or at another
-// instance, as far as it is known.
-func (h *Handler) hasEnded(s *session) bool {
-	h.learn()
-	ended := h.memory.ended
-	return ended.Has(s.id, s.created) || ended.HasPartial() && ended.Has(subjectID(h.cfg.issuer, s.subject()), s.created)
+// listed is an index entry: the user, the site and the dates of a session, without a token.
+type listed struct {
+	ID  string `json:"id"`
+	Sub string `json:"sub"`
+	// ServerSession is the session at the authorization server that it came of (sid).
+	ServerSession string `json:"sid,omitempty"`
+
+	Site     string    `json:"site"`
+	ClientID string    `json:"client_id"`
+	Created  time.Time `json:"created"`
+	Expires  time.Time `json:"expires"`
+	Family   string    `json:"family,omitempty"` // in the index, and not for who looks after the sessions
+
+	id, family records.ID
 }
 
-// learn sees to it that what others end is learned. The first call waits for the
-// first answer.
-func (h *Handler) learn() {
-	h.learning.Do(func() { h.memory.ended.Use(h.storage) })
-}
+// isShared reports whether several hosts may hold the session.
+func (about listed) isShared() bool { return about.family != records.ID{} }
 
-// endSession ends a session everywhere. It has ended here even if that fails.
-func (h *Handler) endSession(ctx context.Context, s *session) error {
-	h.learn()
-	err := h.memory.ended.End(ctx, s.id, s.expires)
-	if s.handle != nil {
-		err = errors.Join(err, h.shelf.Delete(ctx, s.name(), s.handle.expires))
-	}
-	return err
-}
-
-// memory is what this process knows of what is in its storage. It lasts from one
-// config to the next, so that a reload while the storage is down costs no session,
-// and brings none back that has ended.
-type memory struct {
-	keys   keyring.Cache
-	claims *records.Claims // codes and states that were used
-	ended  *records.Ended
-}
-
-// Destruct implements caddy.Destructor.
-func (m *memory) Destruct() error { return m.ended.Destruct() }
-
-// memories holds the memory of each storage that a loaded config has.
-var memories = caddy.NewUsagePool()
-
-// remember gives the handler the memory of its storage.
-func (h *Handler) remember(id string) error {
-	value, _, err := memories.LoadOrNew(id, func() (caddy.Destructor, error) {
-		return &memory{
-			claims: records.NewClaims("aventus_auth/spent", loginLifetime, h.now),
-			ended:  records.NewEnded(h.now),
-		}, nil
-	})
+// noteUse writes when a session was last used, at any of the hosts that share it.
+func (st *sessionStore) noteUse(ctx context.Context, d *handle, at time.Time) error {
+	sealed, err := keyring.SealRecord(d.key[:], marshalLastUse(at), useBound(d))
 	if err != nil {
 		return err
 	}
-	h.memory, h.memoryID = value.(*memory), id
-	return nil
+	return st.uses.Put(ctx, hex.EncodeToString(d.id[:]), d.expires, sealed)
 }
 
-// storageID returns a string that is the same for two storages if they are of
-// one type and configured alike. Caddy makes a new value of the storage for each
-// config, so the value itself does not tell.
-func storageID(storage certmagic.Storage) string {
-	config, err := json.Marshal(storage)
-	if err != nil || len(config) <= len("{}") {
-		// It keeps its configuration to itself: it is the same as itself only.
-		return fmt.Sprintf("%T %p", storage, storage)
+// lastUse returns what noteUse wrote, or the zero time.
+func (st *sessionStore) lastUse(ctx context.Context, d *handle) (time.Time, error) {
+	name := hex.EncodeToString(d.id[:])
+	sealed, err := st.uses.Get(ctx, name, d.expires)
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, nil
 	}
-	// It may hold a password.
-	return fmt.Sprintf("%T %x", storage, sha256.Sum256(config))
+	if err != nil {
+		return time.Time{}, err
+	}
+	plaintext, err := keyring.OpenRecord(d.key[:], sealed, useBound(d))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: the record of when session %.8s was last used is damaged",
+			records.ErrStorage, name)
+	}
+	last, _ := parseLastUse(plaintext)
+	return last, nil
+}
+
+// useBound is no record's associated data, which ends in the id.
+func useBound(d *handle) []byte { return slices.Concat([]byte("last use\x00"), d.id[:], []byte{0}) }
+
+// list calls f with each session in the storage that was sealed for this client and has not expired.
+func (st *sessionStore) list(ctx context.Context, f func(listed)) error {
+	return st.shelf.Each(ctx, func(name string, record []byte) {
+		if about, ok := st.about(ctx, name, record); ok {
+			f(about)
+		}
+	})
+}
+
+// find returns what the index has of a session, if it was sealed for this client and has not expired.
+func (st *sessionStore) find(ctx context.Context, name string) (about listed, found bool, err error) {
+	record, err := st.shelf.Find(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return listed{}, false, nil
+	}
+	if err != nil {
+		return listed{}, false, err
+	}
+	about, found = st.about(ctx, name, record)
+	return about, found, nil
+}
+
+// about reads the index entry of a record.
+func (st *sessionStore) about(ctx context.Context, name string, record []byte) (about listed, ok bool) {
+	meta, _, ok := splitRecord(record)
+	id, err := hex.DecodeString(name)
+	if !ok || err != nil || len(id) != len(about.id) {
+		return listed{}, false
+	}
+	plaintext, _, err := st.indexBox.Open(ctx, string(meta), []byte(name))
+	if err != nil {
+		return listed{}, false
+	}
+	if about, ok = parseListed(plaintext); !ok || !st.now().Before(about.Expires) {
+		return listed{}, false
+	}
+	if family, err := hex.DecodeString(about.Family); err == nil && len(family) == len(about.family) {
+		about.family = records.ID(family)
+	}
+	about.ID, about.id, about.Family = name, records.ID(id), ""
+	return about, true
 }

@@ -1,7 +1,6 @@
 package aventusauth
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"net"
@@ -10,20 +9,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
-
-// streamCheck is how often a stream that was let through is looked at. With what it
-// takes to learn that a session has ended elsewhere, it is closed within ten seconds.
-// Tests replace it; it is read when a config is loaded.
-var streamCheck = records.LearnInterval / 2
 
 // errSessionOver is why the context of a stream's request ends.
 var errSessionOver = errors.New("the session is over")
 
-// stream is a request that may last longer than the session it was let through with:
-// a WebSocket, or events that a server sends. It is closed when the session ends.
+// stream is a request that may outlast the session it was let through with: a WebSocket, or server-sent
+// events. It is closed when the session ends.
 type stream struct {
 	every  time.Duration
 	over   func() bool
@@ -37,8 +29,8 @@ type stream struct {
 	done   bool
 }
 
-// isStream reports whether a request asks for a stream. (What turns out to be one by
-// its answer is found by privateWriter.)
+// isStream reports whether a request asks for a stream. (privateWriter finds a request whose answer
+// turns out to be one.)
 func isStream(r *http.Request) bool {
 	if isWebSocket(r) {
 		return true
@@ -51,43 +43,64 @@ func isStream(r *http.Request) bool {
 	return false
 }
 
-// newStream begins to watch over a stream; stop ends that.
-func (h *Handler) newStream(w http.ResponseWriter, s *session, cancel context.CancelCauseFunc) *stream {
+// streams watches over requests that may outlast the session they were let through with.
+type streams struct {
+	keeper  *keeper
+	bearers *bearers // nil: API clients are not let in
+	sites   *sites
+	every   time.Duration   // between two checks of one stream
+	ctx     context.Context // ends with the config
+	now     func() time.Time
+}
+
+// open begins to watch over a stream; stop ends that.
+func (ss *streams) open(w http.ResponseWriter, id identity, cancel context.CancelCauseFunc) *stream {
 	// The writers in between may not be touched while the handler uses them.
-	for {
-		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			break
-		}
-		w = wrapper.Unwrap()
-	}
-	st := &stream{every: h.streamCheck, over: func() bool { return h.isOver(s) }, cancel: cancel, server: w}
+	all := writers(w)
+	st := &stream{every: ss.every, over: ss.watch(id), cancel: cancel, server: all[len(all)-1]}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.timer = time.AfterFunc(st.every, st.check)
 	return st
 }
 
-// isOver reports whether a session that was good once is not any more. Being idle
-// does not count: whoever has a stream open is there.
-func (h *Handler) isOver(s *session) bool {
-	now := h.now()
-	if latest, ok := h.opened.Get(s.cookie); ok && !s.isBearer {
-		s = latest // it may have been renewed since
+// watch returns a function that reports whether an identity that was good once is not any more: an
+// API client's when its token has ended or its key was withdrawn, and a session's when it has. Being idle
+// does not count, for a visitor with an open stream is there.
+func (ss *streams) watch(id identity) (isOver func() bool) {
+	k := id.session
+	if k == nil {
+		keys := id.keys
+		return func() bool { return !ss.now().Before(id.ends) || ss.bearers.isWithdrawn(ss.ctx, id.grant, &keys) }
 	}
-	if !now.Before(h.lastOf(s)) || !s.isBearer && h.hasEnded(s) {
-		return true
+	s, looked := k.session, time.Time{}
+	return func() bool {
+		now := ss.now()
+		if latest, ok := ss.keeper.remembered(k.cookie); ok {
+			s = latest.session
+		}
+		if s.refresh != "" && !isAlive(s, now) && (now.Before(looked) || now.Sub(looked) >= lookAgain) {
+			looked = now
+			record, err := ss.keeper.store.fetch(ss.ctx, ss.sites.from(k.cookie.origin), k.handle)
+			if err == nil && record != nil {
+				s = record
+			}
+		}
+		return isAhead(k, now) || !now.Before(ss.keeper.lastOf(s)) || ss.keeper.ends.has(s) ||
+			ss.keeper.ends.known(ss.ctx) != nil
 	}
-	return s.refresh != "" && s.renewal.over.Load() && !now.Before(s.tokenEnds)
 }
 
+// check closes the stream if it is over, and looks again later if not. One check runs at a time: the
+// next one's timer is set at the end.
 func (st *stream) check() {
+	over := st.over() // it may have to ask the storage, for which the request's end must not wait
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.done {
 		return
 	}
-	if !st.over() {
+	if !over {
 		st.timer.Reset(st.every)
 		return
 	}
@@ -99,34 +112,50 @@ func (st *stream) check() {
 	}
 	if st.cancel != nil {
 		st.cancel(errSessionOver)
+		return
 	}
-	// net/http waits for the client to go, and takes this for it.
+	// Over HTTP/1.1, net/http takes this for the client having gone.
 	_ = http.NewResponseController(st.server).SetReadDeadline(time.Unix(1, 0)) //nolint:bodyclose
+}
+
+// endInOrder is deferred. It ends an event stream that was closed as a complete one. reverse_proxy aborts
+// it when its request is canceled, which resets the stream over HTTP/2. WebKit (2.50) does not report
+// that to the page: an EventSource would stay open, and never learn that the session is over.
+func (p *privateWriter) endInOrder() {
+	if !p.stream.isClosed() {
+		return
+	}
+	cause := recover()
+	switch {
+	case cause == nil && p.cancel != nil: // it has ended by itself
+	case cause != nil && cause != http.ErrAbortHandler:
+		panic(cause)
+	case p.cancel == nil || !isEvents(p.Header()):
+		// Without cancel, the whole connection was taken for gone, and each request
+		// that followed on it would be, too.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// isEvents reports whether an answer is a stream of events.
+func isEvents(header http.Header) bool {
+	return strings.HasPrefix(header.Get("Content-Type"), "text/event-stream")
 }
 
 // isClosed reports whether nothing more may be written, since the session is over.
 func (st *stream) isClosed() bool { return st != nil && st.closed.Load() }
 
-// tookOver notes the connection of a WebSocket.
+// tookOver stores the connection of a WebSocket, which was hijacked.
 func (st *stream) tookOver(conn net.Conn) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.conn = conn
 }
 
-// stop ends the watching.
+// stop ends the watch over a stream.
 func (st *stream) stop() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.done = true
 	st.timer.Stop()
-}
-
-// Hijack is found by http.ResponseController.
-func (p *privateWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(p.ResponseWriter).Hijack() //nolint:bodyclose
-	if err == nil && p.stream != nil {
-		p.stream.tookOver(conn)
-	}
-	return conn, buffered, err
 }

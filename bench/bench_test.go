@@ -150,7 +150,8 @@ func TestProc(t *testing.T) {
 	if _, err := parseStat("4711 (a) S 42"); err == nil {
 		t.Error("a stat that is cut off is read")
 	}
-	all, own, err := parseSmaps("5587 - 7ffd [rollup]\nRss:   5000 kB\nPss: 3000 kB\nShared_Clean: 2900 kB\nPrivate_Clean:  100 kB\nPrivate_Dirty:  2000 kB\n")
+	all, own, err := parseSmaps("5587 - 7ffd [rollup]\nRss:   5000 kB\nPss: 3000 kB\nShared_Clean: 2900 " +
+		"kB\nPrivate_Clean:  100 kB\nPrivate_Dirty:  2000 kB\n")
 	if err != nil || all != 5000*1024 || own != 2100*1024 {
 		t.Errorf("smaps: %d, %d, %v", all, own, err)
 	}
@@ -184,10 +185,16 @@ func TestCheck(t *testing.T) {
 			}
 			_, _ = w.Write(b.page)
 		}, "there is no login"},
-		{"no login", "bare", "", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.page) }, "there is no login"},
-		{"no login, and none expected", "", "", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.page) }, ""},
-		{"a login page with 200", "bare", "", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "sign in") }, "not the page"},
-		{"an error page", "", "", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "oops", http.StatusInternalServerError) }, "not the page"},
+		{"no login", "bare", "", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.page) },
+			"there is no login"},
+		{"no login, and none expected", "", "",
+			func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.page) }, ""},
+		{"a login page with 200", "bare", "", func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, "sign in")
+		}, "not the page"},
+		{"an error page", "", "", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "oops", http.StatusInternalServerError)
+		}, "not the page"},
 		{"no token for the app", "bare", "Authorization", login, "finds tokens in"},
 	} {
 		server := httptest.NewServer(test.serve)
@@ -209,7 +216,8 @@ func TestApp(t *testing.T) {
 	r.Header.Set("Cookie", "session=eyJ")
 	w := httptest.NewRecorder()
 	newApp([]byte("the page")).ServeHTTP(w, r)
-	if got := w.Header()["Token-In"]; len(got) != 2 || !slices.Contains(got, "Authorization") || !slices.Contains(got, "X-Token") {
+	if got := w.Header()["Token-In"]; len(got) != 2 || !slices.Contains(got, "Authorization") ||
+		!slices.Contains(got, "X-Token") {
 		t.Errorf("it found tokens in %q", got)
 	}
 	if w.Body.String() != "the page" {
@@ -256,7 +264,8 @@ func TestLogins(t *testing.T) {
 func TestAuthorizationServer(t *testing.T) {
 	const callback, verifier = "http://127.0.0.1:1/oauth2/callback", "0123456789012345678901234567890123456789012345"
 	var handler http.Handler
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	server := httptest.NewServer(
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	defer server.Close()
 	handler = newAuthorizationServer(server.URL, "a secret+", []string{callback})
 
@@ -279,7 +288,8 @@ func TestAuthorizationServer(t *testing.T) {
 	hash := sha256.Sum256([]byte(verifier))
 	authorize := func() string {
 		resp := get(metadata["authorization_endpoint"].(string)+"?"+url.Values{
-			"client_id": {"bench"}, "redirect_uri": {callback}, "response_type": {"code"}, "state": {"x"}, "nonce": {"n"},
+			"client_id": {"bench"}, "redirect_uri": {callback}, "response_type": {"code"}, "state": {"x"},
+			"nonce": {"n"},
 			"scope": {"openid profile email"}, "approval_prompt": {"force"},
 			"code_challenge": {base64.RawURLEncoding.EncodeToString(hash[:])}, "code_challenge_method": {"S256"},
 		}.Encode(), "")
@@ -290,12 +300,14 @@ func TestAuthorizationServer(t *testing.T) {
 		return to.Query().Get("code")
 	}
 	for _, basic := range []bool{true, false} {
-		form := url.Values{"grant_type": {"authorization_code"}, "code": {authorize()}, "redirect_uri": {callback}, "code_verifier": {verifier}, "state": {"x"}}
+		form := url.Values{"grant_type": {"authorization_code"}, "code": {authorize()}, "redirect_uri": {callback},
+			"code_verifier": {verifier}, "state": {"x"}}
 		if !basic {
 			form.Set("client_id", "bench")
 			form.Set("client_secret", "a secret+")
 		}
-		r, _ := http.NewRequestWithContext(t.Context(), "POST", metadata["token_endpoint"].(string), strings.NewReader(form.Encode()))
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", metadata["token_endpoint"].(string),
+			strings.NewReader(form.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		if basic {
 			r.SetBasicAuth("bench", url.QueryEscape("a secret+"))
@@ -310,7 +322,8 @@ func TestAuthorizationServer(t *testing.T) {
 		}
 		err = json.NewDecoder(resp.Body).Decode(&answer)
 		resp.Body.Close()
-		if err != nil || resp.StatusCode != 200 || answer.ID == "" || len(answer.Access) < 1499 || len(answer.Access) > 1500 {
+		if err != nil || resp.StatusCode != 200 || answer.ID == "" || len(answer.Access) < 1499 ||
+			len(answer.Access) > 1500 {
 			t.Fatalf("token request, basic %v: %s, %+v, %v", basic, resp.Status, answer, err)
 		}
 		var user struct{ Email string }
@@ -418,9 +431,11 @@ func someResults() results {
 		Results: []result{
 			{Name: "caddy", Title: "Caddy file_server", Requests: figures},
 			{Name: "caddy-proxy", Title: "Caddy reverse_proxy", LeftOut: "it did not start"},
-			{Name: "aventus_auth-cookie-750", Title: "aventus_auth, cookie", Against: "caddy", Requests: figures, Bare: figures, Ratio: 1.0234, Logins: figures, Rounds: []round{good, good}},
+			{Name: "aventus_auth-cookie-750", Title: "aventus_auth, cookie", Against: "caddy", Requests: figures,
+				Bare: figures, Ratio: 1.0234, Logins: figures, Rounds: []round{good, good}},
 			{Name: "caddy-security", Title: "caddy-security", Against: "caddy", LeftOut: "it said:\n| <b>no</b>"},
-			{Name: "aventus_auth-proxy", Title: "aventus_auth, cookie", Against: "caddy-proxy", LeftOut: "caddy-proxy: it did not start"},
+			{Name: "aventus_auth-proxy", Title: "aventus_auth, cookie", Against: "caddy-proxy",
+				LeftOut: "caddy-proxy: it did not start"},
 		},
 	}
 }
@@ -448,7 +463,10 @@ func TestChart(t *testing.T) {
 			if len(r.Results) == 0 {
 				continue
 			}
-			for _, want := range []string{"aventus_auth, cookie", "1.02 ×", "0.72 ms", "not measured", "bare Caddy file_server", "A <fast> & good CPU"} {
+			for _, want := range []string{
+				"aventus_auth, cookie", "1.02 ×", "0.72 ms", "not measured", "bare Caddy file_server",
+				"A <fast> & good CPU",
+			} {
 				if !strings.Contains(text.String(), want) {
 					t.Errorf("%s: the chart does not say %q:\n%s", name, want, drawn)
 				}
@@ -506,12 +524,12 @@ func TestPublished(t *testing.T) {
 
 func TestPublish(t *testing.T) {
 	document := "before\n" + publishFrom + "old figures\n" + publishTo + "after\n"
-	got := publish(document, "..", "| the table |")
+	got := publish(document, "../docs", "| the table |")
 	if !strings.HasPrefix(got, "before\n") || !strings.HasSuffix(got, "after\n") || strings.Contains(got, "old") ||
-		!strings.Contains(got, "| the table |") || !strings.Contains(got, `src="bench/results/light.svg"`) {
+		!strings.Contains(got, "| the table |") || !strings.Contains(got, `src="../bench/results/light.svg"`) {
 		t.Errorf("it makes\n%s", got)
 	}
-	if again := publish(got, "..", "| the table |"); again != got {
+	if again := publish(got, "../docs", "| the table |"); again != got {
 		t.Errorf("a second time, it makes\n%s", again)
 	}
 	if got := publish(got, ".", ""); got != "before\n"+publishFrom+publishTo+"after\n" {
@@ -536,7 +554,8 @@ func TestServersEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It takes no connections, and ends at once.
-	if _, err := s.start(c.server, command(ctx, "sh", "-c", "echo these words; exit 1"), log, address); err == nil || !strings.Contains(err.Error(), "these words") {
+	if _, err := s.start(c.server, command(ctx, "sh", "-c", "echo these words; exit 1"), log, address); err == nil ||
+		!strings.Contains(err.Error(), "these words") {
 		t.Errorf("a server that ends at once: %v", err)
 	}
 	app := httptest.NewServer(http.NotFoundHandler()) // stands in for the port
@@ -559,14 +578,19 @@ func TestServersEnd(t *testing.T) {
 	s.Wait()
 	for _, pid := range processes {
 		// They are killed, and may take a moment to die.
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		await(t, fmt.Sprintf("process %d dies", pid), func() bool {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			if err != nil || bytes.Contains(stat, []byte(") Z ")) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("process %d lives on: %s", pid, stat)
-			}
+			return err != nil || bytes.Contains(stat, []byte(") Z "))
+		})
+	}
+}
+
+// await waits for what goes on in the background.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
 		}
 	}
 }

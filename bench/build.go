@@ -118,7 +118,9 @@ func versions(ctx context.Context, bins binaries, dir string) map[string]string 
 	ask("wrk", "dpkg-query", "-W", "-f", "${Version}", "wrk")
 	ask("apache", "dpkg-query", "-W", "-f", "${Version}", "apache2")
 	ask("mod_auth_openidc", "dpkg-query", "-W", "-f", "${Version}", "libapache2-mod-auth-openidc")
-	for name, module := range map[string]string{"caddy": "github.com/caddyserver/caddy/v2", "caddy-security": "github.com/greenpau/caddy-security"} {
+	for name, module := range map[string]string{
+		"caddy": "github.com/caddyserver/caddy/v2", "caddy-security": "github.com/greenpau/caddy-security",
+	} {
 		info, err := buildinfo.ReadFile(bins[name].path)
 		if err != nil {
 			continue

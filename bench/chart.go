@@ -60,13 +60,18 @@ func (r results) chart(p palette) string {
 		"Processor time for a request with a session, next to the same request to the bare server")
 	d.panel(r.requestBars(), 1, "the bare server")
 	d.y += 18
-	d.title("What signing in costs the server", "Processor time for a whole login: redirect, callback, token exchange, page")
+	d.title("What signing in costs the server",
+		"Processor time for a whole login: redirect, callback, token exchange, page")
 	d.panel(r.loginBars(), 0, "")
 	d.y += 26
 	v := r.Versions
-	d.text(margin, "start", 11.5, normal, p.muted, fmt.Sprintf("%s · one core of %s · Caddy %s · aventus_auth %s · caddy-security %s", r.Date, r.CPU, v["caddy"], v["plugin"], v["caddy-security"]))
+	d.text(margin, "start", 11.5, normal, p.muted,
+		fmt.Sprintf("%s · one core of %s · Caddy %s · aventus_auth %s · caddy-security %s", r.Date, r.CPU, v["caddy"],
+			v["plugin"], v["caddy-security"]))
 	d.y += 16
-	d.text(margin, "start", 11.5, normal, p.muted, fmt.Sprintf("oauth2-proxy %s · Apache %s · mod_auth_openidc %s · medians of %d rounds · go -C bench run .", v["oauth2-proxy"], v["apache"], v["mod_auth_openidc"], r.Plan.Rounds))
+	d.text(margin, "start", 11.5, normal, p.muted,
+		fmt.Sprintf("oauth2-proxy %s · Apache %s · mod_auth_openidc %s · medians of %d rounds · go -C bench run .",
+			v["oauth2-proxy"], v["apache"], v["mod_auth_openidc"], r.Plan.Rounds))
 
 	height := d.y + margin - 6
 	return fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" width="%[1]d" height="%.0[2]f" viewBox="0 0 %[1]d %.0[2]f" role="img" aria-label="%[3]s" font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif">
@@ -138,7 +143,8 @@ type drawing struct {
 // text writes a line of text at y. Its anchor is what stands at x: its start, middle or
 // end.
 func (d *drawing) text(x float64, anchor string, size float64, weight int, colour, s string) {
-	fmt.Fprintf(d, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%g" font-weight="%d" fill="%s">%s</text>`+"\n", x, d.y, anchor, size, weight, colour, html.EscapeString(s))
+	fmt.Fprintf(d, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%g" font-weight="%d" fill="%s">%s</text>`+"\n",
+		x, d.y, anchor, size, weight, colour, html.EscapeString(s))
 }
 
 func (d *drawing) title(title, subtitle string) {
@@ -180,7 +186,8 @@ func (d *drawing) panel(groups []bars, mark float64, markText string) {
 		}
 	}
 	if mark > 0 {
-		fmt.Fprintf(d, `<line x1="%[1]g" y1="%.1[2]f" x2="%[1]g" y2="%.1[3]f" stroke="%[4]s" stroke-dasharray="3 3"/>`+"\n", math.Round(x(mark)), top, d.y+4, d.line)
+		fmt.Fprintf(d, `<line x1="%[1]g" y1="%.1[2]f" x2="%[1]g" y2="%.1[3]f" stroke="%[4]s" stroke-dasharray="3 3"/>`+
+			"\n", math.Round(x(mark)), top, d.y+4, d.line)
 	}
 }
 
@@ -192,7 +199,8 @@ func (d *drawing) bar(b bar, x func(float64) float64, mark float64) {
 	top := d.y + (rowHeight-barHeight)/2
 	rect := func(from, to float64, fill string) {
 		if to > from {
-			fmt.Fprintf(d, `<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"/>`+"\n", x(from), top, x(to)-x(from), barHeight, fill)
+			fmt.Fprintf(d, `<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"/>`+"\n", x(from), top,
+				x(to)-x(from), barHeight, fill)
 		}
 	}
 	bottom := d.y + rowHeight

@@ -122,31 +122,38 @@ var contenders = []contender{
 	},
 	{
 		name: "caddy-security", title: "caddy-security", bare: "caddy", token: 750, logins: true,
-		does:    "Checks a JWT of its own in the cookie, and the role in it. The access token is not kept, and none goes to the app.",
+		does: "Checks a JWT of its own in the cookie, and the role in it. The access token is not kept, and " +
+			"none goes to the app.",
 		servers: []program{caddyWith("caddy-security", "caddy-security/Caddyfile")},
 	},
 	{
 		name: "oauth2-proxy", title: "oauth2-proxy", bare: "caddy", token: 750, logins: true,
-		does:    "Serves the file itself, from a session in the cookie. It has no bare form; the bare server is Caddy's file_server.",
+		does: "Serves the file itself, from a session in the cookie. It has no bare form; the bare server is " +
+			"Caddy's file_server.",
 		servers: []program{oauth2Proxy("$ADDRESS", "OAUTH2_PROXY_UPSTREAMS=file://$ROOT/#/")},
 	},
 	{
 		name: "forward_auth", title: "forward_auth and oauth2-proxy", bare: "caddy", token: 750, logins: true,
-		does: "Caddy asks oauth2-proxy about each request, and copies the access token into X-Auth-Request-Access-Token. Both processes are counted.",
+		does: "Caddy asks oauth2-proxy about each request, and copies the access token into " +
+			"X-Auth-Request-Access-Token. Both processes are counted.",
 		servers: []program{
-			oauth2Proxy("$SECOND", "OAUTH2_PROXY_UPSTREAMS=static://202", "OAUTH2_PROXY_REVERSE_PROXY=true", "OAUTH2_PROXY_SET_XAUTHREQUEST=true", "OAUTH2_PROXY_WHITELIST_DOMAINS=$ADDRESS"),
+			oauth2Proxy("$SECOND", "OAUTH2_PROXY_UPSTREAMS=static://202", "OAUTH2_PROXY_REVERSE_PROXY=true",
+				"OAUTH2_PROXY_SET_XAUTHREQUEST=true", "OAUTH2_PROXY_WHITELIST_DOMAINS=$ADDRESS"),
 			caddyWith("caddy", "oauth2-proxy/Caddyfile"),
 		},
 	},
 
 	{
-		name: "aventus_auth-proxy", title: "aventus_auth, cookie", bare: "caddy-proxy", token: 750, forwards: "Authorization",
-		does:    "Session in the cookie. The app gets the access token.",
-		servers: []program{caddyWith("caddy", "aventus_auth/reverse_proxy.Caddyfile")},
+		name: "aventus_auth-proxy", title: "aventus_auth, cookie", bare: "caddy-proxy", token: 750,
+		forwards: "Authorization",
+		does:     "Session in the cookie. The app gets the access token.",
+		servers:  []program{caddyWith("caddy", "aventus_auth/reverse_proxy.Caddyfile")},
 	},
 	{
-		name: "oauth2-proxy-proxy", title: "oauth2-proxy", bare: "caddy-proxy", token: 750, forwards: "X-Forwarded-Access-Token",
-		does:    "Passes the request on itself, with the access token, from a session in the cookie. The bare server is Caddy's reverse_proxy.",
+		name: "oauth2-proxy-proxy", title: "oauth2-proxy", bare: "caddy-proxy", token: 750,
+		forwards: "X-Forwarded-Access-Token",
+		does: "Passes the request on itself, with the access token, from a session in the cookie. The bare " +
+			"server is Caddy's reverse_proxy.",
 		servers: []program{oauth2Proxy("$ADDRESS", "OAUTH2_PROXY_UPSTREAMS=http://$UPSTREAM/")},
 	},
 

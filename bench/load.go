@@ -110,14 +110,16 @@ func (r requests) check(length, connections int) error {
 	// An answer's length may differ by some bytes, where it sets a cookie.
 	low, high := r.Requests*length*99/100, (r.Requests+connections)*length*101/100
 	if r.Bytes < low || r.Bytes > high {
-		return fmt.Errorf("%d answers were %d bytes, and not %d each: they were not all the page", r.Requests, r.Bytes, length)
+		return fmt.Errorf("%d answers were %d bytes, and not %d each: they were not all the page", r.Requests,
+			r.Bytes, length)
 	}
 	return nil
 }
 
 // wrk asks for a target as fast as it is answered.
 func wrk(ctx context.Context, core int, script string, t target, connections int, seconds float64) (requests, error) {
-	args := []string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%d", int(seconds)), "--latency", "-s", script}
+	args := []string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%d", int(seconds)), "--latency",
+		"-s", script}
 	for _, header := range t.headers() {
 		args = append(args, "-H", header)
 	}

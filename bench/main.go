@@ -117,7 +117,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	// Only a whole run may replace what is shown in the README.
+	// Only a whole run may replace what documents show.
 	out := published
 	if *quick || *only != "" {
 		out = filepath.Join(published, "partial")
@@ -130,7 +130,8 @@ func run(ctx context.Context, args []string) (err error) {
 		return errors.New("there is no folder peers here; in the repository's root, go -C bench run . finds it")
 	}
 	if _, err := exec.LookPath("wrk"); err != nil {
-		return errors.New("wrk makes the load, and is not installed: apt-get install wrk apache2 libapache2-mod-auth-openidc")
+		return errors.New("wrk makes the load, and is not installed: apt-get install wrk apache2 " +
+			"libapache2-mod-auth-openidc")
 	}
 
 	dir, err := os.MkdirTemp("", "bench")
@@ -255,7 +256,8 @@ func (b *bench) binaries() map[string]bool {
 func (b *bench) startAll(ctx context.Context, bins binaries) error {
 	var redirectURIs []string
 	for _, s := range b.sites {
-		redirectURIs = append(redirectURIs, s.origin()+"/oauth2/callback", s.origin()+"/auth/oauth2/generic/authorization-code-callback")
+		redirectURIs = append(redirectURIs, s.origin()+"/oauth2/callback",
+			s.origin()+"/auth/oauth2/generic/authorization-code-callback")
 	}
 	issuer, err := aventustest.FreeAddr()
 	if err != nil {
@@ -274,7 +276,8 @@ func (b *bench) startAll(ctx context.Context, bins binaries) error {
 		app:    {"the-app", app, b.pageFile()},
 	}
 	for address, args := range helpers {
-		if _, err := b.servers.start(b.cores.load, command(ctx, self, args...), filepath.Join(b.dir, args[0]+".log"), address); err != nil {
+		if _, err := b.servers.start(b.cores.load, command(ctx, self, args...), filepath.Join(b.dir, args[0]+".log"),
+			address); err != nil {
 			return err
 		}
 	}
@@ -321,14 +324,16 @@ func (b *bench) start(ctx context.Context, bins binaries, s *site, issuer, app s
 		cmd := command(ctx, binary, args...)
 		cmd.Dir = data
 		// Nothing of whoever runs this: no proxy, no configuration of theirs.
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + data, "XDG_DATA_HOME=" + data, "XDG_CONFIG_HOME=" + data}
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + data, "XDG_DATA_HOME=" + data,
+			"XDG_CONFIG_HOME=" + data}
 		for name, v := range values {
 			cmd.Env = append(cmd.Env, name+"="+v)
 		}
 		for _, e := range p.env {
 			cmd.Env = append(cmd.Env, os.Expand(e, value))
 		}
-		started, err := b.servers.start(b.cores.server, cmd, filepath.Join(data, p.binary+".log"), os.Expand(p.address, value))
+		started, err := b.servers.start(b.cores.server, cmd, filepath.Join(data, p.binary+".log"),
+			os.Expand(p.address, value))
 		if err != nil {
 			return err
 		}
@@ -471,7 +476,8 @@ func (b *bench) check(s *site, t target) (int, error) {
 		return 0, fmt.Errorf("asking for the page: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK || string(body) != string(b.page) {
-		return 0, fmt.Errorf("with its cookie, a request gets %s and %d bytes, and not the page", resp.Status, len(body))
+		return 0, fmt.Errorf("with its cookie, a request gets %s and %d bytes, and not the page",
+			resp.Status, len(body))
 	}
 	if s.bare == "" {
 		return length, nil
@@ -498,7 +504,8 @@ func (b *bench) logins(ctx context.Context, s *site) (*sample, error) {
 	}
 	var l logins
 	made, err := s.watch(func() error {
-		out, err := runOn(b.cores.load, command(ctx, self, "the-browsers", s.origin(), b.pageFile(), fmt.Sprintf("%gs", b.plan.LoginSeconds)))
+		out, err := runOn(b.cores.load, command(ctx, self, "the-browsers", s.origin(), b.pageFile(),
+			fmt.Sprintf("%gs", b.plan.LoginSeconds)))
 		if err != nil {
 			return err
 		}

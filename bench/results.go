@@ -158,9 +158,10 @@ const published = "results"
 
 // documents show results between these two lines, where they have them. Nobody writes
 // a figure there by hand.
-var documents = []string{"README.md", "../README.md"}
+var documents = []string{"README.md", "../docs/costs.md"}
 
-const publishFrom, publishTo = "<!-- bench: go -C bench run . writes what follows -->\n", "<!-- bench: up to here -->\n"
+const publishFrom, publishTo = "<!-- bench: go -C bench run . writes what follows -->\n",
+	"<!-- bench: up to here -->\n"
 
 // publish puts the table, and the chart above it, into a document in a folder. Before
 // there is a table, there is nothing.
@@ -174,8 +175,8 @@ func publish(document, folder, table string) string {
 		return before + publishFrom + publishTo + after
 	}
 	prefix := ""
-	if folder == ".." {
-		prefix = "bench/"
+	if folder != "." {
+		prefix = "../bench/"
 	}
 	return before + publishFrom + fmt.Sprintf(`
 <picture>
@@ -192,9 +193,12 @@ func publish(document, folder, table string) string {
 func (r results) table() string {
 	var b strings.Builder
 	v := r.Versions
-	fmt.Fprintf(&b, "Measured on %s on %d cores of %s, %s, storage on %s, with %s, Caddy %s, aventus_auth %s, caddy-security %s, oauth2-proxy %s, Apache %s, mod_auth_openidc %s and wrk %s; medians of %d rounds.\n\n",
-		r.Date, r.CPUs, r.CPU, v["kernel"], v["filesystem"], v["go"], v["caddy"], v["plugin"], v["caddy-security"], v["oauth2-proxy"], v["apache"], v["mod_auth_openidc"], v["wrk"], r.Plan.Rounds)
-	b.WriteString("| | CPU next to bare (lowest to highest round) | CPU s for 10,000 requests | the same requests, bare | requests/s | p50 ms | p99 ms | memory MiB | CPU s for 1,000 logins | logins/s |\n")
+	fmt.Fprintf(&b, "Measured on %s on %d cores of %s, %s, storage on %s, with %s, Caddy %s, aventus_auth %s, "+
+		"caddy-security %s, oauth2-proxy %s, Apache %s, mod_auth_openidc %s and wrk %s; medians of %d rounds.\n\n",
+		r.Date, r.CPUs, r.CPU, v["kernel"], v["filesystem"], v["go"], v["caddy"], v["plugin"], v["caddy-security"],
+		v["oauth2-proxy"], v["apache"], v["mod_auth_openidc"], v["wrk"], r.Plan.Rounds)
+	b.WriteString("| | CPU next to bare (lowest to highest round) | CPU s for 10,000 requests | the same requests, " +
+		"bare | requests/s | p50 ms | p99 ms | memory MiB | CPU s for 1,000 logins | logins/s |\n")
 	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, bare := range r.Results {
 		if bare.Against != "" {

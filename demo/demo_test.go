@@ -51,13 +51,14 @@ type visitor struct {
 	client *http.Client
 }
 
-func newVisitor(t *testing.T) *visitor {
+func newVisitor(t *testing.T, args ...string) *visitor {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	printed, stdout := io.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		err := run(ctx, []string{"-port=0", "-issuer-port=0", "-upstream-port=0", "-metrics-port=0"}, stdout)
+		err := run(ctx, append([]string{"-port=0", "-issuer-port=0", "-upstream-port=0", "-metrics-port=0"}, args...),
+			stdout)
 		stdout.CloseWithError(io.EOF)
 		ended <- err
 	}()
@@ -68,10 +69,20 @@ func newVisitor(t *testing.T) *visitor {
 		}
 	})
 	jar, _ := cookiejar.New(nil)
-	v := &visitor{t: t, client: &http.Client{Jar: jar, Timeout: 30 * time.Second}}
+	// As browsers do, whatever the system's resolver knows of such names.
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		if host, port, err := net.SplitHostPort(address); err == nil && strings.HasSuffix(host, ".localhost") {
+			address = net.JoinHostPort("127.0.0.1", port)
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	v := &visitor{t: t, client: &http.Client{
+		Jar: jar, Timeout: 30 * time.Second, Transport: &http.Transport{DialContext: dial},
+	}}
 	lines := bufio.NewScanner(printed)
 	for lines.Scan() {
-		if found := regexp.MustCompile(`Open (http://localhost:\d+)/`).FindStringSubmatch(lines.Text()); found != nil {
+		if found := regexp.MustCompile(`^ +(?:Open )?(http://[a-z.]*localhost:\d+)/$`).FindStringSubmatch(
+			lines.Text()); found != nil {
 			v.site = found[1]
 		}
 		if strings.Contains(lines.Text(), "Ctrl-C") {
@@ -107,18 +118,36 @@ func (v *visitor) submit(page, name, value string) (int, string) {
 		v.t.Fatalf("there is no form: %s", page)
 	}
 	form := url.Values{name: {value}}
-	for _, hidden := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(page, -1) {
+	for _, hidden := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(page,
+		-1) {
 		form.Set(hidden[1], html.UnescapeString(hidden[2]))
 	}
-	return v.read(v.client.PostForm(html.UnescapeString(action[1]), form))
+	r, err := http.NewRequest(http.MethodPost, html.UnescapeString(action[1]), strings.NewReader(form.Encode()))
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	r.Header.Set("Accept", "text/html") // as a browser does
+	return v.read(v.client.Do(r))
 }
 
 // signIn signs in on the way to the start page.
 func (v *visitor) signIn() (int, string) {
 	v.t.Helper()
-	_, page := v.read(v.client.Get(v.site + "/"))
+	_, page := v.visit()
 	_, page = v.submit(page, "user", "auth0|ada")
 	return v.submit(page, "decision", "allow")
+}
+
+// visit asks for the start page, as a browser does, and goes wherever that leads.
+func (v *visitor) visit() (int, string) {
+	v.t.Helper()
+	visit, err := http.NewRequest("GET", v.site+"/", nil)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	visit.Header.Set("Accept", "text/html") // as a browser asks for a page
+	return v.read(v.client.Do(visit))
 }
 
 // The demo runs, somebody signs in, and what its page asks for is there.
@@ -141,17 +170,54 @@ func TestDemo(t *testing.T) {
 		me.Claims.Name == "" || me.Claims.Email == "" || me.Claims.Iss == "" || me.Claims.Azp == "" {
 		t.Errorf("/me answers %s", body)
 	}
-	if status, body := read(client.Get(site + "/app/me")); status != http.StatusOK || !strings.Contains(body, me.Claims.Name) {
+	if status, body := read(client.Get(site + "/app/me")); status != http.StatusOK ||
+		!strings.Contains(body, me.Claims.Name) {
 		t.Errorf("/app/me answers %d %s", status, body)
 	}
-	if status, body := read(client.Get(site + "/app/headers")); status != http.StatusOK || !strings.Contains(body, `"Authorization":["Bearer ey`) {
+	if status, body := read(client.Get(site + "/app/headers")); status != http.StatusOK ||
+		!strings.Contains(body, `"Authorization":["Bearer ey`) {
 		t.Errorf("/app/headers answers %d %s", status, body)
 	}
-	if status, body := read(client.Post(site+"/logout", "", nil)); status != http.StatusOK {
+
+	// The other host gets the session without being asked to sign in, and a logout there is one here.
+	other := strings.Replace(site, "localhost", "app.localhost", 1)
+	if status, _ := read(client.Get(other + "/me")); status != http.StatusUnauthorized {
+		t.Errorf("before it was visited, /me answers %d at %s", status, other)
+	}
+	v.site = other
+	if status, page := v.visit(); status != http.StatusOK || !strings.Contains(page, "/app.js") {
+		t.Fatalf("a visit of %s ends at %d %s", other, status, page)
+	}
+	if status, theirs := read(client.Get(other + "/me")); status != http.StatusOK || theirs != body {
+		t.Errorf("/me answers %d %s at %s", status, theirs, other)
+	}
+	if status, body := read(client.Post(other+"/logout", "", nil)); status != http.StatusOK {
 		t.Errorf("/logout answers %d %s", status, body)
 	}
-	if status, _ := read(client.Get(site + "/me")); status != http.StatusUnauthorized {
-		t.Errorf("after the logout, /me answers %d", status)
+	for _, at := range []string{site, other} {
+		if status, _ := read(client.Get(at + "/me")); status != http.StatusUnauthorized {
+			t.Errorf("after the logout, /me answers %d at %s", status, at)
+		}
+	}
+}
+
+// Whoever refuses consent on the way to the other host is led back to that host.
+func TestDemoRefused(t *testing.T) {
+	v := newVisitor(t)
+	site := v.site
+	v.site = strings.Replace(site, "localhost", "app.localhost", 1)
+	_, page := v.visit()
+	_, page = v.submit(page, "user", "auth0|ada")
+	status, page := v.submit(page, "decision", "refuse")
+	if status != http.StatusForbidden || !strings.Contains(page, `href="`+v.site+`/">Try again`) ||
+		!strings.Contains(page, `href="`+v.site+`/logout">Use another account`) {
+		t.Errorf("it ends at %d %s", status, page)
+	}
+	v.site = site
+	_, page = v.visit()
+	status, page = v.submit(page, "decision", "refuse")
+	if status != http.StatusForbidden || !strings.Contains(page, `href="/">Try again`) {
+		t.Errorf("at the login's host, it ends at %d %s", status, page)
 	}
 }
 
@@ -172,17 +238,27 @@ func TestErrorPages(t *testing.T) {
 		{"/" + url.PathEscape(evil), 404, "There is no such page"},
 		{"/oauth2/callback?code=" + query + "&state=" + query, 400, "invalid_state"},
 		{"/oauth2/callback?error=" + query + "&error_description=" + query + "&state=x", 400, "invalid_state"},
-		{"/oauth2/callback?%zz" + query, 400, "invalid_callback"},
+		{"/oauth2/callback?code=%zz" + query, 400, "invalid_callback"},
 	} {
-		for _, accept := range []string{"text/html,*/*;q=0.8," + evil, "application/json"} {
+		for accept, mode := range map[string]string{
+			"text/html,*/*;q=0.8," + evil:      "",
+			"text/html":                        "navigate",
+			"application/json":                 "",
+			"text/html, application/xhtml+xml": "cors", // Turbo's fetch
+		} {
 			r, err := http.NewRequest(http.MethodGet, v.site+tc.target, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, name := range []string{"User-Agent", "Referer", "Origin", "X-Request-Id", "X-Forwarded-Host", "Accept-Language"} {
+			for _, name := range []string{
+				"User-Agent", "Referer", "Origin", "X-Request-Id", "X-Forwarded-Host", "Accept-Language",
+			} {
 				r.Header.Set(name, evil)
 			}
 			r.Header.Set("Accept", accept)
+			if mode != "" {
+				r.Header.Set("Sec-Fetch-Mode", mode)
+			}
 			resp, err := v.client.Do(r)
 			status, body := v.read(resp, err)
 			if status != tc.status || resp.Header.Get("Cache-Control") != "no-store" {
@@ -195,16 +271,19 @@ func TestErrorPages(t *testing.T) {
 				}
 			}
 			kind := resp.Header.Get("Content-Type")
-			if accept == "application/json" {
-				if kind != "text/plain; charset=utf-8" || !strings.HasPrefix(body, fmt.Sprint(tc.status, " ", http.StatusText(tc.status), ".")) {
+			if accept == "application/json" || mode == "cors" {
+				if kind != "text/plain; charset=utf-8" ||
+					!strings.HasPrefix(body, fmt.Sprint(tc.status, " ", http.StatusText(tc.status), ".")) {
 					t.Errorf("%s: a script is told, as %s: %s", tc.target, kind, body)
 				}
 				continue
 			}
-			if kind != "text/html; charset=utf-8" || !strings.Contains(body, tc.says) || !regexp.MustCompile(`Request [0-9a-f-]{36}<`).MatchString(body) {
+			if kind != "text/html; charset=utf-8" || !strings.Contains(body, tc.says) ||
+				!regexp.MustCompile(`Request [0-9a-f-]{36}<`).MatchString(body) {
 				t.Errorf("%s: a person is told, as %s:\n%s", tc.target, kind, body)
 			}
-			if policy := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none';") {
+			if policy := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(policy,
+				"default-src 'none';") {
 				t.Errorf("%s: the policy is %q", tc.target, policy)
 			}
 		}

@@ -1,12 +1,15 @@
 // The demo is a site behind the Aventus login, on one machine and with nothing
 // to register: a real Caddy with the plugin runs the repository's own
-// Caddyfile.example, beside a stand-in for the authorization server and an app
-// that shows what it was sent.
+// Caddyfile.example at two hosts, beside a stand-in for the authorization server
+// and an app that shows what it was sent.
 //
 //	go run ./demo
+//
+// With -caddyfile, it is a Caddyfile of the user's own that runs beside the stand-in.
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"embed"
@@ -53,12 +56,17 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	issuerPort := flags.Int("issuer-port", 8081, "the `port` of the authorization server's stand-in")
 	upstreamPort := flags.Int("upstream-port", 8082, "the `port` of the app behind the site")
 	metricsPort := flags.Int("metrics-port", 8083, "the `port` where Caddy's metrics are")
+	own := flags.String("caddyfile", "",
+		"run this `file` in place of Caddyfile.example, on loopback hosts and with the stand-in")
 	verbose := flags.Bool("v", false, "show all of Caddy's log, not only warnings and errors")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("there are only flags, but %q was given", flags.Arg(0))
+	}
+	if *own != "" {
+		return runOwn(ctx, *own, *sitePort, *issuerPort, *verbose, stdout)
 	}
 	caddyfile, err := readCaddyfile()
 	if err != nil {
@@ -97,23 +105,29 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 
 	// The site and the stand-in have hosts of their own, since browsers do not
-	// part cookies by port.
-	site := fmt.Sprintf("http://localhost:%d", siteListener.Addr().(*net.TCPAddr).Port)
-	client := aventustest.Client{ID: "aventus-demo", Secret: rand.Text(), RedirectURIs: []string{site + "/oauth2/callback"}}
+	// part cookies by port. Another host shares the site's login.
+	port := siteListener.Addr().(*net.TCPAddr).Port
+	site, other := fmt.Sprintf("http://localhost:%d", port), fmt.Sprintf("http://app.localhost:%d", port)
+	client := aventustest.Client{
+		ID: "aventus-demo", Secret: rand.Text(),
+		RedirectURIs: []string{site + "/oauth2/callback"}, LogoutOrigins: []string{other},
+	}
 	issuer := &aventustest.Server{
 		Issuer:    "http://" + issuerListener.Addr().String() + "/",
 		Clients:   []aventustest.Client{client},
 		Audiences: []string{site + "/app/"},
 	}
 	app := &upstream{issuer: issuer.Issuer, audience: issuer.Audiences[0]}
-	for listener, handler := range map[net.Listener]http.Handler{issuerListener: issuer, upstreamListener: app.handler()} {
+	for listener, handler := range map[net.Listener]http.Handler{
+		issuerListener: issuer, upstreamListener: app.handler(),
+	} {
 		server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 		defer server.Close()
 		go server.Serve(listener)
 	}
 
 	restore := setenv(map[string]string{
-		"SITE_ADDRESS":          site,
+		"SITE_ADDRESS":          site + ", " + other,
 		"SITE_ROOT":             filepath.Join(dir, "site"),
 		"APP_UPSTREAM":          upstreamListener.Addr().String(),
 		"AVENTUS_CLIENT_ID":     client.ID,
@@ -136,32 +150,47 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	defer caddy.Stop()
 
-	fmt.Fprintf(stdout, "\n  Open %s/ and sign in as one of these; there are no passwords.\n\n", site)
-	for _, user := range aventustest.DefaultUsers {
-		fmt.Fprintf(stdout, "    %s <%s>\n", user.Name, user.Email)
-	}
-	fmt.Fprintf(stdout, "\n  The authorization server's stand-in is at %s\n  Metrics for Prometheus are at http://%s/metrics\n  Ctrl-C stops it.\n\n", issuer.Issuer, metrics)
+	fmt.Fprintf(stdout, "\n  Open %s/\n\n  The host %s shares its login.\n", site, other)
+	printUsers(stdout)
+	fmt.Fprintf(stdout, "\n  The authorization server's stand-in is at %s\n  Metrics for Prometheus are at "+
+		"http://%s/metrics\n  Ctrl-C stops it.\n\n", issuer.Issuer, metrics)
 	<-ctx.Done()
 	return nil
 }
 
+// printUsers says as whom one can sign in.
+func printUsers(stdout io.Writer) {
+	fmt.Fprint(stdout, "\n  Sign in as one of these; there are no passwords.\n\n")
+	for _, user := range aventustest.DefaultUsers {
+		fmt.Fprintf(stdout, "    %s <%s>\n", user.Name, user.Email)
+	}
+}
+
 // readCaddyfile reads Caddyfile.example from the repository's root, where
-// `go run ./demo` is run, or from the folder below it, where tests are.
+// `go run ./demo` is run, or from the folder below it, where tests are. It adds
+// the second host, which the file, for one site, has no use for.
 func readCaddyfile() ([]byte, error) {
 	for _, dir := range []string{".", ".."} {
 		b, err := os.ReadFile(filepath.Join(dir, "Caddyfile.example"))
-		if !errors.Is(err, fs.ErrNotExist) {
-			return b, err
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		const logout = "\t\tlogout /logout\n"
+		if err == nil && bytes.Count(b, []byte(logout)) != 1 {
+			err = errors.New("there is no line in Caddyfile.example in front of which hosts can be written")
+		}
+		return bytes.Replace(b, []byte(logout), []byte("\t\thosts app.localhost\n"+logout), 1), err
 	}
-	return nil, errors.New("there is no Caddyfile.example here; run this from the root of the repository: go run ./demo")
+	return nil,
+		errors.New("there is no Caddyfile.example here; run this from the root of the repository: go run ./demo")
 }
 
 // listen opens a port on this machine alone.
 func listen(flag string, port int) (net.Listener, error) {
 	// Somebody may be there who does not stand in the way of listening, such
 	// as a server on ::1, where a browser looks first.
-	if conn, err := net.DialTimeout("tcp", net.JoinHostPort("localhost", strconv.Itoa(port)), time.Second); err == nil {
+	if conn, err := net.DialTimeout("tcp", net.JoinHostPort("localhost", strconv.Itoa(port)),
+		time.Second); err == nil {
 		conn.Close()
 		return nil, fmt.Errorf("port %d is taken; choose another with %s", port, flag)
 	}
@@ -177,10 +206,12 @@ func listen(flag string, port int) (net.Listener, error) {
 
 // adapt turns the Caddyfile into a config that keeps to itself: it listens on
 // this machine alone, and touches neither another Caddy's admin endpoint nor
-// the user's own storage and saved config. Since it has no admin endpoint, its
+// the user's own storage and saved config. Since there is no admin endpoint, the
 // metrics have a server of their own.
 func adapt(caddyfile []byte, address, metrics, storage string, verbose bool) (*caddy.Config, error) {
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(caddyfile, map[string]any{"filename": "Caddyfile.example"})
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(caddyfile, map[string]any{
+		"filename": "Caddyfile.example",
+	})
 	if err != nil {
 		return nil, fmt.Errorf("adapting Caddyfile.example: %w", err)
 	}
@@ -202,6 +233,12 @@ func adapt(caddyfile []byte, address, metrics, storage string, verbose bool) (*c
 	}
 	app.GracePeriod = caddy.Duration(2 * time.Second)
 	config.AppsRaw["http"] = caddyconfig.JSON(app, nil)
+	keepToItself(config, storage, verbose)
+	return config, nil
+}
+
+// keepToItself gives a config a storage and a log of its own, and no admin endpoint.
+func keepToItself(config *caddy.Config, storage string, verbose bool) {
 	config.Admin = &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: new(false)}}
 	config.StorageRaw = caddyconfig.JSON(map[string]string{"module": "file_system", "root": storage}, nil)
 	log := new(caddy.CustomLog)
@@ -210,7 +247,6 @@ func adapt(caddyfile []byte, address, metrics, storage string, verbose bool) (*c
 		log.Exclude = []string{"admin"} // it warns that it is off
 	}
 	config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: log}}
-	return config, nil
 }
 
 // setenv sets environment variables, and returns how to have it as it was.

@@ -125,12 +125,15 @@ func (u *upstream) verify(token string) (*claims, error) {
 	}
 	var header struct{ Alg, Kid string }
 	var c claims
-	if json.Unmarshal(decode(parts[0]), &header) != nil || json.Unmarshal(decode(parts[1]), &c) != nil || header.Alg != "RS256" {
+	if json.Unmarshal(decode(parts[0]), &header) != nil || json.Unmarshal(decode(parts[1]), &c) != nil ||
+		header.Alg != "RS256" {
 		return nil, errors.New("the token cannot be read")
 	}
 	hash := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 	for _, k := range set.Keys {
-		key := &rsa.PublicKey{N: new(big.Int).SetBytes(decode(k.N)), E: int(new(big.Int).SetBytes(decode(k.E)).Int64())}
+		key := &rsa.PublicKey{
+			N: new(big.Int).SetBytes(decode(k.N)), E: int(new(big.Int).SetBytes(decode(k.E)).Int64()),
+		}
 		if k.Kid != header.Kid || rsa.VerifyPKCS1v15(key, crypto.SHA256, hash[:], decode(parts[2])) != nil {
 			continue
 		}

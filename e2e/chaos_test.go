@@ -59,7 +59,8 @@ func newChaos(t *testing.T, sites ...site) *chaos {
 	c := &chaos{
 		cluster: &cluster{t: t, issuers: make(map[string]*issuer), air: newAir(t)},
 		sites:   sites, state: filepath.Join(t.TempDir(), "state"),
-		pages: newLoad("pages"), logins: newLoad("logins"), intruders: newLoad("intruders"), gone: newLoad("after a logout"),
+		pages: newLoad("pages"), logins: newLoad("logins"), intruders: newLoad("intruders"),
+		gone: newLoad("after a logout"),
 	}
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "" || r.URL.Path != "/" {
@@ -164,7 +165,7 @@ func (c *chaos) signInAnew(n int) {
 		if a.status == http.StatusOK {
 			break
 		}
-		if a.String() != "503 storage_unavailable" {
+		if a.String() != "503 Sign-in is temporarily unavailable. Try again soon." {
 			c.t.Errorf("a logout: %s", a)
 			return
 		}
@@ -257,7 +258,8 @@ type usage struct {
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("%d goroutines, %.1f MiB of heap, %.1f MiB resident", u.goroutines, float64(u.heap)/mib, float64(u.resident)/mib)
+	return fmt.Sprintf("%d goroutines, %.1f MiB of heap, %.1f MiB resident", u.goroutines, float64(u.heap)/mib,
+		float64(u.resident)/mib)
 }
 
 const mib = 1 << 20
@@ -465,7 +467,8 @@ func TestChaos(t *testing.T) {
 	// Who was given a session still has it, and who has signed out does not.
 	for _, p := range c.people {
 		a := c.fetch(p.browser)
-		for deadline := time.Now().Add(30 * time.Second); a.status == http.StatusServiceUnavailable && time.Now().Before(deadline); a = c.fetch(p.browser) {
+		for deadline := time.Now().Add(30 * time.Second); a.status == http.StatusServiceUnavailable &&
+			time.Now().Before(deadline); a = c.fetch(p.browser) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		if a.String() != "200" {
@@ -483,7 +486,8 @@ func TestChaos(t *testing.T) {
 	const more = 20
 	c.air.CloseIdleConnections()
 	after, err := c.usage()
-	for deadline := time.Now().Add(50 * time.Second); err == nil && after.goroutines > before.goroutines+more && time.Now().Before(deadline); after, err = c.usage() {
+	for deadline := time.Now().Add(50 * time.Second); err == nil && after.goroutines > before.goroutines+more &&
+		time.Now().Before(deadline); after, err = c.usage() {
 		time.Sleep(time.Second)
 	}
 	if err != nil {
@@ -497,7 +501,8 @@ func TestChaos(t *testing.T) {
 		}
 	}
 	t.Logf("%s: %d people signed in, %d of them out and in again; %d requests with a session, %.0f/s, and %d without",
-		took.Round(time.Second), len(c.people), c.left.Load(), c.asked.Load(), float64(c.asked.Load())/took.Seconds(), forced)
+		took.Round(time.Second), len(c.people), c.left.Load(), c.asked.Load(),
+		float64(c.asked.Load())/took.Seconds(), forced)
 	t.Logf("%d reloads, %d outages of the storage, %d token requests, %d of them renewals; %d connections were cut",
 		reloads, outages, tokenRequests.Load(), c.issuers["refresh"].Refreshes(), c.cut.Load())
 	middle := between(began.Add(took/3), began.Add(took*2/3), seen)
@@ -510,7 +515,8 @@ func TestChaos(t *testing.T) {
 	// When all have signed in, it grows no more, but goes up and down with what the
 	// storage and the authorization server hold up: half as much again is not much. What
 	// is left when all is over, and all of the sessions are still there, says more.
-	if last.goroutines > middle.goroutines*3/2+100 || last.heap > middle.heap*3/2+mib || last.resident > middle.resident*5/4+8*mib {
+	if last.goroutines > middle.goroutines*3/2+100 || last.heap > middle.heap*3/2+mib ||
+		last.resident > middle.resident*5/4+8*mib {
 		t.Error("what Caddy takes up grows")
 	}
 	if after.goroutines > before.goroutines+more || after.heap > before.heap+4*mib {
@@ -525,14 +531,16 @@ func TestChaos(t *testing.T) {
 	c.pages.only(t, "pages, refresh", "200", down, renewal)
 	for _, s := range c.sites {
 		c.logins.only(t, "logins, "+s.name, "200", down, renewal, "503 server_unavailable", "504 token_timeout")
-		c.intruders.only(t, "intruders, "+s.name, "302", "401 login_required")
+		c.intruders.only(t, "intruders, "+s.name, "302 Found", "401 login_required")
 		c.gone.only(t, "after a logout, "+s.name, "401 login_required", down)
-		if codes, tokens := c.issuers[s.name].CodesReused(), c.issuers[s.name].RefreshReused(); codes != 0 || tokens != 0 {
+		if codes, tokens := c.issuers[s.name].CodesReused(), c.issuers[s.name].RefreshReused(); codes != 0 ||
+			tokens != 0 {
 			t.Errorf("%s: used twice: %d codes, %d refresh tokens", s.name, codes, tokens)
 		}
 	}
 	// Of how fast it went, this asserts no more than that it was tried.
-	if len(c.people) != chaosPeople || c.left.Load() < 20 || c.asked.Load() < chaosWork || reloads < 20 || outages < 8 {
+	if len(c.people) != chaosPeople || c.left.Load() < 20 || c.asked.Load() < chaosWork || reloads < 20 ||
+		outages < 8 {
 		t.Error("that was no chaos")
 	}
 }

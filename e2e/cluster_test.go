@@ -57,7 +57,8 @@ func TestStart(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("%d times 3 nodes started on an empty storage; 9 logins each, begun at one node and finished at the next", rounds)
+		t.Logf("%d times 3 nodes started on an empty storage; 9 logins each, begun at one node and finished at "+
+			"the next", rounds)
 	})
 }
 
@@ -211,7 +212,8 @@ func TestKill(t *testing.T) {
 			seen[a.String()]++
 			time.Sleep(50 * time.Millisecond)
 		}
-		t.Logf("the session that was being renewed got %v, then %s after %s", seen, a, time.Since(killed).Round(time.Millisecond))
+		t.Logf("the session that was being renewed got %v, then %s after %s", seen, a,
+			time.Since(killed).Round(time.Millisecond))
 		c.expect(a, http.StatusUnauthorized, "the session that was being renewed")
 		if n := held.Refreshes(); n != 1 {
 			t.Errorf("its refresh token was sent %d times", n)
@@ -219,7 +221,8 @@ func TestKill(t *testing.T) {
 		// Each node comes to that for itself, and says 503 until it does: 10 s from when
 		// it first had to wait, and 5 s for the lock.
 		again := renewing.visit(anyNode, "/")
-		for deadline := time.Now().Add(20 * time.Second); again.status == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(20 * time.Second); again.status == http.StatusServiceUnavailable &&
+			time.Now().Before(deadline); {
 			time.Sleep(100 * time.Millisecond)
 			again = renewing.visit(anyNode, "/")
 		}
@@ -267,7 +270,8 @@ func TestOutage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newCluster(t, "redis", 2, inCookie, inStorage, refreshing("refresh", 4*time.Second), refreshing("caught", 6*time.Second))
+			c := newCluster(t, "redis", 2, inCookie, inStorage, refreshing("refresh", 4*time.Second),
+				refreshing("caught", 6*time.Second))
 			c.issuers["refresh"].Fault(func(http.ResponseWriter, *http.Request) bool {
 				time.Sleep(100 * time.Millisecond)
 				return false
@@ -302,7 +306,8 @@ func TestOutage(t *testing.T) {
 			for _, b := range []*browser{stranger, renewing} {
 				asked := time.Now()
 				a := b.fetch(1)
-				t.Logf("a session at %s that is not in memory: %s after %s", b.site, a, time.Since(asked).Round(time.Millisecond))
+				t.Logf("a session at %s that is not in memory: %s after %s", b.site, a,
+					time.Since(asked).Round(time.Millisecond))
 				c.expect(a, http.StatusServiceUnavailable, "a session that is not in memory")
 			}
 			for _, site := range []string{"cookie", "storage", "refresh"} {
@@ -325,7 +330,8 @@ func TestOutage(t *testing.T) {
 					time.Sleep(50 * time.Millisecond)
 					a = b.fetch(1)
 				}
-				t.Logf("the session at %s: %s, %s after the outage", b.site, a, time.Since(ended).Round(time.Millisecond))
+				t.Logf("the session at %s: %s, %s after the outage", b.site, a,
+					time.Since(ended).Round(time.Millisecond))
 				if a.status != http.StatusOK {
 					t.Errorf("the session at %s is lost: %s", b.site, a)
 				}

@@ -70,7 +70,8 @@ func refreshing(name string, tokens time.Duration) site {
 type cluster struct {
 	t       *testing.T
 	nodes   []*node
-	redis   *redis // nil where the storage is in files
+	storage storage
+	redis   *redis // nil where the storage is another
 	issuers map[string]*issuer
 	port    string // the balancer's
 	turn    atomic.Int64
@@ -108,7 +109,7 @@ func (i *issuer) Refreshes() int {
 const clientSecret = "the secret of the client"
 
 // newCluster starts size Caddys at the same instant on an empty storage, which is
-// in "files" or in "redis". When the test ends, no token and no code may have been
+// one of storages. When the test ends, no token and no code may have been
 // used twice, and no Caddy may have panicked.
 func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 	t.Helper()
@@ -135,15 +136,16 @@ func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 		c.issuers[s.name] = newIssuer(t, s, size, c.port)
 	}
 
-	storage := "storage file_system " + t.TempDir()
-	if engine == "redis" {
-		c.redis = newRedis(t)
-		storage = "storage redis {\nhost 127.0.0.1\nport " + c.redis.port + "\n}"
-	}
+	c.storage = storages[engine](t)
+	c.redis, _ = c.storage.(*redis)
 	for n := range size {
-		c.nodes = append(c.nodes, newNode(t, n, func(port string) string {
-			return c.caddyfile("admin off\n"+storage, port, n, app.Listener.Addr().String(), sites)
-		}))
+		admin := "127.0.0.1:" + freePort(t)
+		node := newNode(t, n, func(port string) string {
+			global := "admin " + admin + "\nstorage " + c.storage.config()
+			return c.caddyfile(global, port, n, app.Listener.Addr().String(), sites)
+		})
+		node.admin = admin
+		c.nodes = append(c.nodes, node)
 	}
 	for _, n := range c.nodes {
 		n.start()
@@ -168,36 +170,45 @@ func newCluster(t *testing.T, engine string, size int, sites ...site) *cluster {
 func (c *cluster) caddyfile(global, port string, node int, app string, sites []site) string {
 	config := fmt.Sprintf("{\npersist_config off\nauto_https off\ndefault_bind 127.0.0.1\n%s\n}\n", global)
 	for _, s := range sites {
-		config += fmt.Sprintf(`http://%[1]s.localhost:%[2]s {
+		// The hosts that share the login are served by the same site.
+		addresses := fmt.Sprintf("http://%s.localhost:%s", s.name, port)
+		if _, listed, ok := strings.Cut(s.block, "hosts "); ok {
+			line, _, _ := strings.Cut(listed, "\n")
+			for host := range strings.FieldsSeq(line) {
+				addresses += fmt.Sprintf(", http://%s:%s", host, port)
+			}
+		}
+		config += fmt.Sprintf(`%[1]s {
 			aventus_auth {
 				client_id the-client
 				client_secret {env.CLIENT_SECRET}
-				redirect_uri %[3]s/oauth2/callback
+				redirect_uri %[2]s/oauth2/callback
 				audience https://api.example.com/
-				issuer http://127.0.0.1:%[4]s/
-				token_url http://127.0.0.%[5]d:%[4]s/oauth/token
+				issuer http://127.0.0.1:%[3]s/
+				token_url http://127.0.0.%[4]d:%[3]s/oauth/token
 				logout /logout
-				%[6]s
+				%[5]s
 			}
-			reverse_proxy %[7]s
+			reverse_proxy %[6]s
 			handle_errors {
 				respond {http.aventus_auth.error}
 			}
 		}
-		`, s.name, port, c.origin(s.name), c.issuers[s.name].port, node+1, s.block, app)
+		`, addresses, c.origin(s.name), c.issuers[s.name].port, node+1, s.block, app)
 	}
 	return config
 }
 
 // newAir is what browsers reach servers through.
 func newAir(t *testing.T) *http.Transport {
-	air := &http.Transport{MaxIdleConnsPerHost: 100, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		host, port, _ := net.SplitHostPort(addr)
-		if strings.HasSuffix(host, ".localhost") {
-			host = "127.0.0.1" // as browsers do
-		}
-		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(host, port))
-	}}
+	air := &http.Transport{MaxIdleConnsPerHost: 100,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			host, port, _ := net.SplitHostPort(addr)
+			if strings.HasSuffix(host, ".localhost") {
+				host = "127.0.0.1" // as browsers do
+			}
+			return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(host, port))
+		}}
 	t.Cleanup(air.CloseIdleConnections)
 	return air
 }
@@ -327,7 +338,7 @@ func (p *process) start() {
 // await waits until the server takes connections.
 func (p *process) await() {
 	p.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("tcp", p.addr)
 		if err == nil {
 			conn.Close()
@@ -360,21 +371,35 @@ func (p *process) kill() {
 }
 
 // node is one Caddy.
-type node struct{ process }
+type node struct {
+	process
+	file  string // its config
+	admin string // the address of its admin API; empty: it has none
+}
 
-func newNode(t *testing.T, n int, config func(port string) string) *node {
+// command returns a command of Caddy as the node would run it.
+func (n *node) command(args ...string) *exec.Cmd {
+	cmd := n.make()
+	cmd.Args = append([]string{cmd.Path}, args...)
+	return cmd
+}
+
+func newNode(t *testing.T, _ int, config func(port string) string) *node {
 	t.Helper()
 	dir, port := t.TempDir(), freePort(t)
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(config(port)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return &node{process{t: t, log: filepath.Join(dir, "log"), addr: "127.0.0.1:" + port, make: func() *exec.Cmd {
+	n := &node{file: file, process: process{t: t, log: filepath.Join(dir, "log"), addr: "127.0.0.1:" + port}}
+	n.make = func() *exec.Cmd {
 		cmd := exec.Command(caddy, "run", "--config", file, "--adapter", "caddyfile")
 		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "CLIENT_SECRET="+clientSecret)
+		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir,
+			"CLIENT_SECRET="+clientSecret)
 		return cmd
-	}}}
+	}
+	return n
 }
 
 // inspect looks for what must not be in the log, and shows what went wrong when the
@@ -393,32 +418,13 @@ func (n *node) inspect() {
 	}
 	var wrong []string
 	for line := range strings.Lines(string(log)) {
-		if strings.Contains(line, `aventus_auth`) && (strings.Contains(line, `"level":"error"`) || strings.Contains(line, `"level":"warn"`)) {
+		if strings.Contains(line, `aventus_auth`) &&
+			(strings.Contains(line, `"level":"error"`) || strings.Contains(line, `"level":"warn"`)) {
 			wrong = append(wrong, line)
 		}
 	}
-	n.t.Logf("%s: %d warnings and errors, the last of them:\n%s", n.addr, len(wrong), strings.Join(wrong[max(0, len(wrong)-5):], ""))
-}
-
-// redis is a Redis that keeps what it has on disk.
-type redis struct {
-	process
-	port string
-}
-
-func newRedis(t *testing.T) *redis {
-	t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		t.Fatal(err) // a test that does not run shows nothing
-	}
-	dir, port := t.TempDir(), freePort(t)
-	r := &redis{port: port, process: process{t: t, log: filepath.Join(dir, "log"), addr: "127.0.0.1:" + port, make: func() *exec.Cmd {
-		return exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--appendonly", "yes", "--save", "")
-	}}}
-	r.start()
-	r.await()
-	return r
+	n.t.Logf("%s: %d warnings and errors, the last of them:\n%s", n.addr, len(wrong),
+		strings.Join(wrong[max(0, len(wrong)-5):], ""))
 }
 
 // freePort returns the port of a free address.

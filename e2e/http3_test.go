@@ -84,7 +84,9 @@ func newHTTP3(t *testing.T) *attacked {
 		}
 		`, dir, port, block("/open/*", "unauthenticated pass"), block("@private", ""), app.Listener.Addr())
 	})
-	h.issuer.Clients = []aventustest.Client{{ID: "the-client", Secret: clientSecret, RedirectURIs: []string{h.origin() + "/oauth2/callback"}}}
+	h.issuer.Clients = []aventustest.Client{
+		{ID: "the-client", Secret: clientSecret, RedirectURIs: []string{h.origin() + "/oauth2/callback"}},
+	}
 	n.start()
 	n.await()
 	t.Cleanup(n.inspect)
@@ -120,10 +122,14 @@ func (h *attacked) send(fields []string, body string, trailers ...string) reply 
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)
 	defer cancel()
-	conn, err := quic.DialAddr(ctx, "127.0.0.1:"+h.port, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost", NextProtos: []string{"h3"}}, nil)
+	conn, err := quic.DialAddr(ctx, "127.0.0.1:"+h.port, &tls.Config{
+		InsecureSkipVerify: true, ServerName: "localhost", NextProtos: []string{"h3"},
+	}, nil)
 	for err != nil && ctx.Err() == nil { // the certificate is still to be made
 		time.Sleep(10 * time.Millisecond)
-		conn, err = quic.DialAddr(ctx, "127.0.0.1:"+h.port, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost", NextProtos: []string{"h3"}}, nil)
+		conn, err = quic.DialAddr(ctx, "127.0.0.1:"+h.port, &tls.Config{
+			InsecureSkipVerify: true, ServerName: "localhost", NextProtos: []string{"h3"},
+		}, nil)
 	}
 	if err != nil {
 		h.t.Fatal(err)
@@ -198,7 +204,8 @@ func (h *attacked) send(fields []string, body string, trailers ...string) reply 
 func (h *attacked) leads(r reply, status int, origin, what string) {
 	h.t.Helper()
 	lines := r.header["Location"]
-	if r.status != status || len(lines) != 1 || !strings.HasPrefix(lines[0], origin+"/") || strings.ContainsFunc(lines[0], func(c rune) bool { return c <= ' ' || c > '~' }) {
+	if r.status != status || len(lines) != 1 || !strings.HasPrefix(lines[0], origin+"/") ||
+		strings.ContainsFunc(lines[0], func(c rune) bool { return c <= ' ' || c > '~' }) {
 		h.t.Errorf("%s: status %d, Location %q, want %s", what, r.status, lines, origin)
 	}
 }
@@ -221,7 +228,7 @@ func (h *attacked) finish(begun reply) reply {
 // login returns the cookie of a session.
 func (h *attacked) login() string {
 	h.t.Helper()
-	r := h.finish(h.send(h.get("/"), ""))
+	r := h.finish(h.send(append(h.get("/"), "accept", "text/html"), ""))
 	h.leads(r, http.StatusSeeOther, h.origin(), "the login")
 	cookie, _, _ := strings.Cut(r.header.Get("Set-Cookie"), ";")
 	return cookie
@@ -232,10 +239,13 @@ func TestHTTP3Redirects(t *testing.T) {
 	h := newHTTP3(t)
 	led := 0
 	for _, path := range []string{
-		"//evil.test/x", "//evil.test/%2e%2e", "///evil.test", `/\evil.test`, `\\evil.test`, "/%09/evil.test", "/\t/evil.test",
+		"//evil.test/x", "//evil.test/%2e%2e", "///evil.test", `/\evil.test`, `\\evil.test`, "/%09/evil.test",
+		"/\t/evil.test",
 		"/%0d%0aLocation:%20https://evil.test/", "/..//evil.test",
-		"http://evil.test/x", "https:evil.test", "@evil.test/x", ".evil.test/", "*", "evil.test", "?//evil.test", "", "javascript:alert(1)",
-		"/x?\xff", "/x#//evil.test", "/{env.CLIENT_SECRET}?{env.CLIENT_SECRET}", "/?scope=root&redirect_uri=https://evil.test/",
+		"http://evil.test/x", "https:evil.test", "@evil.test/x", ".evil.test/", "*", "evil.test", "?//evil.test", "",
+		"javascript:alert(1)",
+		"/x?\xff", "/x#//evil.test", "/{env.CLIENT_SECRET}?{env.CLIENT_SECRET}",
+		"/?scope=root&redirect_uri=https://evil.test/",
 	} {
 		begun := h.send(append(h.get(path), "sec-fetch-mode", "navigate"), "")
 		if begun.status != http.StatusFound {
@@ -263,10 +273,13 @@ func TestHTTP3Identity(t *testing.T) {
 	cookie := h.login()
 	for path, cookie := range map[string]string{"/open/": "x=1", "/open/signed-in": cookie, "/signed-in": cookie} {
 		for _, fields := range [][]string{
-			{"authorization", "Bearer made-up"}, {"authorization", "Bearer one", "authorization", "Basic two"}, {"Authorization", "Bearer made-up"},
-			{"authorization ", "Bearer made-up"}, {"x\r\nauthorization", "y"}, {"x", "y\r\nauthorization: Bearer made-up"},
+			{"authorization", "Bearer made-up"}, {"authorization", "Bearer one", "authorization", "Basic two"},
+			{"Authorization", "Bearer made-up"},
+			{"authorization ", "Bearer made-up"}, {"x\r\nauthorization", "y"},
+			{"x", "y\r\nauthorization: Bearer made-up"},
 			{"connection", "close, authorization"}, {"connection", "authorization"}, {"te", "trailers, authorization"},
-			{"upgrade", "h2c", "connection", "upgrade"}, {"transfer-encoding", "chunked"}, {"proxy-connection", "authorization"},
+			{"upgrade", "h2c", "connection", "upgrade"}, {"transfer-encoding", "chunked"},
+			{"proxy-connection", "authorization"},
 		} {
 			r := h.send(append(append(h.get(path), "cookie", cookie), fields...), "")
 			if r.status != http.StatusOK && r.status != http.StatusBadRequest && r.status != 0 {
@@ -304,8 +317,10 @@ func TestHTTP3Identity(t *testing.T) {
 func TestHTTP3Paths(t *testing.T) {
 	h := newHTTP3(t)
 	for _, path := range []string{
-		"/", "/private", "/public/../private", "/public/%2e%2e/private", "/public/..%2fprivate", "/public/..;/private", `/public/..\private`,
-		"/public/..%5cprivate", "/public/%252e%252e/private", "/private%23/../public/x", "/private#/../public/x", "/private?/public/", "//private",
+		"/", "/private", "/public/../private", "/public/%2e%2e/private", "/public/..%2fprivate", "/public/..;/private",
+		`/public/..\private`,
+		"/public/..%5cprivate", "/public/%252e%252e/private", "/private%23/../public/x", "/private#/../public/x",
+		"/private?/public/", "//private",
 	} {
 		if r := h.send(append(h.get(path), "sec-fetch-mode", "navigate"), ""); r.status != http.StatusFound {
 			t.Errorf("%s: status %d", path, r.status)
@@ -320,13 +335,16 @@ func TestHTTP3Paths(t *testing.T) {
 		append(h.get("/private"), ":path", "/public/x"), append([]string{":path", "/public/x"}, h.get("/private")...),
 		append([]string{"x", "y"}, h.get("/private")...), append(h.get("/private"), ":evil", "x"),
 		with(":method", ""), with(":method", "CONNECT"), append(with(":method", "CONNECT"), ":protocol", "websocket"),
-		with(":method", "GET /public/x HTTP/1.1\r\nX:"), with(":scheme", "https://evil.test/public/?"), with(":scheme", ""),
+		with(":method", "GET /public/x HTTP/1.1\r\nX:"), with(":scheme", "https://evil.test/public/?"),
+		with(":scheme", ""),
 		with(":authority", ""), with(":authority", "evil.test"), with(":authority", "localhost/public/?"),
-		append(h.get("/private"), "host", "evil.test"), append(h.get("/private"), "content-length", "5"), with(":path", "/private\r\nX: y"),
+		append(h.get("/private"), "host", "evil.test"), append(h.get("/private"), "content-length", "5"),
+		with(":path", "/private\r\nX: y"),
 		with(":path", "/private\x00"),
 		append(h.get("/private"), "cookie", strings.Repeat(";", 3000)),
 		append(h.get("/private"), "cookie", "__Host-aventus_session=x", "cookie", "__Host-aventus_session=y"),
-		append(h.get("/private"), "cookie", "\u00a0__Host-aventus_session=x"), append(h.get("/private"), "x", strings.Repeat("x", 20_000)),
+		append(h.get("/private"), "cookie", "\u00a0__Host-aventus_session=x"),
+		append(h.get("/private"), "x", strings.Repeat("x", 20_000)),
 	} {
 		r := h.send(fields, "")
 		if strings.Contains(r.body, "the app") || r.status >= 500 {
@@ -342,4 +360,41 @@ func TestHTTP3Paths(t *testing.T) {
 	if r := h.send(h.get("/public/x"), ""); r.status != http.StatusOK || r.body != "the app" {
 		t.Errorf("what is public: status %d, %s", r.status, r.body)
 	}
+}
+
+// TestHTTP3Connect: no CONNECT but a WebSocket's reaches an app, wherever the matcher
+// points (RFC 9114, section 4.4; RFC 9220).
+func TestHTTP3Connect(t *testing.T) {
+	h := newHTTP3(t)
+	cookie := h.login()
+	h.requests()
+	for _, cookie := range []string{"x=1", cookie} {
+		for _, fields := range [][]string{
+			{":method", "CONNECT", ":authority", "localhost:" + h.port},
+			append(h.connect("/public/x"), ":protocol", "connect-udp"),
+			append(h.connect("/open/x"), ":protocol", "connect-tcp"),
+			append(h.connect("/private"), ":protocol", "webtransport"),
+			append(h.connect("/logout"), ":protocol", "connect-ip"),
+			append(h.connect("/oauth2/callback"), ":protocol", "WebSocket"),
+		} {
+			if r := h.send(append(fields, "cookie", cookie), "hello"); r.status != http.StatusMethodNotAllowed ||
+				r.header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%q: status %d, %v", fields, r.status, r.header)
+			}
+		}
+	}
+	if seen := h.requests(); len(seen) != 0 {
+		t.Errorf("the app was sent %s %s", seen[0].Method, seen[0].RequestURI)
+	}
+	// A WebSocket reaches it, as a GET that asks for an upgrade.
+	h.send(append(h.connect("/public/x"), ":protocol", "websocket"), "")
+	if seen := h.requests(); len(seen) != 1 || seen[0].Method != "GET" ||
+		seen[0].Header.Get("Upgrade") != "websocket" {
+		t.Errorf("for a WebSocket, the app was sent %v", seen)
+	}
+}
+
+// connect are the pseudo-header fields of an extended CONNECT, but for its protocol.
+func (h *attacked) connect(path string) []string {
+	return []string{":method", "CONNECT", ":scheme", "https", ":authority", "localhost:" + h.port, ":path", path}
 }

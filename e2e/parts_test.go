@@ -45,7 +45,8 @@ func serve(t *testing.T, config func(port string) (caddyfile string, env []strin
 	var env []string
 	n := newNode(t, 0, func(port string) (caddyfile string) {
 		caddyfile, env = config(port)
-		return fmt.Sprintf("{\nadmin off\npersist_config off\nauto_https off\ndefault_bind 127.0.0.1\nstorage file_system %s\n}\n%s", t.TempDir(), caddyfile)
+		return fmt.Sprintf("{\nadmin off\npersist_config off\nauto_https off\ndefault_bind 127.0.0.1\nstorage "+
+			"file_system %s\n}\n%s", t.TempDir(), caddyfile)
 	})
 	plain := n.make
 	n.make = func() *exec.Cmd {
@@ -80,14 +81,14 @@ func eventually(t *testing.T, what string, so func() bool) {
 }
 
 // authority is a certificate authority that this machine alone knows, and one
-// certificate of it, for all names that are used here.
+// certificate of it, for the names that most tests use, and some more.
 type authority struct {
 	ca, cert, key string // files in PEM
 	pool          *x509.CertPool
 	spki          string // the hash of the certificate's key, as Chromium wants it
 }
 
-func newAuthority(t *testing.T) *authority {
+func newAuthority(t *testing.T, names ...string) *authority {
 	t.Helper()
 	dir := t.TempDir()
 	a := &authority{
@@ -122,7 +123,9 @@ func newAuthority(t *testing.T) *authority {
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, NotBefore: from, NotAfter: to,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost", "app.localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		DNSNames: append([]string{"localhost", "app.localhost"}, names...), IPAddresses: []net.IP{
+			net.IPv4(127, 0, 0, 1),
+		},
 	}, ca, key.Public(), caKey)
 	must(err)
 	write(a.cert, "CERTIFICATE", der)
@@ -168,7 +171,8 @@ func newSecure(t *testing.T, a *authority, env []string, directives string, line
 			handle_errors {
 				respond {http.aventus_auth.error}
 			}
-		}`, f.site, a.cert, a.key, strings.Join(lines, "\n"), directives), append([]string{"ODD_SECRET=" + oddSecret}, env...)
+		}`, f.site, a.cert, a.key, strings.Join(lines, "\n"), directives),
+			append([]string{"ODD_SECRET=" + oddSecret}, env...)
 	})
 	return f
 }
@@ -190,7 +194,7 @@ func newVisitor(t *testing.T, a *authority) *visitor {
 	return &visitor{t, http.Client{Jar: jar, Transport: wire, Timeout: 60 * time.Second}}
 }
 
-// dialLoopback takes every name under localhost for this machine, as browsers do.
+// dialLoopback takes every name for this machine, as browsers do with those under localhost.
 func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {

@@ -44,7 +44,8 @@ func TestStrangerBuilds(t *testing.T) {
 	}
 
 	version := "v0.1.0-test." + strings.ToLower(rand.Text())
-	if tag, err := exec.Command("git", "-C", root, "describe", "--exact-match", "--match", "v[0-9]*").Output(); err == nil {
+	if tag, err := exec.Command("git", "-C", root, "describe", "--exact-match", "--match",
+		"v[0-9]*").Output(); err == nil {
 		version = strings.TrimSpace(string(tag))
 		changes, err := os.ReadFile(filepath.Join(root, "CHANGELOG.md"))
 		if err != nil {
@@ -65,7 +66,8 @@ func TestStrangerBuilds(t *testing.T) {
 		t.Fatal(err)
 	}
 	var zipped bytes.Buffer
-	if err := zip.CreateFromVCS(&zipped, module.Version{Path: mod.Module.Path, Version: version}, root, "HEAD", ""); err != nil {
+	if err := zip.CreateFromVCS(&zipped, module.Version{Path: mod.Module.Path, Version: version}, root, "HEAD",
+		""); err != nil {
 		t.Fatal(err)
 	}
 	info, _ := json.Marshal(map[string]any{"Version": version, "Time": time.Now().UTC()})
@@ -83,7 +85,8 @@ func TestStrangerBuilds(t *testing.T) {
 	t.Cleanup(func() { // what nobody will ever ask for again
 		extracted := filepath.Join(cache, filepath.FromSlash(mod.Module.Path)+"@"+version)
 		_ = os.RemoveAll(extracted)
-		kept, _ := filepath.Glob(filepath.Join(cache, "cache", "download", filepath.FromSlash(mod.Module.Path), "@v", version+".*"))
+		kept, _ := filepath.Glob(filepath.Join(cache, "cache", "download", filepath.FromSlash(mod.Module.Path), "@v",
+			version+".*"))
 		for _, file := range kept {
 			_ = os.Remove(file)
 		}

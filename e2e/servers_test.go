@@ -49,7 +49,7 @@ func (d *dex) issuer() string { return "https://127.0.0.1:" + d.port + "/dex" }
 func (d *dex) lines(further ...string) []string {
 	return append([]string{
 		"issuer " + d.issuer(), "authorize_url " + d.issuer() + "/auth", "token_url " + d.issuer() + "/token",
-		"verify_token " + d.issuer() + "/keys", "audience the-client", // its tokens are for their client
+		"verify_token", "jwks_url " + d.issuer() + "/keys", "audience the-client", // its tokens are for their client
 	}, further...)
 }
 
@@ -73,16 +73,17 @@ func newDex(t *testing.T, path string, a *authority) *dex {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "config.json")
 	d := &dex{port: freePort(t)}
-	d.process = process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + d.port, make: func() *exec.Cmd {
-		config, err := json.Marshal(d.config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, config, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return exec.Command(path, "serve", file)
-	}}
+	d.process = process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + d.port,
+		make: func() *exec.Cmd {
+			config, err := json.Marshal(d.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, config, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return exec.Command(path, "serve", file)
+		}}
 	d.config = map[string]any{
 		"issuer":           d.issuer(),
 		"storage":          map[string]any{"type": "memory"},
@@ -100,7 +101,9 @@ func newDex(t *testing.T, path string, a *authority) *dex {
 func (d *dex) serveFor(site string) {
 	d.t.Helper()
 	d.config["staticClients"] = []any{map[string]any{
-		"id": "the-client", "name": "The Site", "secret": oddSecret, "redirectURIs": []string{site + "/oauth2/callback"},
+		"id": "the-client", "name": "The Site", "secret": oddSecret, "redirectURIs": []string{
+			site + "/oauth2/callback",
+		},
 	}}
 	d.start()
 	d.await()
@@ -115,7 +118,9 @@ func (v *visitor) signInAtDex(d *dex, wanted string) page {
 	if action == nil {
 		v.t.Fatalf("this is no sign-in page: %s", p)
 	}
-	p = v.post(origin+html.UnescapeString(action[1]), url.Values{"login": {"ada@example.com"}, "password": {"password"}})
+	p = v.post(origin+html.UnescapeString(action[1]), url.Values{
+		"login": {"ada@example.com"}, "password": {"password"},
+	})
 	req := regexp.MustCompile(`name="req" value="([^"]+)"`).FindStringSubmatch(p.body)
 	if req == nil {
 		v.t.Fatalf("this is no consent page: %s", p)
@@ -130,7 +135,8 @@ func TestDex(t *testing.T) {
 	for _, auth := range []string{"post", "basic"} {
 		t.Run(auth, func(t *testing.T) {
 			d := newDex(t, path, a)
-			f := newForeign(t, a, trusting, d.lines("scope openid profile email", "token_request form", "token_auth "+auth)...)
+			f := newForeign(t, a, trusting,
+				d.lines("scope openid profile email", "token_request form", "token_auth "+auth)...)
 			d.serveFor(f.site)
 			v := newVisitor(t, a)
 			wanted := f.site + "/deep/page?q=a%2Fb&q=%C3%A9"
@@ -146,7 +152,8 @@ func TestDex(t *testing.T) {
 					Iss   string
 				}
 			}
-			if p := v.get(f.site + "/me"); json.Unmarshal([]byte(p.body), &me) != nil || me.Sub == "" || me.Claims.Email != "ada@example.com" || me.Claims.Iss != d.issuer() {
+			if p := v.get(f.site + "/me"); json.Unmarshal([]byte(p.body), &me) != nil || me.Sub == "" ||
+				me.Claims.Email != "ada@example.com" || me.Claims.Iss != d.issuer() {
 				t.Errorf("the profile is %s", p)
 			}
 			v.expect(v.get(f.site+"/logout"), 200, f.site+"/logout")
@@ -214,19 +221,23 @@ func (f *secure) fails(d *dex, why string) {
 func TestDexInBrowser(t *testing.T) {
 	a := newAuthority(t)
 	d := newDex(t, buildDex(t), a)
-	f := newForeign(t, a, []string{"SSL_CERT_FILE=" + a.ca}, d.lines("scope openid profile email", "token_request form")...)
+	f := newForeign(t, a, []string{"SSL_CERT_FILE=" + a.ca},
+		d.lines("scope openid profile email", "token_request form")...)
 	d.serveFor(f.site)
 	one := newChromium(t, chromedp.Flag("ignore-certificate-errors-spki-list", a.spki))
 	two := one.another()
 	one.visit(f.site + "/one?q=1")
 	two.visit(f.site + "/two?q=2")
 	for _, b := range []*tab{two, one} { // last come, first served
-		b.do("signing in", func(ctx context.Context, t *chromedp.Target) (none chromedp.Void, err error) {
+		if err := b.driver.(*chromium).do(func(ctx context.Context,
+			t *chromedp.Target) (none chromedp.Void, err error) {
 			if none, err = chromedp.SendKeys(chromedp.CSS("#login"), "ada@example.com")(ctx, t); err != nil {
 				return none, err
 			}
 			return chromedp.SendKeys(chromedp.CSS("#password"), "password")(ctx, t)
-		})
+		}); err != nil {
+			t.Fatalf("signing in: %v", err)
+		}
 		b.click("Login")
 		b.sees("Grant Access")
 	}
@@ -237,14 +248,17 @@ func TestDexInBrowser(t *testing.T) {
 	two.isAt(f.site + "/two?q=2")
 	two.sees("is at /two?q=2")
 
-	got, err := chromedp.Call(one.ctx, network.GetCookies, network.GetCookiesParams{URLs: []string{f.site}})
+	got, err := chromedp.Call(one.driver.(*chromium).ctx, network.GetCookies, network.GetCookiesParams{
+		URLs: []string{f.site},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	names := make(map[string]bool)
 	for _, c := range got.Cookies {
 		names[c.Name] = true
-		if !c.Secure || !c.HTTPOnly || c.Path != "/" || c.Domain != "app.localhost" || c.SameSite != network.CookieSameSiteLax {
+		if !c.Secure || !c.HTTPOnly || c.Path != "/" || c.Domain != "app.localhost" ||
+			c.SameSite != network.CookieSameSiteLax {
 			t.Errorf("a cookie: %+v", c)
 		}
 	}
@@ -262,31 +276,24 @@ func TestDexInBrowser(t *testing.T) {
 // request. It asks the person for nothing.
 func TestMockServer(t *testing.T) {
 	a := newAuthority(t)
-	node, dir := program(t, "node", "apt-get install -y nodejs"), t.TempDir()
-	npm := program(t, "npm", "apt-get install -y npm")
-	if err := os.CopyFS(dir, os.DirFS("mockserver")); err != nil {
-		t.Fatal(err)
-	}
-	install := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	install.Dir = dir
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("installing oauth2-mock-server: %v\n%s", err, out)
-	}
+	node, dir := program(t, "node", "apt-get install -y nodejs"), npmInstall(t, "mockserver")
 	for _, request := range []string{"json", "form"} {
 		for _, auth := range []string{"post", "basic"} {
 			t.Run(request+" "+auth, func(t *testing.T) {
 				port := freePort(t)
-				p := &process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + port, make: func() *exec.Cmd {
-					cmd := exec.Command(node, "mock.mjs", port, a.cert, a.key)
-					cmd.Dir = dir
-					return cmd
-				}}
+				p := &process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + port,
+					make: func() *exec.Cmd {
+						cmd := exec.Command(node, "mock.mjs", port, a.cert, a.key)
+						cmd.Dir = dir
+						return cmd
+					}}
 				p.start()
 				p.await()
 				issuer := "https://localhost:" + port
 				f := newForeign(t, a, []string{"SSL_CERT_FILE=" + a.ca},
-					"issuer "+issuer, "token_url "+issuer+"/token", "verify_token "+issuer+"/jwks",
-					"audience https://api.example.com/", "scope openid profile", "token_request "+request, "token_auth "+auth)
+					"issuer "+issuer, "token_url "+issuer+"/token", "verify_token", "jwks_url "+issuer+"/jwks",
+					"audience https://api.example.com/", "scope openid profile", "token_request "+request,
+					"token_auth "+auth)
 				v := newVisitor(t, a)
 				wanted := f.site + "/deep/page?q=a%2Fb"
 				got := v.visit(wanted)
@@ -298,13 +305,17 @@ func TestMockServer(t *testing.T) {
 				// What it was sent, by its own account.
 				var sent struct{ Type, ID, Secret, Authorization string }
 				log, _ := os.ReadFile(p.log)
-				if _, said, ok := strings.Cut(string(log), "token request: "); !ok || json.NewDecoder(strings.NewReader(said)).Decode(&sent) != nil {
+				if _, said, ok := strings.Cut(string(log), "token request: "); !ok ||
+					json.NewDecoder(strings.NewReader(said)).Decode(&sent) != nil {
 					t.Fatalf("it says\n%s", log)
 				}
-				if want := map[string]string{"json": "application/json", "form": "application/x-www-form-urlencoded"}[request]; sent.Type != want {
+				if want := map[string]string{
+					"json": "application/json", "form": "application/x-www-form-urlencoded",
+				}[request]; sent.Type != want {
 					t.Errorf("the request is %s", sent.Type)
 				}
-				if inBody := sent.ID == "the-client" && sent.Secret == oddSecret; inBody != (auth == "post") || (sent.Authorization == "") != (auth == "post") {
+				if inBody := sent.ID == "the-client" && sent.Secret == oddSecret; inBody != (auth == "post") ||
+					(sent.Authorization == "") != (auth == "post") {
 					t.Errorf("the secret is in %+v", sent)
 				}
 			})

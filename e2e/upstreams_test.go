@@ -32,7 +32,8 @@ import (
 func newGuarded(t *testing.T, env []string, directives string, lines ...string) (*secure, *issuer) {
 	t.Helper()
 	i := newIssuer(t, site{"app", time.Hour, ""}, 1, "0")
-	f := newSecure(t, newAuthority(t), env, directives, append(lines, "issuer "+i.Issuer, "audience https://api.example.com/", "scope openid profile")...)
+	f := newSecure(t, newAuthority(t), env, directives,
+		append(lines, "issuer "+i.Issuer, "audience https://api.example.com/", "scope openid profile")...)
 	i.Clients[0].Secret = oddSecret
 	i.Clients[0].RedirectURIs = []string{f.site + "/oauth2/callback"}
 	return f, i
@@ -80,21 +81,24 @@ func (v *visitor) speaking(version int, a *authority) *visitor {
 		wire = &http.Transport{DialContext: dialLoopback, TLSClientConfig: config}
 	case 2:
 		//lint:ignore SA1019 net/http's own would not send the :protocol of a CONNECT
-		wire = &http2.Transport{TLSClientConfig: config, DialTLSContext: func(ctx context.Context, network, addr string, config *tls.Config) (net.Conn, error) {
-			conn, err := dialLoopback(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return tls.Client(conn, config), nil
-		}}
+		wire = &http2.Transport{TLSClientConfig: config,
+			DialTLSContext: func(ctx context.Context, network, addr string, config *tls.Config) (net.Conn, error) {
+				conn, err := dialLoopback(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return tls.Client(conn, config), nil
+			}}
 	case 3:
-		h3 := &http3.Transport{TLSClientConfig: config, Dial: func(ctx context.Context, addr string, config *tls.Config, quicConfig *quic.Config) (*quic.Conn, error) {
-			_, port, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return quic.DialAddr(ctx, "127.0.0.1:"+port, config, quicConfig)
-		}}
+		h3 := &http3.Transport{TLSClientConfig: config,
+			Dial: func(ctx context.Context, addr string, config *tls.Config,
+				quicConfig *quic.Config) (*quic.Conn, error) {
+				_, port, err := net.SplitHostPort(addr)
+				if err != nil {
+					return nil, err
+				}
+				return quic.DialAddr(ctx, "127.0.0.1:"+port, config, quicConfig)
+			}}
 		v.t.Cleanup(func() { _ = h3.Close() })
 		wire = h3
 	}
@@ -124,17 +128,17 @@ func (v *visitor) request(method, target string, body io.Reader) *http.Request {
 	return r
 }
 
-// connect opens a WebSocket by CONNECT: over HTTP/2 (RFC 8441) and HTTP/3 (RFC 9220).
-// Without one, it returns the status.
-func (v *visitor) connect(version int, target string) (send io.Writer, receive io.ReadCloser, status int) {
+// connect opens a WebSocket, or what another protocol has, by CONNECT: over HTTP/2
+// (RFC 8441) and HTTP/3 (RFC 9220). Without one, it returns the status.
+func (v *visitor) connect(version int, protocol, target string) (send io.Writer, receive io.ReadCloser, status int) {
 	v.t.Helper()
 	read, write := io.Pipe()
 	v.t.Cleanup(func() { _ = write.Close() })
 	r := v.request(http.MethodConnect, target, read)
 	if version == 2 {
-		r.Header[":protocol"] = []string{"websocket"}
+		r.Header[":protocol"] = []string{protocol}
 	} else {
-		r.Proto = "websocket"
+		r.Proto = protocol
 	}
 	r.Header.Set("Sec-WebSocket-Version", "13")
 	r.Header.Set("Origin", "https://"+r.URL.Host)
@@ -226,10 +230,17 @@ func TestStreams(t *testing.T) {
 				}
 				socket = ws
 			} else {
-				if _, _, status := stranger.connect(version, f.site+"/socket"); status != 401 {
+				for _, protocol := range []string{"connect-udp", "webtransport", "WebSocket"} {
+					for _, anybody := range []*visitor{stranger, v} {
+						if _, _, status := anybody.connect(version, protocol, f.site+"/socket"); status != 405 {
+							t.Errorf("a CONNECT for %s: %d", protocol, status)
+						}
+					}
+				}
+				if _, _, status := stranger.connect(version, "websocket", f.site+"/socket"); status != 401 {
 					t.Errorf("a WebSocket without a session: %d", status)
 				}
-				send, receive, status := v.connect(version, f.site+"/socket")
+				send, receive, status := v.connect(version, "websocket", f.site+"/socket")
 				if status != 200 {
 					t.Fatalf("a WebSocket: %d", status)
 				}
@@ -287,13 +298,16 @@ func TestStreamsInBrowser(t *testing.T) {
 				events.onerror = () => events.readyState === EventSource.CLOSED && ended.push('events');
 				''`)
 			eventually(t, "both say whose they are", func() bool {
-				return b.evaluate("heard") == "hello, auth0|ada" && strings.HasSuffix(b.evaluate("told"), " for auth0|ada")
+				return b.evaluate("heard") == "hello, auth0|ada" &&
+					strings.HasSuffix(b.evaluate("told"), " for auth0|ada")
 			})
 			if status := b.fetch("/logout"); status != "200" {
 				t.Fatalf("the logout answers %s", status)
 			}
 			// The browser tries to have the events again, and is refused.
-			eventually(t, "both have ended", func() bool { return b.evaluate("ended.sort().join()") == "events,socket" })
+			eventually(t, "both have ended", func() bool {
+				return b.evaluate("ended.sort().join()") == "events,socket"
+			})
 			eventually(t, "the access log has the WebSocket", func() bool {
 				log, _ := os.ReadFile(f.log)
 				return strings.Contains(string(log), fmt.Sprintf(tc.logged, strings.TrimPrefix(f.site, "https://")))
@@ -317,7 +331,8 @@ func TestPHP(t *testing.T) {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(root, "php.sock")
-	php := &process{t: t, log: filepath.Join(t.TempDir(), "log"), make: func() *exec.Cmd { return exec.Command(path, "-b", socket) }}
+	php := &process{t: t, log: filepath.Join(t.TempDir(), "log"),
+		make: func() *exec.Cmd { return exec.Command(path, "-b", socket) }}
 	php.start()
 	eventually(t, "PHP waits at its socket", func() bool { _, err := os.Stat(socket); return err == nil })
 
@@ -337,15 +352,18 @@ func TestPHP(t *testing.T) {
 		}
 		token := told["HTTP_AUTHORIZATION"]
 		delete(told, "HTTP_AUTHORIZATION")
-		want := map[string]string{"REQUEST_URI": "/blog/7?q=a%2Fb", "REMOTE_USER": "auth0|ada", "REMOTE_EMAIL": "ada@example.com", "HTTP_COOKIE": ""}
+		want := map[string]string{"REQUEST_URI": "/blog/7?q=a%2Fb", "REMOTE_USER": "auth0|ada",
+			"REMOTE_EMAIL": "ada@example.com", "HTTP_COOKIE": ""}
 		if !maps.Equal(told, want) {
 			t.Errorf("PHP is told %v", told)
 		}
-		if sub := callerOf(&http.Request{Header: http.Header{"Authorization": {token}}}); sub != "auth0|ada" || !strings.HasPrefix(token, "Bearer ") {
+		if sub := callerOf(&http.Request{Header: http.Header{"Authorization": {token}}}); sub != "auth0|ada" ||
+			!strings.HasPrefix(token, "Bearer ") {
 			t.Errorf("PHP's token is %q", token)
 		}
 		// Once more, with the same names from outside.
-		p = v.get(f.site+"/blog/7?q=a%2Fb", "Authorization", "Bearer of-mine", "Remote-User", "root", "Remote-Email", "root@example.com",
+		p = v.get(f.site+"/blog/7?q=a%2Fb", "Authorization", "Bearer of-mine", "Remote-User", "root", "Remote-Email",
+			"root@example.com",
 			"REMOTE_USER", "root", "Http-Authorization", "Bearer of-mine")
 	}
 	if n := len(issuer.TokenRequests()); n != 1 {

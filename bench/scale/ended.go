@@ -20,7 +20,8 @@ func (b *bench) endedSessions() error {
 		return err
 	}
 	defer w.stop()
-	n, err := b.newNode(addr, w, "storage file_system "+filepath.Join(b.dir, "ended"), "session {\nstore cookie\n}", asSubject)
+	n, err := b.newNode(addr, w, "storage file_system "+filepath.Join(b.dir, "ended"),
+		"session {\nstore cookie\n}", asSubject)
 	if err != nil {
 		return err
 	}
@@ -71,7 +72,8 @@ func (b *bench) endedSessions() error {
 			return err
 		}
 	}
-	t := b.report.growing("Sessions that were ended lately: what they cost a Caddy that does nothing else", b.sizes.ended)
+	t := b.report.growing("Sessions that were ended lately: what they cost a Caddy that does nothing else",
+		b.sizes.ended)
 	t.add("the first request after a start", "ms", first[1:]...)
 	var cpus, heaps []float64
 	for i, n := range b.sizes.ended { // above what it is with none

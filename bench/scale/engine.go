@@ -109,7 +109,8 @@ func (b *bench) newRedis(name string) (*redisServer, error) {
 		return nil, err
 	}
 	_, port, _ := net.SplitHostPort(r.addr)
-	r.process, err = start(filepath.Join(dir, "log"), nil, program, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--appendonly", "yes", "--save", "")
+	r.process, err = start(filepath.Join(dir, "log"), nil, program, "--port", port, "--bind", "127.0.0.1", "--dir",
+		dir, "--appendonly", "yes", "--save", "")
 	if err != nil {
 		return nil, err
 	}

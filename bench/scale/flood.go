@@ -43,7 +43,8 @@ func (b *bench) flooded() error {
 		found, _, err := filesIn(folder)
 		columns = append(columns, column)
 		heap, resident = append(heap, s.heap/mega), append(resident, s.resident/mega)
-		goroutines, files, rate = append(goroutines, s.goroutines), append(files, float64(found)), append(rate, perSecond)
+		goroutines, files, rate = append(goroutines, s.goroutines), append(files, float64(found)),
+			append(rate, perSecond)
 		return err
 	}
 	if err := look("before", 0); err != nil {
@@ -68,7 +69,8 @@ func (b *bench) flooded() error {
 	if last := len(files) - 1; files[last] != files[0] {
 		return fmt.Errorf("strangers have left %.0f files in the storage", files[last]-files[0])
 	}
-	t := b.report.table("A flood of strangers: page requests without a session, then such with a forged one; what there is after each", columns...)
+	t := b.report.table("A flood of strangers: page requests without a session, then such with a forged one; what "+
+		"there is after each", columns...)
 	t.add("live heap", "MiB", heap...)
 	t.add("resident", "MiB", resident...)
 	t.add("goroutines", "", goroutines...)

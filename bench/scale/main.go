@@ -77,8 +77,10 @@ type sizes struct {
 }
 
 var (
-	full  = sizes{[]int{2048, 4096, 6144}, []int{10_000, 100_000}, 2000, []int{500, 5000}, []int{1000, 10_000}, 2000, []int{10_000, 100_000}, 10 * time.Second}
-	quick = sizes{[]int{64, 128, 256}, []int{200, 2000}, 100, []int{20, 200}, []int{20, 200}, 200, []int{200, 2000}, 2 * time.Second}
+	full = sizes{[]int{2048, 4096, 6144}, []int{10_000, 100_000}, 2000, []int{500, 5000}, []int{1000, 10_000}, 2000,
+		[]int{10_000, 100_000}, 10 * time.Second}
+	quick = sizes{[]int{64, 128, 256}, []int{200, 2000}, 100, []int{20, 200}, []int{20, 200}, 200, []int{200, 2000},
+		2 * time.Second}
 )
 
 // bench is a run of this command.
@@ -108,7 +110,8 @@ var parts = []part{
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("scale", flag.ContinueOnError)
 	small := flags.Bool("quick", false, "small numbers, to try it; writes nothing")
-	only := flags.String("only", "", "measure this `part` alone: memory, storage, ended, sockets or flood; writes nothing")
+	only := flags.String("only", "",
+		"measure this `part` alone: memory, storage, ended, sockets or flood; writes nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

@@ -165,7 +165,8 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer conn.Close()
 	u.open.Add(1)
 	defer u.open.Add(-1)
-	if _, err := io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn,
+		"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
 		return
 	}
 	_, _ = conn.Read(make([]byte, 1)) // until it is closed
@@ -229,7 +230,8 @@ func (b *bench) newNode(addr string, w *world, storage, block, site string) (*no
 		return nil, err
 	}
 	n.start = func() (*process, error) {
-		env := []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir, "CLIENT_SECRET=" + clientSecret,
+		env := []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir,
+			"CLIENT_SECRET=" + clientSecret,
 			"GODEBUG=http2xconnect=1"} // Go's HTTP/2 takes WebSockets with it alone
 		p, err := start(filepath.Join(dir, "log"), env, self, "run", "--config", file, "--adapter", "caddyfile")
 		if err != nil {

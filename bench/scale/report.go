@@ -57,7 +57,8 @@ func newReport() *report {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
 			switch m.Path {
-			case "github.com/caddyserver/caddy/v2", "github.com/pberkel/caddy-storage-redis", "github.com/caddyserver/certmagic":
+			case "github.com/caddyserver/caddy/v2", "github.com/pberkel/caddy-storage-redis",
+				"github.com/caddyserver/certmagic":
 				r.Versions[m.Path] = m.Version
 			}
 		}
@@ -214,9 +215,11 @@ func (r *report) in(document string) string {
 func (r *report) markdown() string {
 	var b strings.Builder
 	date, _, _ := strings.Cut(r.Date, "T")
-	fmt.Fprintf(&b, "\nMeasured on %s on %s, load average before %s, with %s.\n", date, r.Machine, r.Load, r.versions())
+	fmt.Fprintf(&b, "\nMeasured on %s on %s, load average before %s, with %s.\n", date, r.Machine, r.Load,
+		r.versions())
 	for _, t := range r.Tables {
-		fmt.Fprintf(&b, "\n%s:\n\n| | | %s |\n|---|---|%s\n", t.Title, strings.Join(t.columns(), " | "), strings.Repeat("--:|", len(t.columns())))
+		fmt.Fprintf(&b, "\n%s:\n\n| | | %s |\n|---|---|%s\n", t.Title, strings.Join(t.columns(), " | "),
+			strings.Repeat("--:|", len(t.columns())))
 		for _, row := range t.Rows {
 			fmt.Fprintf(&b, "| %s | %s | %s |\n", row.Name, row.Unit, strings.Join(t.cells(row), " | "))
 		}

@@ -41,7 +41,8 @@ func TestParseCPU(t *testing.T) {
 
 // What the profiles of net/http/pprof and /proc say.
 func TestNumber(t *testing.T) {
-	heap := "heap profile: 1: 2 [3: 4] @ heap/1048576\n\n# runtime.MemStats\n# Alloc = 1\n# HeapAlloc = 3812345\n# Stack = 950272 / 950272\n"
+	heap := "heap profile: 1: 2 [3: 4] @ heap/1048576\n\n# runtime.MemStats\n# Alloc = 1\n# HeapAlloc = 3812345\n# " +
+		"Stack = 950272 / 950272\n"
 	if v, err := number(heapLine, heap); err != nil || v != 3812345 {
 		t.Errorf("heap: %v, %v", v, err)
 	}
@@ -76,7 +77,8 @@ func TestQuantile(t *testing.T) {
 
 func TestFigures(t *testing.T) {
 	for v, want := range map[float64]string{
-		0: "0", 0.05: "0.050", 0.0004: "0.000", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 999.6: "1,000", 1234567: "1,234,567", -0.152: "-0.152", -1234: "-1,234",
+		0: "0", 0.05: "0.050", 0.0004: "0.000", 1.234: "1.23", 12.34: "12.3", 123.4: "123", 999.6: "1,000",
+		1234567: "1,234,567", -0.152: "-0.152", -1234: "-1,234",
 	} {
 		if got := figure(v); got != want {
 			t.Errorf("%v: %s, want %s", v, got, want)
@@ -102,7 +104,10 @@ func TestReport(t *testing.T) {
 	r.table("Flood", "before", "after").add("goroutines", "", 29, 29)
 	var out bytes.Buffer
 	r.print(&out)
-	for _, want := range []string{"a machine", "Sessions\n", "10,000   100,000   growth", "lookup   µs      100       150    1.50x", "Flood\n", "before   after\n"} {
+	for _, want := range []string{
+		"a machine", "Sessions\n", "10,000   100,000   growth", "lookup   µs      100       150    1.50x", "Flood\n",
+		"before   after\n",
+	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("there is no %q in\n%s", want, out.String())
 		}
@@ -113,14 +118,16 @@ func TestReport(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, publishedDocument), []byte("before\n"+publishFrom+publishTo+"after\n"), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, publishedDocument), []byte("before\n"+publishFrom+publishTo+"after\n"),
+		0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.publish(dir); err != nil {
 		t.Fatal(err)
 	}
 	document, err := os.ReadFile(filepath.Join(dir, publishedDocument))
-	if err != nil || !strings.HasPrefix(string(document), "before\n") || !strings.HasSuffix(string(document), "after\n") ||
+	if err != nil || !strings.HasPrefix(string(document), "before\n") ||
+		!strings.HasSuffix(string(document), "after\n") ||
 		!strings.Contains(string(document), "| lookup | µs | 100 | 150 | 1.50x |\n") {
 		t.Errorf("%v: %s", err, document)
 	}
@@ -129,7 +136,8 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again report
-	if err := json.Unmarshal(text, &again); err != nil || len(again.Tables) != 2 || again.Tables[0].Rows[0].Values[1] != 150 {
+	if err := json.Unmarshal(text, &again); err != nil || len(again.Tables) != 2 ||
+		again.Tables[0].Rows[0].Values[1] != 150 {
 		t.Errorf("%v: %s", err, text)
 	}
 }
@@ -137,7 +145,8 @@ func TestReport(t *testing.T) {
 // each calls for every number once, and stops at the first error.
 func TestEach(t *testing.T) {
 	var sum atomic.Int64
-	if err := each(t.Context(), 100, 7, func(i int) error { sum.Add(int64(i)); return nil }); err != nil || sum.Load() != 4950 {
+	if err := each(t.Context(), 100, 7, func(i int) error { sum.Add(int64(i)); return nil }); err != nil ||
+		sum.Load() != 4950 {
 		t.Errorf("%d, %v", sum.Load(), err)
 	}
 	broken, calls := errors.New("broken"), 0

@@ -48,7 +48,8 @@ func upgrade(addr, cookie string) (*socket, error) {
 	}
 	name, value := whoIs(cookie)
 	_, err = fmt.Fprintf(conn, "GET /socket HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s: %s\r\n\r\n", addr, name, value)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s: %s\r\n\r\n",
+		addr, name, value)
 	if err != nil {
 		return nil, err
 	}
@@ -70,9 +71,10 @@ func upgrade(addr, cookie string) (*socket, error) {
 // wire2 shares each connection among as many WebSockets as the server allows.
 //
 //lint:ignore SA1019 net/http's own would not send the :protocol of a CONNECT
-var wire2 http.RoundTripper = &http2.Transport{AllowHTTP: true, DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
-	return new(net.Dialer).DialContext(ctx, network, addr)
-}}
+var wire2 http.RoundTripper = &http2.Transport{AllowHTTP: true,
+	DialTLSContext: func(ctx context.Context, network, addr string, _ *tls.Config) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}
 
 // extendedConnect does as upgrade does, in a stream of HTTP/2.
 func extendedConnect(addr, cookie string) (*socket, error) {
@@ -158,7 +160,8 @@ func (s *sockets) hangUp() {
 func (s *sockets) within(ctx context.Context, patience time.Duration) error {
 	for deadline := time.Now().Add(patience); s.closed() < len(s.all); {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%d of %d WebSockets are still open after %s", len(s.all)-s.closed(), len(s.all), patience)
+			return fmt.Errorf("%d of %d WebSockets are still open after %s", len(s.all)-s.closed(),
+				len(s.all), patience)
 		}
 		if err := rest(ctx, 20*time.Millisecond); err != nil {
 			return err
@@ -297,7 +300,9 @@ func (b *bench) socketsOver(p protocol) error {
 		t.add(of.name+": goroutines", "", of.goroutines...)
 		t.add(of.name+": processor time a second, for all", "ms", of.cpu...)
 	}
-	t = b.report.table(fmt.Sprintf("The end of %s idle WebSockets over %s: from the session's end until they are closed", count(most), p.name), "median", "p99", "last")
+	t = b.report.table(
+		fmt.Sprintf("The end of %s idle WebSockets over %s: from the session's end until they are closed", count(most),
+			p.name), "median", "p99", "last")
 	add := func(name string, times []time.Duration) {
 		t.add(name, "s", quantile(times, 0.5).Seconds(), quantile(times, 0.99).Seconds(), quantile(times, 1).Seconds())
 	}
@@ -358,9 +363,11 @@ func (b *bench) open(p protocol, n *node, w *world, before stats, numbers []int,
 
 // expireSockets opens WebSockets whose sessions end by themselves, one after the other
 // as they began, and returns how long after its session's end each was closed.
-func (b *bench) expireSockets(p protocol, n *node, cookies []string, over []time.Time, lifetime time.Duration) ([]time.Duration, error) {
+func (b *bench) expireSockets(p protocol, n *node, cookies []string, over []time.Time,
+	lifetime time.Duration) ([]time.Duration, error) {
 	all := &sockets{protocol: p}
-	if err := each(b.ctx, len(cookies), atOnce, func(i int) error { return all.dial(n.addr, i, cookies[i]) }); err != nil {
+	if err := each(b.ctx, len(cookies), atOnce, func(i int) error { return all.dial(n.addr, i, cookies[i]) }); err !=
+		nil {
 		return nil, err
 	}
 	b.say("sockets: waiting until their sessions of %s are over", lifetime)
@@ -383,7 +390,8 @@ func (b *bench) expireSockets(p protocol, n *node, cookies []string, over []time
 // how long after that each was closed.
 func (b *bench) endSockets(p protocol, n *node, cookies []string) ([]time.Duration, error) {
 	all := &sockets{protocol: p}
-	if err := each(b.ctx, len(cookies), atOnce, func(i int) error { return all.dial(n.addr, i, cookies[i]) }); err != nil {
+	if err := each(b.ctx, len(cookies), atOnce, func(i int) error { return all.dial(n.addr, i, cookies[i]) }); err !=
+		nil {
 		return nil, err
 	}
 	if closed := all.closed(); closed > 0 {

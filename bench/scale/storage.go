@@ -104,7 +104,8 @@ func (b *bench) storage(name string) error {
 		if s.removing, err = b.expire(s); err != nil {
 			return err
 		}
-		b.say("%s: removed %d sessions within %s", name, s.removal[sessionsPlace].records, s.removal[sessionsPlace].took.Round(time.Millisecond))
+		b.say("%s: removed %d sessions within %s", name, s.removal[sessionsPlace].records,
+			s.removal[sessionsPlace].took.Round(time.Millisecond))
 	}
 
 	t := b.report.growing("Sessions in the storage: "+name, b.sizes.storage)

@@ -75,7 +75,8 @@ func login(ctx context.Context, addr string) (cookie string, took time.Duration,
 			return "", 0, over, err
 		}
 		if a.status != step.status || !strings.HasPrefix(a.cookie, step.cookie) {
-			return "", 0, over, fmt.Errorf("%s: answered %d, and the cookie %q: %s", step.name, a.status, a.cookie, a.body)
+			return "", 0, over, fmt.Errorf("%s: answered %d, and the cookie %q: %s", step.name, a.status,
+				a.cookie, a.body)
 		}
 		if step.atSite {
 			took, cookie, over = took+a.took, a.cookie, a.finished

@@ -55,16 +55,6 @@ function showUser(me) {
 	};
 	const timer = setInterval(tick, 1000);
 	tick();
-
-	// To become somebody else, both sessions must end: the site's, and the one
-	// at the authorization server, which would sign the same user in again.
-	$('switch').hidden = false;
-	$('switch').addEventListener('click', async () => {
-		await fetch('/logout', { method: 'POST' });
-		const logout = new URL('v2/logout', me.claims.iss);
-		logout.search = new URLSearchParams({ client_id: me.claims.azp, returnTo: `${location.origin}/` });
-		location.assign(logout);
-	});
 }
 
 // showChecked shows what the app itself makes of the token.
@@ -106,7 +96,16 @@ function shortened(value) {
 	return details;
 }
 
+// showOther links to the other host that shares the login.
+function showOther() {
+	const other = new URL('/', location);
+	other.hostname = location.hostname === 'localhost' ? 'app.localhost' : 'localhost';
+	$('there').href = other.href;
+	$('there').textContent = other.host;
+}
+
 async function start() {
+	showOther();
 	showUser(await ask('/me'));
 	showHeaders(await ask('/app/headers'));
 	showChecked(await ask('/app/me'));

@@ -6,45 +6,58 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 const (
-	// defaultExpiresIn is how long a token is taken to live when the server does not
-	// say (RFC 6749, section 5.1, leaves it open).
-	defaultExpiresIn = time.Hour
+	// defaultExpiresIn is how long a token is taken to live, in seconds, when the server
+	// does not say (RFC 6749, section 5.1, leaves it open; for x/oauth2, it would never expire).
+	defaultExpiresIn = 3600
 
-	// maxExpiresIn is the longest that a token is taken to live: some 68 years, which
-	// no sum of times overflows. The session's lifetime is the limit that counts.
-	maxExpiresIn = math.MaxInt32 * time.Second
+	// maxExpiresIn is the longest that a token is taken to live, in seconds: some 68 years,
+	// which no sum of times overflows, and no more than x/oauth2 takes. The session's
+	// lifetime is the limit that counts.
+	maxExpiresIn = math.MaxInt32
 )
 
-// Token is a token answer that was found good.
-type Token struct {
-	AccessToken  string
-	RefreshToken string        // may be empty
-	ExpiresIn    time.Duration // whole seconds, positive
-	Scope        string        // as the server granted it; empty: not said; blank: none
-	IDToken      string        // not verified; may be empty
+// answer is a token answer that was found good, as x/oauth2 reads it.
+type answer struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`
+	ExpiresIn    int64  `json:"expires_in"`              // seconds, positive
+	RefreshToken string `json:"refresh_token,omitempty"` // may come without having been asked for
+	Scope        string `json:"scope,omitempty"`         // see [Scope]
+	IDToken      string `json:"id_token,omitempty"`      // see [IDToken]
 }
+
+// wanted says which of an answer's optional tokens were asked for. What was not is no
+// reason to refuse an answer, whatever it looks like.
+type wanted struct{ refresh, id bool }
 
 // parseAnswer reads the body of a token answer (RFC 6749, section 5.1) with a status
 // of success.
-func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Error) {
-	malformed := func(format string, args ...any) (Token, *Error) {
-		return Token{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
+func parseAnswer(status int, body []byte, want wanted, clean func(string) string) (answer, *Error) {
+	malformed := func(format string, args ...any) (answer, *Error) {
+		return answer{}, &Error{Kind: Malformed, Status: status, Err: fmt.Errorf(format, args...)}
 	}
-	fields, err := parseObject(body)
+	fields, err := parseBody(body)
 	if err != nil {
 		return malformed("the token answer %w", err)
 	}
-	if raw, ok := fields["error"]; ok && !isNull(raw) {
-		return Token{}, refusal(status, body, clean) // some servers say no with a 200
+	// Some servers have an error in each answer, which says that there is none. Some say
+	// no with a 200. If a token stands beside an error that is none of OAuth's, it is not
+	// known what was made of the request.
+	if raw, ok := fields["error"]; ok && !isNull(raw) && string(raw) != "false" && string(raw) != `""` {
+		e := refusal(status, body, clean)
+		if token, _ := stringField(fields, "access_token"); token != "" && !e.EndsGrant() {
+			return malformed("the token answer has a token and an error")
+		}
+		return answer{}, e
 	}
 
-	var a Token
+	var a answer
 	// Bearer is the only type there is, and its case is free (RFC 6749,
 	// section 5.1). A token of another type would be used in a way that it does
 	// not stand for (section 7.1).
@@ -52,6 +65,7 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 	if !ok || !strings.EqualFold(tokenType, "Bearer") {
 		return malformed("the token answer's token_type is not Bearer")
 	}
+	a.TokenType = "Bearer"
 	if a.AccessToken, ok = stringField(fields, "access_token"); !ok || a.AccessToken == "" {
 		return malformed("the token answer has no access_token")
 	}
@@ -66,24 +80,55 @@ func parseAnswer(status int, body []byte, clean func(string) string) (Token, *Er
 		return malformed("the token answer's expires_in %w", err)
 	}
 	if raw, ok := fields["scope"]; ok && !isNull(raw) {
-		if a.Scope, ok = stringField(fields, "scope"); !ok || !validScopes(a.Scope) {
+		if a.Scope, ok = scopeField(raw); !ok {
 			return malformed("the token answer's scope is not a list of scopes")
 		}
-		if a.Scope == "" {
-			a.Scope = " " // nothing was granted, which is not the same as nothing said
-		}
 	}
-	if raw, ok := fields["refresh_token"]; ok && !isNull(raw) {
-		if a.RefreshToken, ok = stringField(fields, "refresh_token"); !ok {
-			return malformed("the token answer's refresh_token is not a string")
-		}
+	if a.RefreshToken, ok = optionalField(fields, "refresh_token"); !ok && want.refresh {
+		return malformed("the token answer's refresh_token is not a string")
 	}
-	if raw, ok := fields["id_token"]; ok && !isNull(raw) {
-		if a.IDToken, ok = stringField(fields, "id_token"); !ok {
+	if want.id {
+		if a.IDToken, ok = optionalField(fields, "id_token"); !ok {
 			return malformed("the token answer's id_token is not a string")
 		}
 	}
 	return a, nil
+}
+
+// scopeField reads what was granted: a string of scopes or, as some servers have it,
+// an array of strings. It is blank where nothing was granted, which is not the same as
+// nothing said.
+func scopeField(raw json.RawMessage) (string, bool) {
+	var list []*string // a null among the elements stays nil
+	var text string
+	switch raw[0] {
+	case '[':
+		if json.Unmarshal(raw, &list) != nil || slices.Contains(list, nil) {
+			return "", false
+		}
+	case '"':
+		list = []*string{&text}
+		if json.Unmarshal(raw, &text) != nil {
+			return "", false
+		}
+	default:
+		return "", false
+	}
+	scopes := make([]string, len(list))
+	for i, element := range list {
+		scopes[i] = *element
+	}
+	text = strings.Join(scopes, " ")
+	if text == "" {
+		text = " "
+	}
+	return text, validScopes(text)
+}
+
+// parseBody is parseObject for the body of an answer, which may begin with a byte order
+// mark: to ignore it is allowed (RFC 8259, section 8.1).
+func parseBody(body []byte) (map[string]json.RawMessage, error) {
+	return parseObject(bytes.TrimPrefix(body, []byte("\ufeff")))
 }
 
 // parseObject reads one JSON object with nothing behind it. A name that is there
@@ -132,7 +177,7 @@ func countNames(object []byte) (n int) {
 
 // parseExpiresIn takes a number of seconds, or a string of one, as some servers
 // send it. A fraction is cut.
-func parseExpiresIn(raw json.RawMessage) (time.Duration, error) {
+func parseExpiresIn(raw json.RawMessage) (int64, error) {
 	if raw == nil || isNull(raw) {
 		return defaultExpiresIn, nil
 	}
@@ -156,7 +201,7 @@ func parseExpiresIn(raw json.RawMessage) (time.Duration, error) {
 	case seconds < 1:
 		return 0, errors.New("is not positive")
 	}
-	return time.Duration(min(seconds, maxExpiresIn.Seconds())) * time.Second, nil
+	return int64(min(seconds, maxExpiresIn)), nil
 }
 
 func stringField(fields map[string]json.RawMessage, name string) (string, bool) {
@@ -167,6 +212,14 @@ func stringField(fields map[string]json.RawMessage, name string) (string, bool) 
 	var s string
 	err := json.Unmarshal(raw, &s)
 	return s, err == nil
+}
+
+// optionalField returns a string that may be missing or null.
+func optionalField(fields map[string]json.RawMessage, name string) (string, bool) {
+	if raw, ok := fields[name]; !ok || isNull(raw) {
+		return "", true
+	}
+	return stringField(fields, name)
 }
 
 func isNull(raw json.RawMessage) bool { return string(raw) == "null" }

@@ -5,17 +5,16 @@ package aventus
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/oauth2"
 )
 
 // tokenTimeout bounds a token request, from the dial to the last byte.
@@ -46,105 +45,163 @@ var ReservedParams = []string{
 // Client sends people to the authorization server, and exchanges the codes they
 // come back with. It is safe for concurrent use.
 type Client struct {
-	cfg       Config
-	authorize string // the authorize URL, with the parameters that are always the same
-	transport *http.Transport
-	closed    atomic.Bool
+	oauth2  oauth2.Config // not to be copied: its methods store into it, atomically
+	http    http.Client
+	dialect *dialect // the transport of http
 }
 
 // NewClient returns a client of the server that cfg describes. It does not talk
 // to the server.
 func NewClient(cfg Config) *Client {
-	params := url.Values{"response_type": {"code"}, "client_id": {cfg.ClientID}, "code_challenge_method": {"S256"}}
+	// With an unset style, x/oauth2 sends the code and the secret a second time after any error.
+	style := oauth2.AuthStyleInParams
+	if cfg.Basic {
+		style = oauth2.AuthStyleInHeader
+	}
+	c := &Client{
+		oauth2: oauth2.Config{
+			ClientID:     cfg.ClientID,
+			ClientSecret: cfg.ClientSecret,
+			Endpoint:     oauth2.Endpoint{AuthURL: withParams(cfg), TokenURL: cfg.TokenURL, AuthStyle: style},
+			Scopes:       cfg.Scopes,
+		},
+		dialect: newDialect(cfg),
+	}
+	c.http.Transport = c.dialect
+	return c
+}
+
+// withParams returns the URL of the authorize endpoint with the parameters that x/oauth2 does
+// not know and that never change. The URL may have a query of its own (RFC 6749, section 3.1).
+func withParams(cfg Config) string {
+	params := make(url.Values)
 	for name, value := range cfg.Params {
 		params.Set(name, value)
 	}
 	if cfg.Audience != "" {
 		params.Set("audience", cfg.Audience)
 	}
-	if len(cfg.Scopes) > 0 {
-		params.Set("scope", strings.Join(cfg.Scopes, " "))
+	switch {
+	case len(params) == 0:
+		return cfg.AuthorizeURL
+	case strings.Contains(cfg.AuthorizeURL, "?"):
+		return cfg.AuthorizeURL + "&" + params.Encode()
 	}
-	joint := "?"
-	if strings.Contains(cfg.AuthorizeURL, "?") { // it may have a query (RFC 6749, section 3.1)
-		joint = "&"
-	}
-	return &Client{cfg: cfg, authorize: cfg.AuthorizeURL + joint + params.Encode(), transport: newTransport()}
+	return cfg.AuthorizeURL + "?" + params.Encode()
 }
 
 // AuthorizeURL returns where to send a person to sign in (RFC 6749, section
 // 4.1.1). Each parameter stands in it exactly once. The nonce, for an ID token, may
 // be empty: strict servers refuse parameters that they do not know.
 func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string {
-	challenge := sha256.Sum256([]byte(verifier)) // RFC 7636, section 4.2
-	params := url.Values{
-		"redirect_uri": {redirectURI}, "state": {state}, "code_challenge": {base64.RawURLEncoding.EncodeToString(challenge[:])},
-	}
+	params := []oauth2.AuthCodeOption{redirectTo(redirectURI), oauth2.S256ChallengeOption(verifier)}
 	if nonce != "" {
-		params.Set("nonce", nonce)
+		params = append(params, oauth2.SetAuthURLParam("nonce", nonce))
 	}
-	return c.authorize + "&" + params.Encode()
+	return c.oauth2.AuthCodeURL(state, params...)
+}
+
+// redirectTo sets the redirect URI of a single request. [oauth2.Config] has a field for it,
+// which is the same for all requests.
+func redirectTo(redirectURI string) oauth2.AuthCodeOption {
+	return oauth2.SetAuthURLParam("redirect_uri", redirectURI)
 }
 
 // Exchange asks for the token that code stands for (RFC 6749, section 4.1.3).
 // It asks once, whatever happens. The redirect URI and the verifier must be those
 // of the authorize URL.
-func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (Token, *Error) {
-	return c.requestToken(ctx, map[string]string{
-		"grant_type": "authorization_code", "code": code, "redirect_uri": redirectURI, "code_verifier": verifier,
+func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (*oauth2.Token, *Error) {
+	return c.requestToken(ctx, "authorization_code", func(ctx context.Context) (*oauth2.Token, error) {
+		return c.oauth2.Exchange(ctx, code, redirectTo(redirectURI), oauth2.VerifierOption(verifier))
 	})
 }
 
 // Refresh asks for a new token with a refresh token (RFC 6749, section 6). It asks
 // once. A server that does not rotate refresh tokens answers without one; then the
 // old one stands in the result.
-func (c *Client) Refresh(ctx context.Context, refreshToken string) (Token, *Error) {
-	token, err := c.requestToken(ctx, map[string]string{"grant_type": "refresh_token", "refresh_token": refreshToken})
-	if err == nil && token.RefreshToken == "" {
-		token.RefreshToken = refreshToken
-	}
-	return token, err
+func (c *Client) Refresh(ctx context.Context, refreshToken string) (*oauth2.Token, *Error) {
+	return c.requestToken(ctx, grantRefresh, func(ctx context.Context) (*oauth2.Token, error) {
+		// A source keeps the context that it was made with, so this one serves a single request.
+		return c.oauth2.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
+	})
 }
+
+const grantRefresh = "refresh_token"
 
 // requestToken sends a token request, within its bounds. Where the request that it is
 // for is traced, it is a span of that trace; nothing of it goes to the server.
-func (c *Client) requestToken(ctx context.Context, params map[string]string) (token Token, tokenErr *Error) {
+//
+// Callers take the lifetime of the token from its ExpiresIn, which is always set and positive:
+// its Expiry is computed from the system clock. [Scope] and [IDToken] return the other fields.
+func (c *Client) requestToken(
+	ctx context.Context, grant string, send func(context.Context) (*oauth2.Token, error),
+) (*oauth2.Token, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
 	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(tracer).Start(ctx, "token request",
-		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("oauth.grant_type", params["grant_type"])))
+		trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attribute.String("oauth.grant_type", grant)))
 	defer span.End()
-	answer, err := c.post(ctx, c.cfg.TokenURL, params)
+	token, err := send(context.WithValue(ctx, oauth2.HTTPClient, &c.http))
 	if err == nil {
-		token, tokenErr = parseAnswer(answer.status, answer.body, answer.clean)
-	} else {
-		tokenErr = asError(ctx, err)
+		return token, nil
 	}
-	if tokenErr != nil {
-		span.SetStatus(codes.Error, tokenErr.Kind.String())
-		if tokenErr.Status != 0 {
-			span.SetAttributes(attribute.Int("http.response.status_code", tokenErr.Status))
-		}
+	e := asError(ctx, err)
+	e.renews = grant == grantRefresh
+	span.SetStatus(codes.Error, e.Kind.String())
+	if e.Status != 0 {
+		span.SetAttributes(attribute.Int("http.response.status_code", e.Status))
 	}
-	return token, tokenErr
+	return nil, e
+}
+
+// Scope returns the scope of a token as the server granted it: "" where the server did not say,
+// and blank where it granted none.
+func Scope(token *oauth2.Token) string {
+	scope, _ := token.Extra("scope").(string)
+	return scope
+}
+
+// IDToken returns the ID token that came with a token, not verified, or "". It is "" as well
+// where none was asked for.
+func IDToken(token *oauth2.Token) string {
+	idToken, _ := token.Extra("id_token").(string)
+	return idToken
 }
 
 // Revoke tells the server that a refresh token is not needed any more (RFC 7009,
 // section 2.1), in the dialect of the token request.
-func (c *Client) Revoke(ctx context.Context, revokeURL, refreshToken string) *Error {
+func (c *Client) Revoke(ctx context.Context, to, refreshToken string) *Error {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
-	if _, err := c.post(ctx, revokeURL, map[string]string{"token": refreshToken}); err != nil {
-		return asError(ctx, err)
+	if err := c.sendRevocation(ctx, to, refreshToken); err != nil {
+		e := asError(ctx, err)
+		e.of = revokeURL
+		return e
 	}
 	return nil
 }
 
-// Close lets go of idle connections. What is still under way, for a config that was
-// replaced, leaves none behind either.
+func (c *Client) sendRevocation(ctx context.Context, to, refreshToken string) error {
+	params := url.Values{"token": {refreshToken}}
+	if c.oauth2.Endpoint.AuthStyle == oauth2.AuthStyleInParams {
+		params.Set("client_id", c.oauth2.ClientID)
+		params.Set("client_secret", c.oauth2.ClientSecret)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, strings.NewReader(params.Encode()))
+	if err != nil {
+		return err
+	}
+	if c.oauth2.Endpoint.AuthStyle == oauth2.AuthStyleInHeader { // RFC 6749, section 2.3.1
+		req.SetBasicAuth(url.QueryEscape(c.oauth2.ClientID), url.QueryEscape(c.oauth2.ClientSecret))
+	}
+	_, err = c.dialect.send(req)
+	return err
+}
+
+// Close closes idle connections. Requests that are still in flight close theirs when they end.
 func (c *Client) Close() {
-	c.closed.Store(true)
-	c.transport.CloseIdleConnections()
+	c.dialect.closed.Store(true)
+	c.dialect.base.CloseIdleConnections()
 }
 
 // Verifier returns the PKCE code verifier made of 32 secret bytes (RFC 7636,

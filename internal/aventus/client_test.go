@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/oauth2"
+
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
@@ -71,10 +73,29 @@ func serve(t *testing.T, handler http.HandlerFunc) string {
 func fails(t *testing.T, ctx context.Context, c *Client) *Error {
 	t.Helper()
 	token, e := c.Exchange(ctx, testCode, testRedirect, testVerifier)
-	if e == nil || token != (Token{}) {
+	if e == nil || token != nil {
 		t.Fatalf("token %+v, error %v", token, e)
 	}
 	return e
+}
+
+// said returns what the server said, as x/oauth2 has it.
+func said(t *testing.T, e *Error) *oauth2.RetrieveError {
+	t.Helper()
+	var said *oauth2.RetrieveError
+	if !errors.As(e, &said) {
+		t.Fatalf("the server has said nothing: %v", e)
+	}
+	return said
+}
+
+// asAnswer returns all that a token says, apart from when it came.
+func asAnswer(token *oauth2.Token) answer {
+	if token == nil {
+		return answer{}
+	}
+	return answer{token.AccessToken, token.TokenType, token.ExpiresIn, token.RefreshToken, Scope(token),
+		IDToken(token)}
 }
 
 func challenge(verifier string) string {
@@ -118,11 +139,14 @@ func TestAuthorizeURL(t *testing.T) {
 			}),
 		},
 		{
-			"a query in the URL", func(c *Config) { c.AuthorizeURL = "https://auth.example.com/authorize?tenant=t%201" }, "",
+			"a query in the URL", func(c *Config) {
+				c.AuthorizeURL = "https://auth.example.com/authorize?tenant=t%201"
+			}, "",
 			"https://auth.example.com/authorize?tenant=t%201&", with(map[string]string{"tenant": "t 1"}),
 		},
 	} {
-		got := newClient(t, "https://auth.example.com/oauth/token", tc.change).AuthorizeURL(testRedirect, "a state&more", testVerifier, tc.nonce)
+		got := newClient(t, "https://auth.example.com/oauth/token", tc.change).AuthorizeURL(testRedirect,
+			"a state&more", testVerifier, tc.nonce)
 		query, ok := strings.CutPrefix(got, tc.base)
 		if !ok {
 			t.Errorf("%s: %s", tc.what, got)
@@ -162,9 +186,11 @@ func TestAuthorizeURLParallel(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			verifier, state, nonce := fmt.Sprintf("verifier%d", i), fmt.Sprintf("state%d", i), fmt.Sprintf("nonce%d", i)
+			verifier, state, nonce := fmt.Sprintf("verifier%d", i), fmt.Sprintf("state%d", i),
+				fmt.Sprintf("nonce%d", i)
 			u, err := url.Parse(c.AuthorizeURL(testRedirect, state, verifier, nonce))
-			if q := u.Query(); err != nil || q.Get("code_challenge") != challenge(verifier) || q.Get("state") != state || q.Get("nonce") != nonce {
+			if q := u.Query(); err != nil || q.Get("code_challenge") != challenge(verifier) ||
+				q.Get("state") != state || q.Get("nonce") != nonce {
 				t.Errorf("%d: %s", i, u)
 			}
 		})
@@ -181,7 +207,8 @@ func TestTokenRequest(t *testing.T) {
 	withoutClient := maps.Clone(params)
 	delete(withoutClient, "client_id")
 	delete(withoutClient, "client_secret")
-	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(testID)+":"+url.QueryEscape(testSecret)))
+	basic := "Basic " + base64.StdEncoding.EncodeToString(
+		[]byte(url.QueryEscape(testID)+":"+url.QueryEscape(testSecret)))
 
 	for _, tc := range []struct {
 		form, basic   bool
@@ -204,15 +231,18 @@ func TestTokenRequest(t *testing.T) {
 		})
 		c := newClient(t, endpoint, func(c *Config) { c.Form, c.Basic = tc.form, tc.basic })
 		token, err := c.Exchange(within(t), testCode, testRedirect, testVerifier)
-		if want := (Token{AccessToken: "a.b.c", ExpiresIn: 24 * time.Hour}); err != nil || token != want {
+		if want := (answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400}); err != nil ||
+			asAnswer(token) != want {
 			t.Errorf("%s: token %+v, error %v", what, token, err)
 		}
 		if len(seen) != 1 {
 			t.Fatalf("%s: %d requests", what, len(seen))
 		}
 		r := seen[0]
-		if r.Method != "POST" || r.RequestURI != "/oauth/token" || r.ContentLength != int64(len(body)) || r.TransferEncoding != nil {
-			t.Errorf("%s: %s %s, Content-Length %d, Transfer-Encoding %v", what, r.Method, r.RequestURI, r.ContentLength, r.TransferEncoding)
+		if r.Method != "POST" || r.RequestURI != "/oauth/token" || r.ContentLength != int64(len(body)) ||
+			r.TransferEncoding != nil {
+			t.Errorf("%s: %s %s, Content-Length %d, Transfer-Encoding %v", what, r.Method, r.RequestURI,
+				r.ContentLength, r.TransferEncoding)
 		}
 		for name, want := range map[string][]string{
 			"Content-Type": {tc.contentType}, "Accept": {"application/json"}, "Authorization": tc.authorization,
@@ -258,7 +288,8 @@ func TestExchange(t *testing.T) {
 			issuer.Issuer = server.URL + "/"
 			client := func(form, basic bool) *Client {
 				return newClient(t, issuer.Issuer+"oauth/token", func(c *Config) {
-					c.Form, c.Basic, c.Audience, c.Scopes = form, basic, "https://api.example.com/", []string{"openid", "email"}
+					c.Form, c.Basic, c.Audience, c.Scopes = form, basic, "https://api.example.com/",
+						[]string{"openid", "email"}
 				})
 			}
 			// code signs a person in.
@@ -278,7 +309,8 @@ func TestExchange(t *testing.T) {
 
 			c := client(form, basic)
 			token, err := c.Exchange(within(t), code(c), testRedirect, testVerifier)
-			if err != nil || strings.Count(token.AccessToken, ".") != 2 || token.ExpiresIn != time.Hour || token.Scope != "openid" {
+			if err != nil || strings.Count(token.AccessToken, ".") != 2 || token.ExpiresIn != 3600 ||
+				Scope(token) != "openid" {
 				t.Errorf("%s: token %+v, error %v", what, token, err)
 			}
 			for _, tc := range []struct {
@@ -290,12 +322,14 @@ func TestExchange(t *testing.T) {
 				status int
 			}{
 				{"the other kind of body", client(!form, basic), testRedirect, testVerifier, "invalid_request", 415},
-				{"the other place for the secret", client(form, !basic), testRedirect, testVerifier, "access_denied", 401},
+				{"the other place for the secret", client(form, !basic), testRedirect, testVerifier,
+					"access_denied", 401},
 				{"another redirect URI", c, "https://site.example.com/cb", testVerifier, "unauthorized_client", 403},
 				{"another verifier", c, testRedirect, strings.Repeat("x", 43), "invalid_grant", 403},
 			} {
 				token, e := tc.c.Exchange(within(t), code(c), tc.uri, tc.verifier)
-				if e == nil || e.Kind != Refused || e.Code != tc.code || e.Status != tc.status || token != (Token{}) {
+				if e == nil || e.Kind != Refused || said(t, e).ErrorCode != tc.code || e.Status != tc.status ||
+					token != nil {
 					t.Errorf("%s, %s: token %+v, error %v", what, tc.what, token, e)
 				}
 			}
@@ -317,11 +351,20 @@ func TestBadAnswers(t *testing.T) {
 		text       string // of the error, after "the token endpoint answered "
 		advice     string // a word of it
 	}{
-		{"a wrong code", `{"error":"invalid_grant","error_description":"Invalid authorization code"}`, 403, Refused, "403 invalid_grant: Invalid authorization code", "redirect_uri"},
-		{"a wrong secret", `{"error":"access_denied","error_description":"Unauthorized"}`, 401, Refused, "401 access_denied: Unauthorized", "client_secret"},
-		{"a wrong secret, as the RFC has it", `{"error":"invalid_client"}`, 401, Refused, "401 invalid_client", "client_secret"},
-		{"a client that may not", `{"error":"unauthorized_client"}`, 403, Refused, "403 unauthorized_client", "registered"},
-		{"too many", `{"error":"too_many_requests","error_description":"Slow down"}`, 429, Unavailable, "429 too_many_requests: Slow down", "quota"},
+		{"a wrong code", `{"error":"invalid_grant","error_description":"Invalid authorization code"}`, 403, Refused,
+			"403 invalid_grant: Invalid authorization code", "redirect_uri"},
+		{"a wrong secret", `{"error":"access_denied","error_description":"Unauthorized"}`, 401, Refused,
+			"401 access_denied: Unauthorized", "client_secret"},
+		{"a wrong secret, as the RFC has it", `{"error":"invalid_client"}`, 401, Refused, "401 invalid_client",
+			"client_secret"},
+		{"a client that may not", `{"error":"unauthorized_client"}`, 403, Refused, "403 unauthorized_client",
+			"registered"},
+		{"an API that was not granted", `{"error":"unauthorized_client"}`, 403, Refused, "403 unauthorized_client",
+			"the API of audience was granted to it"},
+		{"a rule's no", `{"error":"access_denied","error_description":"Not yet"}`, 403, Refused,
+			"403 access_denied: Not yet", "or a rule there"},
+		{"too many", `{"error":"too_many_requests","error_description":"Slow down"}`, 429, Unavailable,
+			"429 too_many_requests: Slow down", "quota"},
 		{"down", `<html>down</html>`, 503, Unavailable, "503", "down for now"},
 		{"broken, and speechless", ``, 500, Refused, "500", "broken for now"},
 		{"a gateway's page", `<!DOCTYPE html><title>Bad gateway</title>`, 502, Refused, "502", "broken for now"},
@@ -331,16 +374,22 @@ func TestBadAnswers(t *testing.T) {
 		{"an error given twice", `{"error":"a","error":"b"}`, 400, Refused, "400", ""},
 		{"an error and more", `{"error":"a"}{"error":"b"}`, 400, Refused, "400", ""},
 		{"a good answer with a bad status", goodAnswer, 400, Refused, "400", ""},
-		{"an error with a good status", `{"error":"invalid_grant","access_token":"a","token_type":"Bearer"}`, 200, Refused, "200 invalid_grant", "redirect_uri"},
+		{"an error with a good status", `{"error":"invalid_grant","access_token":"a","token_type":"Bearer"}`, 200,
+			Refused, "200 invalid_grant", "redirect_uri"},
 		{"no JSON", `<html>Sign in</html>`, 200, Malformed, "200: the token answer is not a JSON object", "token_url"},
 		{"nothing", ``, 200, Malformed, "200: the token answer is not a JSON object", "token_url"},
 		{"no content", ``, 204, Malformed, "204: the token answer is not a JSON object", "token_url"},
-		{"a form", `access_token=a&token_type=Bearer`, 200, Malformed, "200: the token answer is not a JSON object", "token_url"},
-		{"another type", `{"access_token":"a","token_type":"DPoP"}`, 200, Malformed, "200: the token answer's token_type is not Bearer", ""},
+		{"a form", `access_token=a&token_type=Bearer`, 200, Malformed, "200: the token answer is not a JSON object",
+			"token_url"},
+		{"another type", `{"access_token":"a","token_type":"DPoP"}`, 200, Malformed,
+			"200: the token answer's token_type is not Bearer", ""},
 		{"no token", `{"token_type":"Bearer"}`, 201, Malformed, "201: the token answer has no access_token", ""},
-		{"a token that ends a header", `{"access_token":"a\r\nX: y","token_type":"Bearer"}`, 200, Malformed, "200: the access token holds a byte that no Authorization header may hold", ""},
-		{"a token that has died", `{"access_token":"a","token_type":"Bearer","expires_in":0}`, 200, Malformed, "200: the token answer's expires_in is not positive", ""},
-		{"too much", goodAnswer + strings.Repeat(" ", maxAnswer), 200, Malformed, "200: the token answer is larger than 1 MiB", ""},
+		{"a token that ends a header", `{"access_token":"a\r\nX: y","token_type":"Bearer"}`, 200, Malformed,
+			"200: the access token holds a byte that no Authorization header may hold", ""},
+		{"a token that has died", `{"access_token":"a","token_type":"Bearer","expires_in":0}`, 200, Malformed,
+			"200: the token answer's expires_in is not positive", ""},
+		{"too much", goodAnswer + strings.Repeat(" ", maxAnswer), 200, Malformed,
+			"200: the token answer is larger than 1 MiB", ""},
 		{"too much of an error", `{"error":"x"}` + strings.Repeat(" ", maxAnswer), 400, Refused, "400", ""},
 		{"a redirect", ``, 302, Refused, "302", "set token_url"},
 	} {
@@ -353,8 +402,10 @@ func TestBadAnswers(t *testing.T) {
 				_, _ = io.WriteString(w, tc.body)
 			})
 			e := fails(t, within(t), newClient(t, endpoint, nil))
-			if text := "the token endpoint answered " + tc.text; e.Kind != tc.kind || e.Status != tc.status || e.Error() != text {
-				t.Errorf("%s, %s: kind %d, status %d, %q; want kind %d, %q", tc.what, contentType, e.Kind, e.Status, e, tc.kind, text)
+			if text := "the token endpoint answered " + tc.text; e.Kind != tc.kind || e.Status != tc.status ||
+				e.Error() != text {
+				t.Errorf("%s, %s: kind %d, status %d, %q; want kind %d, %q", tc.what, contentType, e.Kind, e.Status, e,
+					tc.kind, text)
 			}
 			if !strings.Contains(e.Advice(), tc.advice) {
 				t.Errorf("%s: advice %q", tc.what, e.Advice())
@@ -362,6 +413,114 @@ func TestBadAnswers(t *testing.T) {
 			if n := requests.Load(); n != 1 {
 				t.Errorf("%s: the code was sent %d times", tc.what, n)
 			}
+		}
+	}
+}
+
+// TestAdviceOnRefresh: what a refusal means depends on what was sent: a code, or a refresh token.
+func TestAdviceOnRefresh(t *testing.T) {
+	for code, want := range map[string]string{
+		"invalid_grant":       "the refresh token was revoked",
+		"mfa_required":        "wants the person to be present",
+		"access_denied":       "wants the person to be present",
+		"unauthorized_client": "refresh token grant",
+		"invalid_client":      "check client_id, client_secret",
+	} {
+		c := newClient(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, `{"error":%q}`, code)
+		}), nil)
+		if _, e := c.Refresh(within(t), "refresh"); e == nil || !strings.Contains(e.Advice(), want) {
+			t.Errorf("%s: advice %q, want %q", code, e.Advice(), want)
+		}
+		if e := fails(t, within(t), c); code == "invalid_grant" &&
+			!strings.Contains(e.Advice(), "the code was wrong") {
+			t.Errorf("%s of a code: advice %q", code, e.Advice())
+		}
+	}
+}
+
+// TestReadStrictly tests the answers that x/oauth2 on its own misreads. It takes a missing expires_in
+// as "never expires", fails on a fractional one, parses text/plain as a query string, does not check
+// token_type, and cuts a body at 1 MiB.
+func TestReadStrictly(t *testing.T) {
+	good := answer{AccessToken: "a.b.c", TokenType: "Bearer", ExpiresIn: 86400}
+	expires := func(in int64) answer { a := good; a.ExpiresIn = in; return a }
+	// grown is less than 1 MiB, and more when its characters are escaped for x/oauth2.
+	grown := answerWith("refresh_token", `"`+strings.Repeat("<", 1<<18)+`"`)
+	for _, tc := range []struct {
+		what, contentType, body string
+		want                    answer
+		kind                    Kind // without an answer
+	}{
+		{"JSON", "application/json", goodAnswer, good, 0},
+		{"text that is JSON", "text/plain", goodAnswer, good, 0},
+		{"a form that is JSON", "application/x-www-form-urlencoded", goodAnswer, good, 0},
+		{"no type", "", goodAnswer, good, 0},
+		{"no expires_in", "application/json", answerWith("expires_in", ""), expires(3600), 0},
+		{"expires_in null", "application/json", answerWith("expires_in", "null"), expires(3600), 0},
+		{"a fraction", "application/json", answerWith("expires_in", "59.9"), expires(59), 0},
+		{"an exponent", "application/json", answerWith("expires_in", "36e2"), expires(3600), 0},
+		{"a text", "application/json", answerWith("expires_in", `"86400"`), expires(86400), 0},
+		{"more than there is", "application/json", answerWith("expires_in", "9e18"), expires(1<<31 - 1), 0},
+		{"nothing granted", "application/json", answerWith("scope", `[]`), answer{
+			"a.b.c", "Bearer", 86400, "", " ", "",
+		}, 0},
+		{
+			"all of it", "application/json",
+			answerWith("scope", `["42","<&>"],"refresh_token":"\u001b<ü>","id_token":"d.e.f"`),
+			answer{"a.b.c", "Bearer", 86400, "\x1b<ü>", "42 <&>", "d.e.f"}, 0,
+		},
+		{"a number for a scope", "text/plain", answerWith("scope", `"42"`), answer{
+			"a.b.c", "Bearer", 86400, "", "42", "",
+		}, 0},
+		{"a query string", "text/plain", "access_token=a.b.c&token_type=Bearer&expires_in=60", answer{}, Malformed},
+		{"a form", "application/x-www-form-urlencoded", "access_token=a.b.c&token_type=Bearer&expires_in=60",
+			answer{}, Malformed},
+		{"a form that says no", "text/plain", "error=invalid_grant", answer{}, Malformed},
+		{"another type", "application/json", answerWith("token_type", `"mac"`), answer{}, Malformed},
+		{"no type of token", "application/json", answerWith("token_type", ""), answer{}, Malformed},
+		{"names in capitals", "application/json", `{"ACCESS_TOKEN":"a.b.c","token_type":"Bearer"}`,
+			answer{}, Malformed},
+		{"an error that is no text", "application/json", answerWith("error", "true"), answer{}, Malformed},
+		{"a MiB and a byte", "application/json", goodAnswer + strings.Repeat(" ", maxAnswer+1-len(goodAnswer)),
+			answer{}, Malformed},
+		{"a MiB when it is escaped", "application/json", grown, answer{}, Malformed},
+	} {
+		endpoint := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = []string{tc.contentType}
+			_, _ = io.WriteString(w, tc.body)
+		})
+		c := newClient(t, endpoint, func(c *Config) { c.Scopes = []string{"openid", "offline_access"} })
+		token, e := c.Exchange(within(t), testCode, testRedirect, testVerifier)
+		if got := asAnswer(token); got != tc.want {
+			t.Errorf("%s: %+v, error %v; want %+v", tc.what, got, e, tc.want)
+		}
+		if tc.want != (answer{}) {
+			if e != nil || token.Expiry.IsZero() { // the zero time is never
+				t.Errorf("%s: expires %v, error %v", tc.what, token.Expiry, e)
+			}
+		} else if e == nil || e.Kind != tc.kind || e.Status != 200 {
+			t.Errorf("%s: error %v; want one of kind %d", tc.what, e, tc.kind)
+		}
+	}
+}
+
+// TestContextOfRefresh tests that each renewal uses the context that it is given. A TokenSource of
+// x/oauth2 keeps the one that it was made with.
+func TestContextOfRefresh(t *testing.T) {
+	c := newClient(t, serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, goodAnswer) }),
+		nil)
+	over, cancel := context.WithCancel(within(t))
+	cancel()
+	for range 2 {
+		if token, e := c.Refresh(over, "refresh"); e == nil || token != nil || e.Unanswered {
+			t.Errorf("in a context that is over: token %v, error %v", token, e)
+		}
+		// An answer without a refresh token leaves the old one in the result.
+		if token, e := c.Refresh(within(t), "refresh"); e != nil || token.AccessToken != "a.b.c" ||
+			token.RefreshToken != "refresh" {
+			t.Errorf("in another: token %v, error %v", token, e)
 		}
 	}
 }
@@ -436,9 +595,11 @@ func TestSentOnce(t *testing.T) {
 		"closed":                    func(conn net.Conn) {},
 		"reset":                     func(conn net.Conn) { _ = conn.(*net.TCPConn).SetLinger(0) },
 		"closed in the status line": func(conn net.Conn) { _, _ = io.WriteString(conn, "HTTP/1.1 2") },
-		"closed in the header":      func(conn net.Conn) { _, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Le") },
-		"closed in the body":        func(conn net.Conn) { fmt.Fprintf(conn, ok, len(goodAnswer)+1, goodAnswer) },
-		"no HTTP":                   func(conn net.Conn) { _, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.0\r\n") },
+		"closed in the header": func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Le")
+		},
+		"closed in the body": func(conn net.Conn) { fmt.Fprintf(conn, ok, len(goodAnswer)+1, goodAnswer) },
+		"no HTTP":            func(conn net.Conn) { _, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.0\r\n") },
 	} {
 		endpoint, requests := rawServer(t, func(conn net.Conn, _ string, n int64) {
 			if n == 2 { // the first one leaves an idle connection behind
@@ -449,7 +610,7 @@ func TestSentOnce(t *testing.T) {
 			conn.Close()
 		})
 		c := newClient(t, endpoint, nil)
-		if e := fails(t, within(t), c); e.Kind != Unreachable || e.Status != 0 || e.Advice() == "" {
+		if e := fails(t, within(t), c); e.Kind != Unreachable || e.Status != 0 || !e.Unanswered || e.Advice() == "" {
 			t.Errorf("%s, a new connection: kind %d, %v", what, e.Kind, e)
 		}
 		if n := requests.Load(); n != 1 {
@@ -458,7 +619,7 @@ func TestSentOnce(t *testing.T) {
 		if _, err := c.Exchange(within(t), testCode, testRedirect, testVerifier); err != nil {
 			t.Errorf("%s: then a good answer: %v", what, err)
 		}
-		if e := fails(t, within(t), c); e.Kind != Unreachable {
+		if e := fails(t, within(t), c); e.Kind != Unreachable || !e.Unanswered {
 			t.Errorf("%s, a connection used before: kind %d, %v", what, e.Kind, e)
 		}
 		if n := requests.Load(); n != 3 {
@@ -472,7 +633,7 @@ func TestSentOnce(t *testing.T) {
 func TestCannotBeSentAgain(t *testing.T) {
 	c := newClient(t, "stub://auth.example.com/oauth/token", nil)
 	var got *http.Request
-	c.transport.RegisterProtocol("stub", roundTripper(func(r *http.Request) (*http.Response, error) {
+	c.dialect.base.RegisterProtocol("stub", roundTripper(func(r *http.Request) (*http.Response, error) {
 		got = r
 		return nil, errors.New("enough seen")
 	}))
@@ -495,7 +656,8 @@ func TestCannotBeSentAgain(t *testing.T) {
 // Logins and renewals go on at the same time. (What is wrong with that, only the race
 // detector sees.)
 func TestParallel(t *testing.T) {
-	c := newClient(t, serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, goodAnswer) }), nil)
+	c := newClient(t, serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, goodAnswer) }),
+		nil)
 	ctx := within(t)
 	var wait sync.WaitGroup
 	for range 10 {
@@ -566,6 +728,14 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
+// drip answers with a byte each millisecond, as long as somebody takes them.
+func drip(w http.ResponseWriter, r *http.Request) {
+	for tick := time.NewTicker(time.Millisecond); r.Context().Err() == nil; <-tick.C {
+		_, _ = io.WriteString(w, " ")
+		_ = http.NewResponseController(w).Flush()
+	}
+}
+
 // A server that hangs, drips, or never ends is given up on.
 func TestTimedOut(t *testing.T) {
 	for what, handler := range map[string]http.HandlerFunc{
@@ -575,20 +745,10 @@ func TestTimedOut(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		},
-		"drips": func(w http.ResponseWriter, r *http.Request) {
-			for r.Context().Err() == nil {
-				_, _ = io.WriteString(w, " ")
-				_ = http.NewResponseController(w).Flush()
-				time.Sleep(time.Millisecond)
-			}
-		},
+		"drips": drip,
 		"drips an error": func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(500)
-			for r.Context().Err() == nil {
-				_, _ = io.WriteString(w, " ")
-				_ = http.NewResponseController(w).Flush()
-				time.Sleep(time.Millisecond)
-			}
+			drip(w, r)
 		},
 	} {
 		endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -599,7 +759,8 @@ func TestTimedOut(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		e := fails(t, ctx, newClient(t, endpoint, nil))
-		if e.Kind != TimedOut || e.Error() != "the token endpoint: no answer in time" || e.Advice() == "" {
+		if e.Kind != TimedOut || !e.Unanswered || e.Error() != "the token endpoint: no answer in time" ||
+			e.Advice() == "" {
 			t.Errorf("%s: kind %d, %v", what, e.Kind, e)
 		}
 		if waited := time.Since(start); waited > 5*time.Second {
@@ -618,12 +779,12 @@ func TestTimedOut(t *testing.T) {
 	}
 
 	// That the visitor closed the tab is not the server's fault.
+	ctx, cancel := context.WithCancel(t.Context())
 	endpoint = serve(t, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
+		cancel()
 		<-r.Context().Done()
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(50*time.Millisecond, cancel)
 	if e := fails(t, ctx, newClient(t, endpoint, nil)); e.Kind != Unreachable {
 		t.Errorf("cancelled: kind %d, %v", e.Kind, e)
 	}
@@ -636,7 +797,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	listener.Close()
 	e := fails(t, within(t), newClient(t, "http://"+listener.Addr().String()+"/oauth/token", nil))
-	if e.Kind != Unreachable || e.Status != 0 || !strings.Contains(e.Error(), "refused") {
+	if e.Kind != Unreachable || e.Status != 0 || e.Unanswered || !strings.Contains(e.Error(), "refused") {
 		t.Errorf("kind %d, %v", e.Kind, e)
 	}
 
@@ -650,7 +811,7 @@ func TestUnreachable(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	e = fails(t, within(t), newClient(t, server.URL+"/oauth/token", nil))
-	if e.Kind != Unreachable || !strings.Contains(e.Error(), "certificate") || requests.Load() != 0 {
+	if e.Kind != Unreachable || e.Unanswered || !strings.Contains(e.Error(), "certificate") || requests.Load() != 0 {
 		t.Errorf("kind %d, %v, after %d requests", e.Kind, e, requests.Load())
 	}
 }
@@ -689,6 +850,70 @@ func leaks(text string) string {
 	return ""
 }
 
+// A refresh token that a server sends back is not shown either, whether it was sent to be used or to be revoked.
+func TestErrorTextOfRefresh(t *testing.T) {
+	const refresh = "r/efresh+token"
+	for _, form := range []bool{false, true} {
+		endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			said, _ := json.Marshal("You sent " + string(body) + " with " + refresh)
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, `{"error":"invalid_grant","error_description":%s}`, said)
+		})
+		c := newClient(t, endpoint, func(c *Config) { c.Form = form })
+		_, refused := c.Refresh(within(t), refresh)
+		for _, e := range []*Error{refused, c.Revoke(within(t), endpoint, refresh)} {
+			if e == nil || !strings.Contains(e.Error(), "You sent") {
+				t.Fatalf("error %v", e)
+			}
+			for _, leak := range []string{refresh, url.QueryEscape(refresh), testSecret} {
+				if strings.Contains(e.Error(), leak) {
+					t.Errorf("form %v: the error shows %s: %v", form, leak, e)
+				}
+			}
+		}
+	}
+}
+
+// A revocation that fails is about the revocation's URL, and so is what to do.
+func TestRevokeFails(t *testing.T) {
+	for _, tc := range []struct {
+		status int
+		body   string
+		text   string
+		advice string
+	}{
+		{400, `{"error":"unsupported_token_type"}`, "the revocation endpoint answered 400 unsupported_token_type",
+			"revoke_url to off"},
+		{400, `{"error":"invalid_grant"}`, "the revocation endpoint answered 400 invalid_grant",
+			"check issuer and revoke_url"},
+		{400, `{"error":"invalid_request"}`, "the revocation endpoint answered 400 invalid_request",
+			"token_request and token_auth"},
+		{401, `{"error":"access_denied"}`, "the revocation endpoint answered 401 access_denied", "client_secret"},
+		{404, `<html>`, "the revocation endpoint answered 404", "revoke_url: this may not be a revocation endpoint"},
+		{405, ``, "the revocation endpoint answered 405", "revoke_url"},
+		{307, ``, "the revocation endpoint answered 307", "set revoke_url to where it is"},
+		{500, ``, "the revocation endpoint answered 500", "status"},
+		{503, ``, "the revocation endpoint answered 503", "down for now"},
+		{429, ``, "the revocation endpoint answered 429", "quota"},
+	} {
+		endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(tc.status)
+			fmt.Fprint(w, tc.body)
+		})
+		e := newClient(t, "http://127.0.0.1:0/", nil).Revoke(within(t), endpoint, "a refresh token")
+		if e == nil || e.Error() != tc.text || !strings.Contains(e.Advice(), tc.advice) ||
+			strings.Contains(e.Advice(), "token_url") {
+			t.Errorf("%d %s: %v; advice %q", tc.status, tc.body, e, e.Advice())
+		}
+	}
+	e := newClient(t, "http://127.0.0.1:0/", nil).Revoke(within(t), "http://127.0.0.1:0/", "a refresh token")
+	if e == nil || e.Kind != Unreachable || !strings.HasPrefix(e.Error(), "the revocation endpoint: ") ||
+		!strings.Contains(e.Advice(), "the revocation endpoint") {
+		t.Errorf("unreachable: %v; advice %q", e, e.Advice())
+	}
+}
+
 // What a server says goes into the operator's log: without what it was sent, which
 // servers are known to echo, and without what a terminal acts on.
 func TestErrorText(t *testing.T) {
@@ -714,7 +939,7 @@ func TestErrorText(t *testing.T) {
 						fmt.Fprintf(w, `{"error":%s,"error_description":%s}`, said, said)
 					})
 					e := fails(t, within(t), newClient(t, endpoint, configure))
-					if leak := leaks(e.Error() + e.Code + e.Description); leak != "" {
+					if leak := leaks(e.Error() + said(t, e).Error() + string(said(t, e).Body)); leak != "" {
 						t.Errorf("%s: the error shows %s: %v", what, leak, e)
 					}
 				}
@@ -722,7 +947,10 @@ func TestErrorText(t *testing.T) {
 
 			// It comes back where an answer's header should be: net/http's errors
 			// repeat what they could not read.
-			for _, answer := range []string{"%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%[1]s: %[1]s\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\n"} {
+			for _, answer := range []string{
+				"%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%s\r\n\r\n", "HTTP/1.1 200 OK\r\n%[1]s: %[1]s\r\n\r\n",
+				"HTTP/1.1 200 OK\r\nContent-Length: %s\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: %s\r\n\r\n",
+			} {
 				endpoint, _ := rawServer(t, func(conn net.Conn, request string, _ int64) {
 					fmt.Fprintf(conn, answer, request)
 					conn.Close()
@@ -738,11 +966,14 @@ func TestErrorText(t *testing.T) {
 	// One line of printable ASCII, and not too long.
 	endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(400)
-		fmt.Fprintf(w, `{"error":"a\nb\u001b[31mc","error_description":"\u0000\r\n\t\u007f\u009b\u2028\u202e\u00e4%s"}`, strings.Repeat("é", 1000))
+		fmt.Fprintf(w,
+			`{"error":"a\nb\u001b[31mc","error_description":"\u0000\r\n\t\u007f\u009b\u2028\u202e\u00e4%s"}`,
+			strings.Repeat("é", 1000))
 	})
 	e := fails(t, within(t), newClient(t, endpoint, nil))
-	if e.Code != "a?b?[31mc" || !strings.HasPrefix(e.Description, "?????????") || len(e.Description) > 303 {
-		t.Errorf("code %q, description %q", e.Code, e.Description)
+	if said := said(t, e); said.ErrorCode != "a?b?[31mc" || !strings.HasPrefix(said.ErrorDescription, "?????????") ||
+		len(said.ErrorDescription) > 303 {
+		t.Errorf("code %q, description %q", said.ErrorCode, said.ErrorDescription)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // CheckURL parses a URL that a login depends on. It must be absolute, and https
@@ -21,7 +22,7 @@ func CheckURL(raw string) (*url.URL, error) {
 	port, err := strconv.ParseUint(u.Port(), 10, 16)
 	switch {
 	case u.Port() != "" && (err != nil || port == 0):
-		return nil, errors.New("has a port that is none")
+		return nil, errors.New("has an invalid port")
 	case u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "":
 		return nil, errors.New("must be an absolute https URL")
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
@@ -30,10 +31,25 @@ func CheckURL(raw string) (*url.URL, error) {
 		return nil, errors.New("must not hold a user name or password")
 	case strings.Contains(raw, "#"):
 		return nil, errors.New("must not have a fragment")
-	case strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^`{|}", r) }):
+	case strings.ContainsFunc(raw, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune("\"<>\\^`{|}", r)
+	}):
 		return nil, errors.New("holds a character that a URL may not hold")
+	case !isHost(u.Hostname()):
+		return nil, errors.New("has a host that is no name or address: each host is written out")
 	}
 	return u, nil
+}
+
+// isHost reports whether host is a name or an address. Names with an underscore are
+// none by the book, but work.
+func isHost(host string) bool {
+	if strings.Contains(host, ":") { // an IPv6 address, as url.Parse has seen
+		return true
+	}
+	return !strings.ContainsFunc(host, func(r rune) bool {
+		return r != '-' && r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+	})
 }
 
 // isLoopback reports whether host is a name or address of this very machine
@@ -58,9 +74,10 @@ func CheckIssuer(raw string) (string, error) {
 	return strings.TrimSuffix(raw, "/") + "/", nil
 }
 
-// CheckScope reports what keeps s from being one scope (RFC 6749, section 3.3).
+// CheckScope reports what keeps s from being one scope (RFC 6749, section 3.3). A comma
+// may stand in one, but who writes it means two.
 func CheckScope(s string) error {
-	if s == "" || !validScopes(s) || strings.Contains(s, " ") {
+	if s == "" || !validScopes(s) || strings.ContainsAny(s, " ,") {
 		return fmt.Errorf("%q is not a scope; several are written as separate words", s)
 	}
 	return nil
@@ -80,6 +97,30 @@ func CheckParam(name string) error {
 	return nil
 }
 
+// ComparedParams are the further authorize parameters that [CheckLogin] compares with
+// what came back.
+var ComparedParams = []string{"max_age", "organization"}
+
+// CheckParamValue reports what keeps a further authorize parameter from having a value.
+func CheckParamValue(name, value string) error {
+	if name == "organization" && value == "" {
+		return errors.New("organization must not be empty")
+	}
+	if name == "max_age" {
+		_, err := parseMaxAge(value)
+		return err
+	}
+	return nil
+}
+
+func parseMaxAge(value string) (time.Duration, error) {
+	seconds, err := strconv.ParseUint(value, 10, 31)
+	if err != nil {
+		return 0, errors.New("max_age must be a number of seconds, 0 or more")
+	}
+	return time.Duration(seconds) * time.Second, nil
+}
+
 // CheckAuthorizeURL reports what keeps raw from being the authorize URL that gets
 // the given further parameters: each may stand in the URL once.
 func CheckAuthorizeURL(raw string, params map[string]string) error {
@@ -92,6 +133,13 @@ func CheckAuthorizeURL(raw string, params map[string]string) error {
 		return errors.New("has a query that is not well-formed")
 	}
 	for name, values := range query {
+		if slices.Contains(ComparedParams, name) {
+			return fmt.Errorf("has the parameter %s in its query, where it is not compared with what came back: "+
+				"set it with authorize_param", name)
+		}
+		if name == "response_mode" {
+			return CheckParam(name)
+		}
 		_, doubled := params[name]
 		if doubled || len(values) > 1 || slices.Contains(ReservedParams, name) {
 			return fmt.Errorf("has the parameter %s in its query, which would be sent twice", name)

@@ -14,6 +14,8 @@ func TestCheckURL(t *testing.T) {
 		"https://192.0.2.1/cb",
 		"https://[2001:db8::1]/cb",
 		"https://xn--bcher-kva.example/cb",
+		"https://an_app.example.com/cb",
+		"https://example.com./cb",
 		"http://localhost/cb",
 		"http://LOCALHOST:8080/cb",
 		"http://app.localhost/cb",
@@ -25,7 +27,8 @@ func TestCheckURL(t *testing.T) {
 			t.Errorf("%s: %v", good, err)
 		}
 	}
-	const absolute, loopback, character = "absolute https URL", "http is for loopback hosts only", "a character that a URL may not hold"
+	const absolute, loopback, character, host = "absolute https URL", "http is for loopback hosts only",
+		"a character that a URL may not hold", "no name or address"
 	for _, tc := range []struct{ raw, text string }{
 		{"", absolute},
 		{"example.com", absolute},
@@ -61,6 +64,13 @@ func TestCheckURL(t *testing.T) {
 		{"https://bücher.example/", character},
 		{`https://example.com/a\b`, character},
 		{"https://example.com/?\u202e", character},
+		{"https://*/cb", host},
+		{"https://*.example.com/cb", host},
+		{"https://a,b/cb", host},
+		{"https://a;b/cb", host},
+		{"https://b%C3%BCcher.example/cb", host},
+		{"https://[example.com]/cb", "not a valid URL"},
+		{"https://[::g]/cb", "not a valid URL"},
 		{"https://example.com/\n", "not a valid URL"},
 		{"https://example.com/\x7f", "not a valid URL"},
 		{"https://exa mple.com/", "not a valid URL"},
@@ -92,7 +102,8 @@ func TestCheckIssuer(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{
-		"", "auth.example.com", "http://auth.example.com/", "https://auth.example.com/?", "https://auth.example.com/?a=b",
+		"", "auth.example.com", "http://auth.example.com/", "https://auth.example.com/?",
+		"https://auth.example.com/?a=b",
 		"https://auth.example.com/#", "https://user@auth.example.com/",
 	} {
 		if got, err := CheckIssuer(bad); err == nil || got != "" {
@@ -126,7 +137,9 @@ func TestCheckScope(t *testing.T) {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", " ", "openid profile", "a\tb", "a\nb", `a"b`, `a\b`, "ä", "a\x7f", "a\x00"} {
+	for _, bad := range []string{
+		"", " ", "openid profile", "a\tb", "a\nb", `a"b`, `a\b`, "ä", "a\x7f", "a\x00", "a,b", "a,", ",",
+	} {
 		if err := CheckScope(bad); err == nil {
 			t.Errorf("%q: taken", bad)
 		}
@@ -139,7 +152,8 @@ func TestCheckParam(t *testing.T) {
 			t.Errorf("%q: %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "audience", "client_id", "code_challenge", "code_challenge_method", "nonce", "redirect_uri", "response_type", "scope", "state"} {
+	for _, bad := range []string{"", "audience", "client_id", "code_challenge", "code_challenge_method", "nonce",
+		"redirect_uri", "response_type", "scope", "state", "response_mode"} {
 		if err := CheckParam(bad); err == nil {
 			t.Errorf("%q: taken", bad)
 		}
@@ -164,6 +178,9 @@ func TestCheckAuthorizeURL(t *testing.T) {
 		{"https://auth.example.com/authorize?%73tate=x", "the parameter state"},
 		{"https://auth.example.com/authorize?client_id", "the parameter client_id"},
 		{"https://auth.example.com/authorize?a=1&a=1", "the parameter a"},
+		{"https://auth.example.com/authorize?response_mode=query", "response_mode cannot be changed"},
+		{"https://auth.example.com/authorize?organization=", "the parameter organization"},
+		{"https://auth.example.com/authorize?max%5Fage=1", "the parameter max_age"},
 		{"https://auth.example.com/authorize?a=1;b=2", "not well-formed"},
 		{"https://auth.example.com/authorize?a=%", "not well-formed"},
 		{"http://auth.example.com/authorize", "https URL"},

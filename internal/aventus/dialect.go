@@ -2,14 +2,16 @@ package aventus
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,6 +27,28 @@ const (
 	idleTimeout = 30 * time.Second
 )
 
+// dialect is the transport below x/oauth2, which sends only forms and is lax with answers. It sends
+// the request in the dialect of the server and reads the answer strictly. x/oauth2 gets only good
+// answers, rewritten as plain JSON; everything else becomes an [*Error].
+type dialect struct {
+	base        *http.Transport
+	form        bool
+	secret      string
+	wantRefresh bool // a login asks for a refresh token
+	wantID      bool // a login asks for an ID token
+	closed      atomic.Bool
+}
+
+func newDialect(cfg Config) *dialect {
+	return &dialect{
+		base:        newTransport(),
+		form:        cfg.Form,
+		secret:      cfg.ClientSecret,
+		wantRefresh: slices.Contains(cfg.Scopes, "offline_access"),
+		wantID:      slices.Contains(cfg.Scopes, "openid"),
+	}
+}
+
 // newTransport returns a transport with bounds. It is not http.DefaultTransport's
 // clone, which other modules of the same Caddy may have changed.
 func newTransport() *http.Transport {
@@ -39,46 +63,91 @@ func newTransport() *http.Transport {
 	}
 }
 
-// answer is an answer with a status of success.
-type answer struct {
+// RoundTrip implements [http.RoundTripper] for token requests. Since a redirect is an error here,
+// http.Client never sees one to follow.
+func (d *dialect) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := d.send(req)
+	if err != nil {
+		return nil, err
+	}
+	isRefresh := resp.params.Get("grant_type") == grantRefresh
+	answer, tokenErr := parseAnswer(resp.status, resp.body, wanted{
+		refresh: isRefresh || d.wantRefresh,
+		id:      d.wantID,
+	}, resp.clean)
+	if tokenErr != nil {
+		return nil, tokenErr
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxAnswer { // escaping can make it longer than it came, and x/oauth2 truncates silently
+		return nil, &Error{
+			Kind: Malformed, Status: resp.status, Err: errors.New("the token answer is larger than 1 MiB"),
+		}
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK,
+		Header:     http.Header{"Content-Type": {"application/json"}},
+		Body:       io.NopCloser(bytes.NewReader(body)),
+		Request:    req,
+	}, nil
+}
+
+// response is an answer with a status of success.
+type response struct {
+	params url.Values // of the request
 	status int
 	body   []byte
 	clean  func(string) string // for what is said of it in a log
 }
 
-// post sends parameters and the client's credentials, in the body and the form that
-// the server wants. It sends them once, and follows no redirect: they are secrets.
-func (c *Client) post(ctx context.Context, to string, params map[string]string) (*answer, error) {
+// send sends a form in the encoding that the server wants. It sends it once, and follows no
+// redirect: it holds secrets.
+func (d *dialect) send(req *http.Request) (*response, error) {
 	// For a config that was replaced meanwhile, nothing is kept.
 	defer func() {
-		if c.closed.Load() {
-			c.transport.CloseIdleConnections()
+		if d.closed.Load() {
+			d.base.CloseIdleConnections()
 		}
 	}()
-	if !c.cfg.Basic {
-		params["client_id"], params["client_secret"] = c.cfg.ClientID, c.cfg.ClientSecret
-	}
-	contentType, body, err := encode(params, c.cfg.Form)
+	body, err := io.ReadAll(req.Body)
+	req.Body.Close()
 	if err != nil {
 		return nil, err
 	}
-	var sent atomic.Bool
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }})
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to, bytes.NewReader(body))
+	params, err := url.ParseQuery(string(body))
 	if err != nil {
 		return nil, err
 	}
-	// Without GetBody, net/http has no way to send the code again, whatever
-	// becomes of the connection.
-	req.GetBody = nil
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Content-Type", contentType)
-	if c.cfg.Basic { // RFC 6749, section 2.3.1
-		req.SetBasicAuth(url.QueryEscape(c.cfg.ClientID), url.QueryEscape(c.cfg.ClientSecret))
+	contentType := "application/x-www-form-urlencoded" // RFC 6749, appendix B
+	if !d.form {
+		contentType = "application/json" // the dialect of Auth0
+		fields := make(map[string]string, len(params))
+		for name := range params {
+			fields[name] = params.Get(name)
+		}
+		if body, err = json.Marshal(fields); err != nil {
+			return nil, err
+		}
 	}
 
-	resp, err := c.transport.RoundTrip(req)
-	if err != nil && sent.Load() {
+	var sent atomic.Bool
+	out := req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
+		WroteHeaders: func() { sent.Store(true) },
+	}))
+	out.Header = http.Header{"Accept": {"application/json"}, "Content-Type": {contentType}}
+	if authorization := req.Header["Authorization"]; authorization != nil {
+		out.Header["Authorization"] = authorization
+	}
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	// Without GetBody, net/http has no way to send the code again, whatever
+	// becomes of the connection.
+	out.GetBody = nil
+
+	resp, err := d.base.RoundTrip(out)
+	if err != nil && sent.Load() && !unprocessed.MatchString(err.Error()) {
 		return nil, fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	if err != nil {
@@ -90,28 +159,23 @@ func (c *Client) post(ctx context.Context, to string, params map[string]string) 
 		return nil, fmt.Errorf("%w: reading the answer: %w", errUnanswered, err)
 	}
 	clean := func(text string) string {
-		return redact(text, c.cfg.ClientSecret, params["code"], params["code_verifier"], params["refresh_token"], params["token"],
-			strings.TrimPrefix(req.Header.Get("Authorization"), "Basic "))
+		return redact(text, d.secret, params.Get("code"), params.Get("code_verifier"), params.Get("refresh_token"),
+			params.Get("token"), strings.TrimPrefix(req.Header.Get("Authorization"), "Basic "))
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, refusal(resp.StatusCode, body, clean)
 	}
-	return &answer{resp.StatusCode, body, clean}, nil
+	return &response{params, resp.StatusCode, body, clean}, nil
 }
 
-// encode makes a body of parameters: JSON in the dialect of Auth0, or a form as
-// RFC 6749 has it (appendix B).
-func encode(params map[string]string, asForm bool) (contentType string, body []byte, err error) {
-	if !asForm {
-		body, err = json.Marshal(params)
-		return "application/json", body, err
-	}
-	form := make(url.Values, len(params))
-	for name, value := range params {
-		form.Set(name, value)
-	}
-	return "application/x-www-form-urlencoded", []byte(form.Encode()), nil
-}
+// unprocessed matches what net/http says when an HTTP/2 server has said that it did nothing with a
+// request: it refused the stream (RFC 9113, section 8.7), or it went away, and the last stream that it
+// names is an earlier one (section 6.8). net/http sends such a request again if there is a GetBody, but
+// also after a PROTOCOL_ERROR, which does not say so. Its errors have no type to ask.
+var unprocessed = regexp.MustCompile(`^http2: Transport: cannot retry err \[(?:` +
+	`stream error: stream ID \d+; REFUSED_STREAM; received from peer|` +
+	`http2: Transport received Server's graceful shutdown GOAWAY)\]` +
+	`|^http2: Transport received GOAWAY from server ErrCode:`)
 
 // redact makes a server's text fit for a log: short, one line, nothing a terminal
 // acts on, and without the given secrets, since servers are known to echo what they

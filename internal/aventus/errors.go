@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"golang.org/x/oauth2"
 )
 
 // Kind says why there is no token.
@@ -26,17 +28,37 @@ func (k Kind) String() string {
 	return [...]string{"unreachable", "timed_out", "unavailable", "refused", "malformed"}[k]
 }
 
-// Error says why a token request failed. Its text is for the operator's log: it
-// holds what the server said, cleaned, and no secret.
+// endpoint is what a request to the authorization server was for.
+type endpoint int
+
+const (
+	tokenURL  endpoint = iota // to get a token
+	revokeURL                 // to revoke one
+	keySetURL                 // to get the keys
+)
+
+// String returns what the endpoint is called in a log.
+func (e endpoint) String() string {
+	return [...]string{"the token endpoint", "the revocation endpoint", "the key set"}[e]
+}
+
+// directive returns the subdirective that sets the endpoint's URL.
+func (e endpoint) directive() string {
+	return [...]string{"token_url", "revoke_url", "jwks_url"}[e]
+}
+
+// Error says why a request to the authorization server failed: for a token, unless the text says
+// otherwise. Its text is for the operator's log: it holds what the server said, cleaned, and no secret.
 type Error struct {
-	Kind        Kind
-	Status      int    // the answer's HTTP status; 0 without an answer
-	Code        string // the answer's error (RFC 6749, section 5.2), cleaned; may be empty
-	Description string // the answer's error_description, cleaned; may be empty
-	Err         error  // what went wrong, where the server did not say it
+	Kind   Kind
+	Status int   // the answer's HTTP status; 0 without an answer
+	Err    error // what went wrong: an [*oauth2.RetrieveError] where the server said no
+	of     endpoint
+	renews bool // it was sent a refresh token, and not a code
 
 	// Unanswered says that the request was sent, and no answer came: what the
-	// server has made of it is not known.
+	// server has made of it is not known. It is not set if the server has said that
+	// it has not looked at the request.
 	Unanswered bool
 }
 
@@ -44,20 +66,35 @@ type Error struct {
 var errUnanswered = errors.New("no answer came to the request")
 
 func (e *Error) Error() string {
-	s := "the token endpoint"
+	s := e.of.String()
 	if e.Status != 0 {
 		s = fmt.Sprintf("%s answered %d", s, e.Status)
 	}
-	if e.Code != "" {
-		s += " " + e.Code
-	}
-	if e.Description != "" {
-		s += ": " + e.Description
-	}
-	if e.Err != nil {
+	if said := e.said(); said != nil {
+		if said.ErrorCode != "" {
+			s += " " + said.ErrorCode
+		}
+		if said.ErrorDescription != "" {
+			s += ": " + said.ErrorDescription
+		}
+	} else if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}
 	return s
+}
+
+// said returns what the server said with a refusal; nil for other errors.
+func (e *Error) said() *oauth2.RetrieveError {
+	said, _ := e.Err.(*oauth2.RetrieveError)
+	return said
+}
+
+// code returns the error (RFC 6749, section 5.2) of a refusal, cleaned, or "".
+func (e *Error) code() string {
+	if said := e.said(); said != nil {
+		return said.ErrorCode
+	}
+	return ""
 }
 
 func (e *Error) Unwrap() error { return e.Err }
@@ -66,41 +103,108 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Advice() string {
 	switch {
 	case e.Kind == Unreachable:
-		return "check that this server can reach the token endpoint (DNS, firewall, proxy, TLS)"
+		return fmt.Sprintf("check that this server can reach %s (DNS, firewall, proxy, TLS)", e.of)
 	case e.Kind == TimedOut:
-		return "the token endpoint is slow or hangs; see the authorization server's status"
+		return fmt.Sprintf("%s is slow or hangs; see the authorization server's status", e.of)
 	case e.Status == http.StatusTooManyRequests:
 		return "the authorization server limits the rate of requests; see its quota"
-	case e.Kind == Unavailable:
+	case e.Kind == Unavailable, e.of == keySetURL && e.Status >= http.StatusInternalServerError:
 		return "the authorization server is down for now; logins work again when it does"
-	case e.Code == "invalid_client", e.Code == "access_denied", e.Status == http.StatusUnauthorized:
-		return "the authorization server refused the client's credentials: check client_id, client_secret and token_auth"
-	case e.Code == "unauthorized_client":
-		return "check that redirect_uri is registered for this client, and that the client may use the authorization code grant"
-	case e.Code == "invalid_grant":
+	case e.of == keySetURL:
+		return "check issuer and jwks_url"
+	}
+	// What is left was answered to a request with the client's credentials.
+	switch code := e.code(); {
+	case e.renews && code == "invalid_grant":
+		return "the refresh token was revoked, used before, or too old, or the person is blocked: " +
+			"they sign in again; " +
+			"if it happens to many, instances may not share a storage, or one was put back from a copy"
+	case e.renews && code == "unauthorized_client":
+		return "check that the client may use the refresh token grant, and that the API of audience allows " +
+			"offline access"
+	case e.renews && (code == "access_denied" || strings.HasSuffix(code, "_required")):
+		return "the authorization server, or a rule there, wants the person to be present: they sign in again at " +
+			"the next page visit"
+	case code == "invalid_client", e.Status == http.StatusUnauthorized:
+		return "the authorization server refused the client's credentials: check client_id, client_secret and " +
+			"token_auth"
+	case code == "access_denied": // Auth0 says this of credentials as well, with a 401
+		return "the authorization server, or a rule there, refused this person; " +
+			"if everybody is refused, check client_id, client_secret and token_auth"
+	case e.of == tokenURL && code == "unauthorized_client":
+		return "check that redirect_uri is registered for this client, " +
+			"that it may use the authorization code grant, " +
+			"and that the API of audience was granted to it: a third-party client (tpc_...) needs a grant for each"
+	case e.of == tokenURL && code == "invalid_grant":
 		return "the code was wrong, used or too old; if every login fails so, check client_id and redirect_uri"
+	case e.of == revokeURL && code == "unsupported_token_type": // RFC 7009, section 2.2.1
+		return "the authorization server revokes no refresh tokens: set revoke_url to off"
 	case e.Status/100 == 3:
-		return "the token endpoint redirects, which is not followed, for the request holds the client's secret: set token_url to where it is"
+		return fmt.Sprintf("%s redirects, which is not followed, for the request holds the client's secret: "+
+			"set %s to where it is", e.of, e.of.directive())
 	case e.Status >= 500:
 		return "the authorization server, or what stands in front of it, is broken for now; see its status"
-	case e.Status == http.StatusUnsupportedMediaType, e.Code == "unsupported_grant_type", e.Code == "invalid_request":
-		return "the token endpoint may want another kind of body: see token_request and token_auth"
+	case e.Status == http.StatusUnsupportedMediaType, code == "unsupported_grant_type", code == "invalid_request":
+		return fmt.Sprintf("%s may want another kind of body: see token_request and token_auth", e.of)
+	case e.of == revokeURL:
+		return "check issuer and revoke_url: this may not be a revocation endpoint; " +
+			"where the authorization server has none, set it to off"
 	case e.Status == http.StatusNotFound, e.Kind == Malformed:
 		return "check issuer and token_url: this may not be a token endpoint"
 	}
 	return ""
 }
 
-// refusal makes the error of an answer that says no, whatever its body is.
-func refusal(status int, body []byte, clean func(string) string) *Error {
-	e := &Error{Kind: Refused, Status: status}
-	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		e.Kind = Unavailable
+// EndsGrant reports whether the refresh token of a request that failed with this error must not be sent
+// again: the server has refused the grant (RFC 6749, section 5.2), for whatever reason it
+// has, or may have used the token and given another, which is lost. What says that the client is
+// not known, that the server is busy or broken, or comes from something that is no token endpoint
+// leaves the token as it was.
+//
+// A success that is no token answer, such as a page of HTML, may come from something in front that did
+// not pass the request on, or that has replaced the server's answer. In the first case, to send the token
+// again would keep the session; in the second, the new token is lost, and sending the old one again
+// revokes the whole grant, and with it the access token that the person still has (RFC 9700, section
+// 4.14.2). So it is not sent again: the session lasts as long as its token does, and the next page visit
+// signs in, which often asks nothing.
+func (e *Error) EndsGrant() bool {
+	switch {
+	case e.Unanswered || e.Kind == Malformed:
+		return true
+	case e.Kind != Refused:
+		return false
 	}
-	if fields, err := parseObject(body); err == nil {
+	// RFC 6749, section 5.2, has 400; Auth0's dialect has 403, and some servers say no with a 200. A
+	// firewall or a gateway answers with these, too, but not with a code as OAuth's are written.
+	switch e.Status {
+	case http.StatusOK, http.StatusBadRequest, http.StatusForbidden:
+	default:
+		return false
+	}
+	switch code := e.code(); code {
+	case "", "invalid_client", "temporarily_unavailable", "server_error", "too_many_requests", "slow_down":
+		return false
+	case "forbidden", "blocked", "rate_limited", "unauthorized", "internal_error", "service_unavailable":
+		return false // words of gateways
+	default:
+		return strings.Trim(code, "abcdefghijklmnopqrstuvwxyz_") == ""
+	}
+}
+
+// refusal makes the error of an answer that says no, whatever its body is. It keeps the status and
+// the cleaned texts only: RetrieveError.Error prints the body, which may echo the request.
+func refusal(status int, body []byte, clean func(string) string) *Error {
+	said := &oauth2.RetrieveError{Response: &http.Response{
+		StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)),
+	}}
+	if fields, err := parseBody(body); err == nil {
 		code, _ := stringField(fields, "error")
 		description, _ := stringField(fields, "error_description")
-		e.Code, e.Description = clean(code), clean(description)
+		said.ErrorCode, said.ErrorDescription = clean(code), clean(description)
+	}
+	e := &Error{Kind: Refused, Status: status, Err: said}
+	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
+		e.Kind = Unavailable
 	}
 	return e
 }

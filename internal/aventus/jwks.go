@@ -38,7 +38,11 @@ const (
 // private key: were one with a shared secret (HS256) or none at all among them, a
 // token could be signed with what everyone can read in the key set (RFC 8725,
 // sections 2.1 and 3.1).
-var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.EdDSA, jose.PS256}
+var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.EdDSA, algEd25519, jose.PS256}
+
+// algEd25519 is EdDSA with the one curve that is supported here, by its newer name
+// (RFC 9864, section 2.2). go-jose does not know it.
+const algEd25519 jose.SignatureAlgorithm = "Ed25519"
 
 // KeySet is the authorization server's set of public keys (RFC 7517), fetched when
 // it is first needed, and kept. It is safe for concurrent use.
@@ -90,7 +94,7 @@ func (s *KeySet) verify(ctx context.Context, jws *jose.JSONWebSignature) ([]byte
 		return nil, err
 	}
 	payload, err := set.verify(jws)
-	if !errors.Is(err, errUnknownKey) {
+	if !errors.Is(err, ErrUnknownKey) {
 		return payload, err
 	}
 	// The server may have turned its keys since.
@@ -120,6 +124,21 @@ func (s *KeySet) current(ctx context.Context) (*keySet, error) {
 	return s.newer(ctx)
 }
 
+// Version returns what stands for the current keys: another value whenever others have come, and nil
+// before the first. What was verified with other keys is to be verified again. As current does, it has
+// old keys replaced in the background.
+func (s *KeySet) Version() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.set == nil {
+		return nil
+	}
+	if s.isOver(s.set.fetched, keysLifetime) {
+		s.startFetch()
+	}
+	return s.set
+}
+
 // newer returns the newest keys that may be had now: those of a fetch, which all
 // share who come while it is under way, or of the last one when that was lately.
 func (s *KeySet) newer(ctx context.Context) (*keySet, error) {
@@ -132,7 +151,7 @@ func (s *KeySet) newer(ctx context.Context) (*keySet, error) {
 		select {
 		case <-underWay:
 		case <-ctx.Done():
-			return nil, &keysError{&Error{Kind: TimedOut, Err: errors.New("no answer in time")}}
+			return nil, &Error{Kind: TimedOut, of: keySetURL, Err: errors.New("no answer in time")}
 		}
 	}
 	s.mu.Lock()
@@ -144,7 +163,7 @@ func (s *KeySet) newer(ctx context.Context) (*keySet, error) {
 }
 
 // startFetch fetches the keys unless that is under way, or was lately. It does not
-// wait, and belongs to none of those who do: one who gives up spoils it for nobody.
+// wait, and belongs to none of the callers: one that gives up does not end it for the others.
 // The mutex must be held.
 func (s *KeySet) startFetch() {
 	if s.underWay != nil || !s.isOver(s.tried, keysInterval) {
@@ -158,7 +177,8 @@ func (s *KeySet) startFetch() {
 		defer s.mu.Unlock()
 		s.tried, s.err, s.underWay = s.now(), nil, nil
 		if err != nil {
-			s.err = &keysError{err}
+			err.of = keySetURL
+			s.err = err
 		} else {
 			s.set = &keySet{keys: keys, fetched: s.tried}
 		}
@@ -209,13 +229,13 @@ func (s *KeySet) fetch() ([]jose.JSONWebKey, *Error) {
 // are left out, as is what cannot be read (RFC 7517, section 5); a set in which
 // nothing is left is a fault of the server, which must not replace a good one.
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
-	fields, err := parseObject(body)
+	fields, err := parseBody(body)
 	if err != nil {
-		return nil, fmt.Errorf("what it answered %w", err)
+		return nil, fmt.Errorf("the answer %w", err)
 	}
 	var raw []json.RawMessage
 	if err := json.Unmarshal(fields["keys"], &raw); err != nil {
-		return nil, errors.New("what it answered is not a JWK Set")
+		return nil, errors.New("the answer is not a JWK Set")
 	}
 	var keys []jose.JSONWebKey
 	for _, text := range raw {
@@ -243,7 +263,7 @@ func isUsable(key jose.JSONWebKey) bool {
 // fits reports whether a signature of algorithm alg can be the key's. The key says
 // which algorithms those are, never the token (RFC 8725, section 3.1).
 func fits(key jose.JSONWebKey, alg jose.SignatureAlgorithm) bool {
-	if key.Algorithm != "" && key.Algorithm != string(alg) {
+	if named := jose.SignatureAlgorithm(key.Algorithm); named != "" && nameOf(named) != nameOf(alg) {
 		return false
 	}
 	switch k := key.Key.(type) {
@@ -252,9 +272,36 @@ func fits(key jose.JSONWebKey, alg jose.SignatureAlgorithm) bool {
 	case *ecdsa.PublicKey:
 		return alg == jose.ES256 && k.Curve == elliptic.P256()
 	case ed25519.PublicKey:
-		return alg == jose.EdDSA
+		return nameOf(alg) == algEd25519
 	}
 	return false
+}
+
+// nameOf returns the name by which algorithms are compared: one of them has two.
+func nameOf(alg jose.SignatureAlgorithm) jose.SignatureAlgorithm {
+	if alg == jose.EdDSA {
+		return algEd25519
+	}
+	return alg
+}
+
+// verifierOf returns what go-jose verifies a signature of a key with.
+func verifierOf(key jose.JSONWebKey) any {
+	if k, ok := key.Key.(ed25519.PublicKey); ok {
+		return edVerifier(k)
+	}
+	return key.Key
+}
+
+// edVerifier verifies signatures of an Ed25519 key under both names of the algorithm.
+type edVerifier ed25519.PublicKey
+
+// VerifyPayload implements [jose.OpaqueVerifier].
+func (k edVerifier) VerifyPayload(payload, signature []byte, alg jose.SignatureAlgorithm) error {
+	if nameOf(alg) != algEd25519 || !ed25519.Verify(ed25519.PublicKey(k), payload, signature) {
+		return errors.New("the signature is wrong")
+	}
+	return nil
 }
 
 // verify returns the payload of a token that is signed with one of the keys: the
@@ -272,49 +319,22 @@ func (s *keySet) verify(jws *jose.JSONWebSignature) ([]byte, error) {
 		if !fits(key, jose.SignatureAlgorithm(header.Algorithm)) {
 			continue
 		}
-		if payload, err := jws.Verify(key.Key); err == nil {
+		if payload, err := jws.Verify(verifierOf(key)); err == nil {
 			return payload, nil
 		}
 	}
 	if known {
 		return nil, refuse("its signature is wrong")
 	}
-	return nil, errUnknownKey
+	return nil, ErrUnknownKey
 }
 
-// errUnknownKey says that the keys that are known did not sign a token, though one
-// that is newer may have.
-var errUnknownKey = refuse("it is not signed with a key of the key set")
+// ErrUnknownKey says that the keys that are known did not sign a token, though one that is newer may
+// have: the key set is not asked for at any time, and may lag behind the tokens. It wraps [ErrToken].
+var ErrUnknownKey = refuse("it is not signed with a key of the key set")
 
-// keysError says why the keys cannot be had.
-type keysError struct{ cause *Error }
-
-func (e *keysError) Error() string {
-	s := "the key set"
-	if e.cause.Status != 0 {
-		s = fmt.Sprintf("%s answered %d", s, e.cause.Status)
-	}
-	if e.cause.Err != nil {
-		s += ": " + e.cause.Err.Error()
-	}
-	return s
-}
-
-func (e *keysError) Unwrap() error { return e.cause }
-
-// Advice returns what the operator can do about the error. The cause's own is about
-// the token endpoint.
-func (e *keysError) Advice() string {
-	switch e.cause.Kind {
-	case Unreachable:
-		return "check that this server can reach the key set (DNS, firewall, proxy, TLS)"
-	case TimedOut:
-		return "the server of the keys is slow or hangs; see the authorization server's status"
-	case Unavailable:
-		return e.cause.Advice()
-	}
-	return "check issuer, and the URL of verify_token if there is one"
-}
-
-// Interface guard
-var _ oidc.KeySet = (*KeySet)(nil)
+// Interface guards
+var (
+	_ oidc.KeySet         = (*KeySet)(nil)
+	_ jose.OpaqueVerifier = edVerifier(nil)
+)

@@ -44,9 +44,11 @@ const (
 )
 
 var (
-	rsaKey     = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
-	otherRSA   = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
-	ecKey      = sync.OnceValue(func() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) })
+	rsaKey   = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
+	otherRSA = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
+	ecKey    = sync.OnceValue(func() *ecdsa.PrivateKey {
+		return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	})
 	edKey      = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	hmacSecret = []byte("a shared secret of 32 bytes or so")
 )
@@ -355,8 +357,10 @@ func TestKeyServerAnswers(t *testing.T) {
 			w.Header().Set("Content-Length", "1000")
 			_, _ = io.WriteString(w, "{")
 		}, Unreachable},
-		"hangs up":       {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Unreachable},
-		"endless header": {func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X", strings.Repeat("x", 1<<20)) }, Unreachable},
+		"hangs up": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, Unreachable},
+		"endless header": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("X", strings.Repeat("x", 1<<20))
+		}, Unreachable},
 	}
 	for what, test := range tests {
 		t.Run(what, func(t *testing.T) {
@@ -427,16 +431,30 @@ func TestParseKeys(t *testing.T) {
 		body string
 		want int // keys
 	}{
-		"one":            {jwks(good), 1},
-		"for signatures": {jwks(jwk(rsaKey().Public(), "a", "RS256", "sig"), jwk(ecKey().Public(), "b", "", "sig")), 2},
+		"one": {jwks(good), 1},
+		"for signatures": {
+			jwks(jwk(rsaKey().Public(), "a", "RS256", "sig"), jwk(ecKey().Public(), "b", "", "sig")), 2,
+		},
 		"for encryption": {jwks(good, jwk(rsaKey().Public(), "a", "", "enc")), 1},
 		"symmetric":      {jwks(good, jwk(hmacSecret, "a", "HS256", "sig"), `{"kty":"oct","k":"AAAA"}`), 1},
 		"private":        {jwks(good, private), 1},
 		"too small":      {jwks(good, jwk(small.Public(), "a", "", "")), 1},
-		"not on curve":   {jwks(good, `{"kty":"EC","crv":"P-256","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA","y":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`), 1},
-		"garbage among":  {jwks(`null`, `1`, `"x"`, `[]`, `{}`, `{"kty":"XYZ"}`, `{"kty":"RSA","n":1}`, `{"kty":"RSA","n":"","e":""}`, `{"kty":"OKP","crv":"Ed25519","x":"AA"}`, good), 1},
-		"too many":       {jwks(strings.Split(strings.Repeat(good+"\n", 150)[:150*(len(good)+1)-1], "\n")...), maxKeys},
-		"unknown names":  {`{"x":1,"keys":[` + good + `],"y":{}}`, 1},
+		"not on curve": {
+			jwks(good, `{"kty":"EC","crv":"P-256","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",`+
+				`"y":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}`), 1,
+		},
+		"garbage among": {jwks(`null`, `1`, `"x"`, `[]`, `{}`, `{"kty":"XYZ"}`, `{"kty":"RSA","n":1}`,
+			`{"kty":"RSA","n":"","e":""}`, `{"kty":"OKP","crv":"Ed25519","x":"AA"}`, good), 1},
+		"Ed25519": {jwks(jwk(edKey.Public(), "a", "Ed25519", "sig")), 1},
+		// Kinds that are younger than what reads them here, and what some servers publish beside their keys.
+		"ML-DSA among":  {jwks(`{"kty":"AKP","alg":"ML-DSA-65","kid":"a","pub":"AAAA","use":"sig"}`, good), 1},
+		"Ed448 among":   {jwks(`{"kty":"OKP","crv":"Ed448","kid":"a","x":"`+strings.Repeat("A", 76)+`"}`, good), 1},
+		"X25519 among":  {jwks(`{"kty":"OKP","crv":"X25519","kid":"a","x":"`+strings.Repeat("A", 43)+`"}`, good), 1},
+		"ES256K among":  {jwks(`{"kty":"EC","crv":"secp256k1","alg":"ES256K","x":"AA","y":"AA"}`, good), 1},
+		"bad x5c among": {jwks(strings.Replace(good, `{`, `{"x5c":["!"],`, 1), good), 1},
+		"use is a list": {jwks(strings.Replace(good, `{`, `{"use":["sig"],`, 1), good), 1},
+		"too many":      {jwks(strings.Split(strings.Repeat(good+"\n", 150)[:150*(len(good)+1)-1], "\n")...), maxKeys},
+		"unknown names": {`{"x":1,"keys":[` + good + `],"y":{}}`, 1},
 
 		"none":         {jwks(), 0},
 		"none usable":  {jwks(private), 0},
@@ -476,7 +494,8 @@ func FuzzParseKeys(f *testing.F) {
 		}
 		var fields map[string]json.RawMessage
 		var list []json.RawMessage
-		if len(keys) > 0 && (json.Unmarshal(body, &fields) != nil || json.Unmarshal(fields["keys"], &list) != nil || len(list) < len(keys)) {
+		if len(keys) > 0 && (json.Unmarshal(body, &fields) != nil || json.Unmarshal(fields["keys"], &list) != nil ||
+			len(list) < len(keys)) {
 			t.Errorf("%d keys, where others read %d", len(keys), len(list))
 		}
 		for _, key := range keys {

@@ -40,9 +40,7 @@ const (
 	probeTimeout = tokenTimeout
 
 	clockWarns = 5 * time.Second
-	// What a server says of time is believed within these bounds, where tokens
-	// are checked and among the instances of a cluster.
-	clockFails = 5 * time.Minute
+	clockFails = clockLeeway // beyond it, tokens that are verified are refused
 
 	// An error page says what it is about in its first lines.
 	maxPage = 64 << 10
@@ -62,7 +60,10 @@ func LookUp(ctx context.Context, u *url.URL) Finding {
 		if ctx.Err() == nil && errors.As(err, &dnsErr) {
 			detail = CleanText(dnsErr.Err)
 		}
-		return Finding{Fail, detail, "check the name in issuer, authorize_url and token_url, and this machine's DNS (/etc/resolv.conf)"}
+		return Finding{
+			Fail, detail, "check the name in issuer, authorize_url and token_url, and this machine's DNS " +
+				"(/etc/resolv.conf)",
+		}
 	}
 	return Finding{Pass, CleanText(strings.Join(addresses, ", ")), ""}
 }
@@ -81,7 +82,8 @@ func Connect(ctx context.Context, u *url.URL) Finding {
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
-		return Finding{Fail, asError(ctx, err).Err.Error(), "check that the server is up, and that a firewall lets this machine reach it"}
+		return Finding{Fail, asError(ctx, err).Err.Error(),
+			"check that the server is up, and that a firewall lets this machine reach it"}
 	}
 	defer conn.Close()
 	if u.Scheme == "http" {
@@ -101,7 +103,8 @@ func adviceTLS(err error) string {
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &unknown):
-		return "add its certificate authority to those that this machine trusts, if it is the right one; something in between may also have put its own certificate there"
+		return "add its certificate authority to those that this machine trusts, if it is the right one; something " +
+			"in between may also have put its own certificate there"
 	case errors.As(err, &wrongHost):
 		return "the certificate is for another name: check issuer, authorize_url and token_url"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
@@ -135,9 +138,10 @@ func (c *Client) ProbeAuthorize(ctx context.Context, redirectURI string, withNon
 		return Finding{Fail, asError(ctx, err).Err.Error(), ""}
 	}
 	req.Header.Set("Accept", "text/html")
-	resp, err := c.transport.RoundTrip(req) // it follows no redirect
+	resp, err := c.dialect.base.RoundTrip(req) // it follows no redirect
 	if err != nil {
-		return Finding{Fail, asError(ctx, err).Err.Error(), "check that this machine can reach the authorize endpoint (firewall, proxy, TLS)"}
+		return Finding{Fail, asError(ctx, err).Err.Error(),
+			"check that this machine can reach the authorize endpoint (firewall, proxy, TLS)"}
 	}
 	defer resp.Body.Close()
 	page, _ := io.ReadAll(io.LimitReader(resp.Body, maxPage))
@@ -158,9 +162,12 @@ func judgeAuthorize(resp *http.Response, page []byte, redirectURI string) Findin
 		isHome := home != nil && to.Scheme == home.Scheme && to.Host == home.Host && to.Path == home.Path
 		switch {
 		case strings.HasSuffix(code, "_required") && isHome: // OpenID Connect Core 1.0, section 3.1.2.6
-			return Finding{Pass, "redirects to the callback, since nobody is signed in here (" + CleanText(code) + ")", ""}
+			return Finding{
+				Pass, "redirects to the callback, since nobody is signed in here (" + CleanText(code) + ")", "",
+			}
 		case code != "":
-			return Finding{Fail, strings.TrimSuffix("refuses logins: "+CleanText(code)+": "+description, ": "), adviceAuthorize(code)}
+			return Finding{Fail, strings.TrimSuffix("refuses logins: "+CleanText(code)+": "+description, ": "),
+				adviceAuthorize(code)}
 		case isHome:
 			return Finding{Pass, "redirects to the callback at once", ""}
 		}
@@ -171,17 +178,31 @@ func judgeAuthorize(resp *http.Response, page []byte, redirectURI string) Findin
 		// Nobody but a person can tell a sign-in page from another one.
 		return Finding{Pass, "answers with a page, as far as can be told its sign-in", ""}
 	case status == http.StatusTooManyRequests, status >= 500:
-		return Finding{Fail, answered, "the authorization server is down, or limits its requests; see its status, and try again"}
+		return Finding{
+			Fail, answered, "the authorization server is down, or limits its requests; see its status, and try again",
+		}
 	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status/100 != 4:
 		return Finding{Fail, answered, "check issuer and authorize_url: this is no authorize endpoint"}
 	// The words of Auth0's error pages.
 	case bytes.Contains(page, []byte("Callback URL mismatch")):
-		return Finding{Fail, answered + ` with a page that says "Callback URL mismatch"`, "register the callback URL above for this client, to the letter"}
+		return Finding{Fail, answered + ` with a page that says "Callback URL mismatch"`,
+			"register the callback URL above for this client, to the letter"}
 	case bytes.Contains(page, []byte("Unknown client")):
-		return Finding{Fail, answered + ` with a page that says "Unknown client"`, "check client_id, and that issuer is where it is registered"}
+		return Finding{Fail, answered + ` with a page that says "Unknown client"`,
+			"check client_id, and that issuer is where it is registered"}
+	case bytes.Contains(page, []byte("Unknown parameter")):
+		return Finding{Fail, answered + ` with a page that says "Unknown parameter"`,
+			"check authorize_param: third-party clients (tpc_...) may send few"}
+	case bytes.Contains(page, []byte("not authorized to access resource server")):
+		return Finding{Fail, answered + ` with a page that says "not authorized to access resource server"`,
+			adviceNotGranted}
 	}
-	return Finding{Fail, answered + " with a page of its own", "check client_id, and that the callback URL above is registered for it, to the letter"}
+	return Finding{Fail, answered + " with a page of its own",
+		"check client_id, and that the callback URL above is registered for it, to the letter"}
 }
+
+const adviceNotGranted = "have the API of audience granted to this client: " +
+	"a third-party client (tpc_...) needs a grant for each"
 
 func adviceAuthorize(code string) string {
 	switch code {
@@ -190,7 +211,8 @@ func adviceAuthorize(code string) string {
 	case "invalid_scope":
 		return "check scope"
 	case "unauthorized_client":
-		return "register the callback URL above for this client, and let it use the authorization code grant"
+		return "register the callback URL above for this client, and let it use the authorization code grant; " +
+			adviceNotGranted
 	case "temporarily_unavailable", "server_error":
 		return "the authorization server is down for now; see its status"
 	}
@@ -234,7 +256,8 @@ func compareClocks(header http.Header, began, ended time.Time) Finding {
 		off = -off
 		what = fmt.Sprintf("%s behind the server's", off.Round(time.Second))
 	}
-	const next = "set this machine's clock by NTP (timedatectl set-ntp true), and that of the host if this is a container"
+	const next = "set this machine's clock by NTP (timedatectl set-ntp true), and that of the host if this is a " +
+		"container"
 	switch {
 	case off-way > clockFails:
 		return Finding{Fail, what, next}
@@ -250,10 +273,13 @@ func compareClocks(header http.Header, began, ended time.Time) Finding {
 func (c *Client) ProbeToken(ctx context.Context, redirectURI string) Finding {
 	_, err := c.Exchange(ctx, "aventus-auth-doctor-"+rand.Text(), redirectURI, madeUpVerifier())
 	if err == nil {
-		return Finding{Warn, "gave a token for a code that was made up", "use this server for tests alone: it lets everybody in"}
+		return Finding{Warn, "gave a token for a code that was made up",
+			"use this server for tests alone: it lets everybody in"}
 	}
-	if err.Code == "invalid_grant" {
-		return Finding{Pass, fmt.Sprintf("refused a made-up code (%d invalid_grant), and not the client", err.Status), ""}
+	if err.code() == "invalid_grant" {
+		return Finding{
+			Pass, fmt.Sprintf("refused a made-up code (%d invalid_grant), and not the client", err.Status), "",
+		}
 	}
 	next := err.Advice()
 	if next == "" {
@@ -267,7 +293,12 @@ func (s *KeySet) Probe(ctx context.Context) Finding {
 	set, err := s.newer(ctx)
 	if err != nil {
 		detail := strings.TrimLeft(strings.TrimPrefix(err.Error(), "the key set"), ": ")
-		return Finding{Fail, CleanText(detail), "check issuer, and the URL of verify_token if there is one"}
+		next := "check issuer and jwks_url"
+		var e *Error
+		if errors.As(err, &e) {
+			next = e.Advice()
+		}
+		return Finding{Fail, CleanText(detail), next}
 	}
 	return Finding{Pass, fmt.Sprintf("its keys for signatures: %d", len(set.keys)), ""}
 }

@@ -31,7 +31,8 @@ type recordingTracer struct {
 	name string
 }
 
-func (t recordingTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
+func (t recordingTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context,
+	trace.Span) {
 	config := trace.NewSpanStartConfig(options...)
 	t.r.said = append(t.r.said, fmt.Sprint("start ", name, " ", config.SpanKind(), " ", say(config.Attributes())))
 	span := recordingSpan{r: t.r}
@@ -83,7 +84,8 @@ func TestTrace(t *testing.T) {
 	}
 	want := []string{
 		"start token request client oauth.grant_type=authorization_code", "end",
-		"start token request client oauth.grant_type=refresh_token", "Error refused", "http.response.status_code=403", "end",
+		"start token request client oauth.grant_type=refresh_token", "Error refused",
+		"http.response.status_code=403", "end",
 	}
 	if !slices.Equal(r.said, want) {
 		t.Errorf("spans %q, want %q", r.said, want)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
@@ -53,7 +54,8 @@ func rawToken(key *rsa.PrivateKey, header, payload string) string {
 func unencoded(key *rsa.PrivateKey, header, payload string) string {
 	head := b64.EncodeToString([]byte(header)) + "."
 	hash := sha256.Sum256([]byte(head + payload))
-	return head + b64.EncodeToString([]byte(payload)) + "." + b64.EncodeToString(must(rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, hash[:])))
+	return head + b64.EncodeToString([]byte(payload)) + "." +
+		b64.EncodeToString(must(rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, hash[:])))
 }
 
 func hs256(secret []byte, header, payload string) string {
@@ -61,6 +63,12 @@ func hs256(secret []byte, header, payload string) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte(input))
 	return input + "." + b64.EncodeToString(mac.Sum(nil))
+}
+
+// ed25519Token returns a token that is signed with edKey, under any header.
+func ed25519Token(header m, payload string) string {
+	input := b64.EncodeToString(must(json.Marshal(header))) + "." + b64.EncodeToString([]byte(payload))
+	return input + "." + b64.EncodeToString(ed25519.Sign(edKey, []byte(input)))
 }
 
 // cachedKeys returns a key set that has its keys, and no server.
@@ -104,18 +112,21 @@ func TestVerifyTakes(t *testing.T) {
 	typed := func(typ any) string { return sign(jose.EdDSA, edKey, m{"kid": "ed", "typ": typ}, claims) }
 	stolen := jose.JSONWebKey{Key: otherRSA().Public()}
 	tests := map[string]string{
-		"RS256":           sign(jose.RS256, rsaKey(), m{"kid": "rsa"}, claims),
-		"PS256":           sign(jose.PS256, otherRSA(), m{"kid": "pss"}, claims),
-		"ES256":           sign(jose.ES256, ecKey(), m{"kid": "ec"}, claims),
-		"EdDSA":           changed(nil),
-		"no kid":          sign(jose.EdDSA, edKey, nil, claims),
-		"no kid, RS256":   sign(jose.RS256, otherRSA(), nil, claims),
-		"aud array":       changed(m{"aud": []string{"x", testAudience}}),
-		"iss, no slash":   changed(m{"iss": strings.TrimSuffix(testIssuer, "/")}),
-		"within leeway":   changed(m{"exp": clock.in(-59 * time.Second), "nbf": clock.in(time.Minute), "iat": clock.in(time.Minute)}),
-		"fraction":        changed(m{"exp": json.Number("1700000001.9e0")}),
-		"far exp":         changed(m{"exp": json.Number("1e400"), "nbf": json.Number("-1e400")}),
-		"null nbf":        sign(jose.EdDSA, edKey, header, strings.Replace(string(must(json.Marshal(claims))), "{", `{"nbf":null,"iat":null,`, 1)),
+		"RS256":         sign(jose.RS256, rsaKey(), m{"kid": "rsa"}, claims),
+		"PS256":         sign(jose.PS256, otherRSA(), m{"kid": "pss"}, claims),
+		"ES256":         sign(jose.ES256, ecKey(), m{"kid": "ec"}, claims),
+		"EdDSA":         changed(nil),
+		"no kid":        sign(jose.EdDSA, edKey, nil, claims),
+		"no kid, RS256": sign(jose.RS256, otherRSA(), nil, claims),
+		"aud array":     changed(m{"aud": []string{"x", testAudience}}),
+		"iss, no slash": changed(m{"iss": strings.TrimSuffix(testIssuer, "/")}),
+		"within leeway": changed(m{
+			"exp": clock.in(-59 * time.Second), "nbf": clock.in(time.Minute), "iat": clock.in(time.Minute),
+		}),
+		"fraction": changed(m{"exp": json.Number("1700000001.9e0")}),
+		"far exp":  changed(m{"exp": json.Number("1e400"), "nbf": json.Number("-1e400")}),
+		"null nbf": sign(jose.EdDSA, edKey, header,
+			strings.Replace(string(must(json.Marshal(claims))), "{", `{"nbf":null,"iat":null,`, 1)),
 		"JWT":             typed("JWT"),
 		"jwt":             typed("jwt"),
 		"at+jwt":          typed("at+jwt"),
@@ -124,13 +135,70 @@ func TestVerifyTakes(t *testing.T) {
 		"unknown headers": sign(jose.EdDSA, edKey, m{"kid": "ed", "cty": "x", "x": m{"y": 1}}, claims),
 		// Keys that the token brings along are not looked at, whatever they are.
 		"jwk": sign(jose.EdDSA, edKey, m{"kid": "ed", "jwk": stolen}, claims),
-		"jku": sign(jose.EdDSA, edKey, m{"kid": "ed", "jku": "https://evil.test/jwks", "x5u": "https://evil.test/x5u"}, claims),
+		"jku": sign(jose.EdDSA, edKey, m{
+			"kid": "ed", "jku": "https://evil.test/jwks", "x5u": "https://evil.test/x5u",
+		}, claims),
 	}
 	v := NewTokenVerifier(testIssuer, testAudience, cachedKeys(clock), clock.Now)
 	for what, token := range tests {
 		if payload, _, err := v.Verify(t.Context(), token); err != nil || len(payload) == 0 {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// TestVerifyEd25519: EdDSA has two names, and a key may have either (RFC 9864).
+func TestVerifyEd25519(t *testing.T) {
+	clock := newClock()
+	payload := string(must(json.Marshal(with(clock.claims(), m{"nonce": "n"}))))
+	set := func(algs ...string) *KeySet {
+		var keys []string
+		for _, alg := range algs {
+			keys = append(keys, jwk(edKey.Public(), "ed", alg, ""))
+		}
+		s := NewKeySet("http://localhost:0/", clock.Now)
+		s.tried, s.set = clock.Now(), &keySet{fetched: clock.Now(), keys: must(parseKeys([]byte(jwks(keys...))))}
+		return s
+	}
+	signed := func(alg string) string { return ed25519Token(m{"alg": alg, "kid": "ed"}, payload) }
+	for _, keyAlg := range []string{"", "EdDSA", "Ed25519"} {
+		for _, alg := range []string{"EdDSA", "Ed25519"} {
+			keys := set(keyAlg)
+			if _, _, err := NewTokenVerifier(testIssuer, testAudience, keys, clock.Now).Verify(t.Context(),
+				signed(alg)); err != nil {
+				t.Errorf("an access token, %s by a key for %q: %v", alg, keyAlg, err)
+			}
+			if _, err := NewIDVerifier(testIssuer, testAudience, keys, clock.Now).Verify(t.Context(), signed(alg),
+				"n"); err != nil {
+				t.Errorf("an ID token, %s by a key for %q: %v", alg, keyAlg, err)
+			}
+		}
+	}
+	good := signed("Ed25519")
+	for what, test := range map[string]struct {
+		keys  *KeySet
+		token string
+	}{
+		"a key for Ed448":     {set("Ed448"), good},
+		"a key for RS256":     {set("RS256"), good},
+		"Ed448":               {set(""), signed("Ed448")},
+		"ed25519":             {set(""), signed("ed25519")},
+		"called RS256":        {set(""), signed("RS256")},
+		"another payload":     {set(""), strings.Replace(good, ".", "."+b64.EncodeToString([]byte(`{"x":"`)), 1)},
+		"no signature":        {set(""), good[:strings.LastIndex(good, ".")+1]},
+		"half a signature":    {set(""), good[:len(good)-43]},
+		"an RSA key's":        {cachedKeys(clock), rawToken(rsaKey(), `{"alg":"Ed25519","kid":"rsa"}`, payload)},
+		"an EC key's, by kid": {cachedKeys(clock), ed25519Token(m{"alg": "Ed25519", "kid": "ec"}, payload)},
+		"an RSA key's, by ed": {cachedKeys(clock), rawToken(rsaKey(), `{"alg":"Ed25519","kid":"ed"}`, payload)},
+		"ES256 of an Ed25519": {set(""), ed25519Token(m{"alg": "ES256", "kid": "ed"}, payload)},
+		"a key that it brings": {
+			set(""), ed25519Token(m{
+				"alg": "Ed25519", "kid": "x", "jwk": jose.JSONWebKey{Key: edKey.Public()},
+			}, payload),
+		},
+	} {
+		_, _, err := NewTokenVerifier(testIssuer, testAudience, test.keys, clock.Now).Verify(t.Context(), test.token)
+		wantRefused(t, what, err)
 	}
 }
 
@@ -151,8 +219,10 @@ func TestVerifyRefuses(t *testing.T) {
 
 	tests := map[string]string{
 		// Algorithms
-		"alg none":              b64.EncodeToString([]byte(`{"alg":"none","kid":"rsa"}`)) + "." + b64.EncodeToString([]byte(payload)) + ".",
-		"alg None":              b64.EncodeToString([]byte(`{"alg":"None"}`)) + "." + b64.EncodeToString([]byte(payload)) + "." + parts[2],
+		"alg none": b64.EncodeToString([]byte(`{"alg":"none","kid":"rsa"}`)) + "." +
+			b64.EncodeToString([]byte(payload)) + ".",
+		"alg None": b64.EncodeToString([]byte(`{"alg":"None"}`)) + "." +
+			b64.EncodeToString([]byte(payload)) + "." + parts[2],
 		"alg missing":           rawToken(rsaKey(), `{"kid":"rsa"}`, payload),
 		"alg null":              rawToken(rsaKey(), `{"alg":null,"kid":"rsa"}`, payload),
 		"alg in an array":       rawToken(rsaKey(), `{"alg":["RS256"],"kid":"rsa"}`, payload),
@@ -169,40 +239,47 @@ func TestVerifyRefuses(t *testing.T) {
 		"same, no kid":          sign(jose.PS256, rsaKey(), nil, claims),
 
 		// Keys
-		"kid of nobody":        sign(jose.EdDSA, edKey, m{"kid": "x"}, claims),
-		"kid of another key":   sign(jose.RS256, rsaKey(), m{"kid": "pss"}, claims),
-		"kid of another kind":  sign(jose.RS256, rsaKey(), m{"kid": "ed"}, claims),
-		"kid is no string":     rawToken(rsaKey(), `{"alg":"RS256","kid":1}`, payload),
-		"kid is a path":        sign(jose.RS256, attacker, m{"kid": "../../../../dev/null"}, claims),
-		"another's signature":  sign(jose.RS256, attacker, m{"kid": "rsa"}, claims),
-		"another's, no kid":    sign(jose.RS256, attacker, nil, claims),
-		"its own jwk":          sign(jose.RS256, attacker, m{"jwk": jose.JSONWebKey{Key: attacker.Public()}}, claims),
-		"its own jwk, and kid": sign(jose.RS256, attacker, m{"kid": "rsa", "jwk": jose.JSONWebKey{Key: attacker.Public()}}, claims),
-		"its own jku":          sign(jose.RS256, attacker, m{"kid": "rsa", "jku": "https://evil.test/", "x5u": "https://evil.test/"}, claims),
+		"kid of nobody":       sign(jose.EdDSA, edKey, m{"kid": "x"}, claims),
+		"kid of another key":  sign(jose.RS256, rsaKey(), m{"kid": "pss"}, claims),
+		"kid of another kind": sign(jose.RS256, rsaKey(), m{"kid": "ed"}, claims),
+		"kid is no string":    rawToken(rsaKey(), `{"alg":"RS256","kid":1}`, payload),
+		"kid is a path":       sign(jose.RS256, attacker, m{"kid": "../../../../dev/null"}, claims),
+		"another's signature": sign(jose.RS256, attacker, m{"kid": "rsa"}, claims),
+		"another's, no kid":   sign(jose.RS256, attacker, nil, claims),
+		"its own jwk":         sign(jose.RS256, attacker, m{"jwk": jose.JSONWebKey{Key: attacker.Public()}}, claims),
+		"its own jwk, and kid": sign(jose.RS256, attacker, m{
+			"kid": "rsa", "jwk": jose.JSONWebKey{Key: attacker.Public()},
+		}, claims),
+		"its own jku": sign(jose.RS256, attacker, m{
+			"kid": "rsa", "jku": "https://evil.test/", "x5u": "https://evil.test/",
+		}, claims),
 
 		// Form
-		"nothing":            "",
-		"dots":               "..",
-		"more dots":          strings.Repeat(".", maxToken),
-		"two parts":          parts[0] + "." + parts[1],
-		"no signature":       parts[0] + "." + parts[1] + ".",
-		"four parts":         good + ".",
-		"JWE":                good + "." + parts[1] + "." + parts[2],
-		"truncated":          good[:len(good)-1],
-		"truncated payload":  parts[0] + "." + parts[1][:len(parts[1])-2] + "." + parts[2],
-		"other payload":      parts[0] + "." + b64.EncodeToString([]byte(strings.Replace(payload, "ada", "eve", 1))) + "." + parts[2],
-		"padded":             good + "==",
-		"padded payload":     parts[0] + "." + base64.URLEncoding.EncodeToString([]byte(payload+" ")) + "." + parts[2],
-		"standard alphabet":  strings.NewReplacer("-", "+", "_", "/").Replace(rawToken(rsaKey(), `{"alg":"RS256","kid":"rsa","x":"???>>>"}`, payload)),
-		"line break":         parts[0] + "." + parts[1] + ".\r\n" + parts[2],
-		"space in front":     " " + good,
-		"space behind":       good + " ",
-		"Bearer in front":    "Bearer " + good,
-		"other last bits":    good[:len(good)-1] + string(good[len(good)-1]+1),
-		"JSON serialization": `{"protected":"` + parts[0] + `","payload":"` + parts[1] + `","signature":"` + parts[2] + `"}`,
-		"not UTF-8":          "\xff.\xff.\xff",
-		"1 MB":               changed(m{"x": strings.Repeat("x", 1<<20)}),
-		"just over 64 KiB":   changed(m{"x": strings.Repeat("x", 49<<10)}),
+		"nothing":           "",
+		"dots":              "..",
+		"more dots":         strings.Repeat(".", maxToken),
+		"two parts":         parts[0] + "." + parts[1],
+		"no signature":      parts[0] + "." + parts[1] + ".",
+		"four parts":        good + ".",
+		"JWE":               good + "." + parts[1] + "." + parts[2],
+		"truncated":         good[:len(good)-1],
+		"truncated payload": parts[0] + "." + parts[1][:len(parts[1])-2] + "." + parts[2],
+		"other payload": parts[0] + "." + b64.EncodeToString([]byte(strings.Replace(payload, "ada", "eve", 1))) +
+			"." + parts[2],
+		"padded":         good + "==",
+		"padded payload": parts[0] + "." + base64.URLEncoding.EncodeToString([]byte(payload+" ")) + "." + parts[2],
+		"standard alphabet": strings.NewReplacer("-", "+", "_",
+			"/").Replace(rawToken(rsaKey(), `{"alg":"RS256","kid":"rsa","x":"???>>>"}`, payload)),
+		"line break":      parts[0] + "." + parts[1] + ".\r\n" + parts[2],
+		"space in front":  " " + good,
+		"space behind":    good + " ",
+		"Bearer in front": "Bearer " + good,
+		"other last bits": good[:len(good)-1] + string(good[len(good)-1]+1),
+		"JSON serialization": `{"protected":"` + parts[0] + `","payload":"` + parts[1] + `","signature":"` +
+			parts[2] + `"}`,
+		"not UTF-8":        "\xff.\xff.\xff",
+		"1 MB":             changed(m{"x": strings.Repeat("x", 1<<20)}),
+		"just over 64 KiB": changed(m{"x": strings.Repeat("x", 49<<10)}),
 
 		// Header
 		"crit":               rawToken(rsaKey(), `{"alg":"RS256","kid":"rsa","crit":["exp"],"exp":1}`, payload),
@@ -263,13 +340,16 @@ func TestVerifyRefuses(t *testing.T) {
 		if got != nil || !expires.IsZero() {
 			t.Errorf("%s: something came back with the error", what)
 		}
-		if err != nil && (err.Error() != CleanText(err.Error()) || len(token) > 20 && strings.Contains(err.Error(), token)) {
+		if err != nil && (err.Error() != CleanText(err.Error()) || len(token) > 20 &&
+			strings.Contains(err.Error(), token)) {
 			t.Errorf("%s: the error is %q", what, err)
 		}
 	}
-	_, _, err := NewTokenVerifier(testIssuer, "", cachedKeys(clock), clock.Now).Verify(t.Context(), changed(m{"aud": ""}))
+	_, _, err := NewTokenVerifier(testIssuer, "", cachedKeys(clock), clock.Now).Verify(t.Context(),
+		changed(m{"aud": ""}))
 	wantRefused(t, "no audience at all", err)
-	_, _, err = NewTokenVerifier("", testAudience, cachedKeys(clock), clock.Now).Verify(t.Context(), changed(m{"iss": ""}))
+	_, _, err = NewTokenVerifier("", testAudience, cachedKeys(clock), clock.Now).Verify(t.Context(),
+		changed(m{"iss": ""}))
 	wantRefused(t, "no issuer at all", err)
 }
 
@@ -292,15 +372,17 @@ func TestVerifyID(t *testing.T) {
 		return sign(jose.RS256, rsaKey(), m{"kid": "rsa", "typ": "JWT"}, with(claims, changes))
 	}
 	for what, token := range map[string]string{
-		"plain":            changed(nil),
-		"no typ, EdDSA":    sign(jose.EdDSA, edKey, m{"kid": "ed"}, claims),
-		"iss, no slash":    changed(m{"iss": strings.TrimSuffix(testIssuer, "/")}),
-		"azp":              changed(m{"azp": "app"}),
-		"null azp":         changed(m{"azp": json.RawMessage("null")}),
-		"aud of one":       changed(m{"aud": []string{"app"}}),
-		"several and azp":  changed(m{"aud": []string{"other", "app"}, "azp": "app"}),
-		"within leeway":    changed(m{"exp": clock.in(-59 * time.Second)}),
-		"distributed ones": changed(m{"_claim_names": m{"x": "s"}, "_claim_sources": m{"s": m{"endpoint": "https://evil.test/"}}}),
+		"plain":           changed(nil),
+		"no typ, EdDSA":   sign(jose.EdDSA, edKey, m{"kid": "ed"}, claims),
+		"iss, no slash":   changed(m{"iss": strings.TrimSuffix(testIssuer, "/")}),
+		"azp":             changed(m{"azp": "app"}),
+		"null azp":        changed(m{"azp": json.RawMessage("null")}),
+		"aud of one":      changed(m{"aud": []string{"app"}}),
+		"several and azp": changed(m{"aud": []string{"other", "app"}, "azp": "app"}),
+		"within leeway":   changed(m{"exp": clock.in(-59 * time.Second)}),
+		"distributed ones": changed(m{
+			"_claim_names": m{"x": "s"}, "_claim_sources": m{"s": m{"endpoint": "https://evil.test/"}},
+		}),
 	} {
 		payload, err := v.Verify(t.Context(), token, "the nonce")
 		if err != nil || !strings.Contains(string(payload), `"sub":"ada"`) {
@@ -308,25 +390,28 @@ func TestVerifyID(t *testing.T) {
 		}
 	}
 	for what, token := range map[string]string{
-		"nothing":             "",
-		"alg none":            b64.EncodeToString([]byte(`{"alg":"none"}`)) + "." + b64.EncodeToString(must(json.Marshal(claims))) + ".",
+		"nothing": "",
+		"alg none": b64.EncodeToString([]byte(`{"alg":"none"}`)) + "." +
+			b64.EncodeToString(must(json.Marshal(claims))) + ".",
 		"another's signature": sign(jose.RS256, otherRSA(), m{"kid": "rsa"}, claims),
 		"an access token":     sign(jose.RS256, rsaKey(), m{"kid": "rsa", "typ": "at+jwt"}, claims),
 		"JSON serialization":  `{"payload":"","signatures":[]}`,
 		"no nonce":            changed(m{"nonce": nil}),
 		"another nonce":       changed(m{"nonce": "the nonce "}),
 		"nonce is no string":  changed(m{"nonce": []string{"the nonce"}}),
-		"nonce twice":         sign(jose.EdDSA, edKey, m{"kid": "ed"}, strings.Replace(string(must(json.Marshal(claims))), "{", `{"nonce":"x",`, 1)),
-		"another iss":         changed(m{"iss": "https://evil.test/"}),
-		"another aud":         changed(m{"aud": testAudience}),
-		"several, no azp":     changed(m{"aud": []string{"other", "app"}}),
-		"several, null azp":   changed(m{"aud": []string{"app", "app"}, "azp": json.RawMessage("null")}),
-		"azp of another":      changed(m{"azp": "other"}),
-		"azp is no string":    changed(m{"azp": 1}),
-		"expired":             changed(m{"exp": clock.in(-60 * time.Second)}),
-		"no exp":              changed(m{"exp": nil}),
-		"not yet":             changed(m{"nbf": clock.in(61 * time.Second)}),
-		"1 MB":                changed(m{"x": strings.Repeat("x", 1<<20)}),
+		"nonce twice": sign(jose.EdDSA, edKey, m{
+			"kid": "ed",
+		}, strings.Replace(string(must(json.Marshal(claims))), "{", `{"nonce":"x",`, 1)),
+		"another iss":       changed(m{"iss": "https://evil.test/"}),
+		"another aud":       changed(m{"aud": testAudience}),
+		"several, no azp":   changed(m{"aud": []string{"other", "app"}}),
+		"several, null azp": changed(m{"aud": []string{"app", "app"}, "azp": json.RawMessage("null")}),
+		"azp of another":    changed(m{"azp": "other"}),
+		"azp is no string":  changed(m{"azp": 1}),
+		"expired":           changed(m{"exp": clock.in(-60 * time.Second)}),
+		"no exp":            changed(m{"exp": nil}),
+		"not yet":           changed(m{"nbf": clock.in(61 * time.Second)}),
+		"1 MB":              changed(m{"x": strings.Repeat("x", 1<<20)}),
 	} {
 		payload, err := v.Verify(t.Context(), token, "the nonce")
 		wantRefused(t, what, err)
@@ -383,22 +468,27 @@ func FuzzCheckClaims(f *testing.F) {
 	clock := newClock()
 	f.Add(must(json.Marshal(clock.claims())))
 	for _, changes := range []m{
-		{"iss": strings.TrimSuffix(testIssuer, "/")}, {"iss": "https://evil.test/"}, {"iss": nil}, {"aud": []string{"x", testAudience}}, {"aud": []any{testAudience, 1}},
-		{"aud": nil}, {"aud": "\u00e9\x1b[31m"}, {"exp": clock.in(-59 * time.Second)}, {"exp": clock.in(-60 * time.Second)}, {"exp": nil}, {"exp": "9999999999"}, {"nbf": clock.in(60 * time.Second)},
-		{"nbf": clock.in(61 * time.Second)}, {"iat": clock.in(time.Hour)}, {"iat": json.RawMessage("null")}, {"exp": json.RawMessage("1e99")}, {"exp": json.RawMessage("-1e999")},
+		{"iss": strings.TrimSuffix(testIssuer, "/")}, {"iss": "https://evil.test/"}, {"iss": nil},
+		{"aud": []string{"x", testAudience}}, {"aud": []any{testAudience, 1}},
+		{"aud": nil}, {"aud": "\u00e9\x1b[31m"}, {"exp": clock.in(-59 * time.Second)},
+		{"exp": clock.in(-60 * time.Second)}, {"exp": nil}, {"exp": "9999999999"}, {"nbf": clock.in(60 * time.Second)},
+		{"nbf": clock.in(61 * time.Second)}, {"iat": clock.in(time.Hour)}, {"iat": json.RawMessage("null")},
+		{"exp": json.RawMessage("1e99")}, {"exp": json.RawMessage("-1e999")},
 	} {
 		f.Add(must(json.Marshal(with(clock.claims(), changes))))
 	}
 	f.Add(append(must(json.Marshal(clock.claims())), '}'))
 	f.Add([]byte(strings.Replace(string(must(json.Marshal(clock.claims()))), "{", `{"aud":"x",`, 1)))
-	f.Add([]byte(`{"iss":"https://auth.example.com","aud":["https://api.example.com"],"exp":1e99,"nbf":-1.5e-9,"iat":0}`))
+	f.Add([]byte(`{"iss":"https://auth.example.com","aud":["https://api.example.com"],"exp":1e99,"nbf":-1.5e-9,` +
+		`"iat":0}`))
 	f.Fuzz(func(t *testing.T, payload []byte) {
 		got, expires, err := checkClaims(payload, testIssuer, testAudience, clock.Now())
 		if err != nil {
 			if got != nil || !expires.IsZero() || !errors.Is(err, ErrToken) {
 				t.Fatalf("%v, %v with the error %v", got, expires, err)
 			}
-			if text := err.Error(); len(text) > 1000 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+			if text := err.Error(); len(text) > 1000 ||
+				strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
 				t.Fatalf("an error that is not fit for a log: %q", text)
 			}
 			return
@@ -406,11 +496,13 @@ func FuzzCheckClaims(f *testing.F) {
 		var fields map[string]any
 		dec := json.NewDecoder(bytes.NewReader(payload))
 		dec.UseNumber()
-		if err := dec.Decode(&fields); err != nil || !json.Valid(payload) || len(namesIn(payload)) != len(fields) || len(fields) != len(got) {
+		if err := dec.Decode(&fields); err != nil || !json.Valid(payload) || len(namesIn(payload)) != len(fields) ||
+			len(fields) != len(got) {
 			t.Fatalf("others read %v, %v", fields, err)
 		}
 		list, isList := fields["aud"].([]any)
-		if fields["iss"] != testIssuer && fields["iss"] != testIssuer[:len(testIssuer)-1] || fields["aud"] != testAudience && (!isList || !slices.Contains(list, any(testAudience))) {
+		if fields["iss"] != testIssuer && fields["iss"] != testIssuer[:len(testIssuer)-1] ||
+			fields["aud"] != testAudience && (!isList || !slices.Contains(list, any(testAudience))) {
 			t.Fatalf("others read %v", fields)
 		}
 		// Whole seconds; a float would do for dates, and not for all that can be written.
@@ -429,7 +521,8 @@ func FuzzCheckClaims(f *testing.F) {
 			}
 			return v, true
 		}
-		if exp, _ := date("exp"); exp.Cmp(big.NewFloat(float64(now-60))) <= 0 || !clock.Now().Before(expires.Add(clockLeeway)) {
+		if exp, _ := date("exp"); exp.Cmp(big.NewFloat(float64(now-60))) <= 0 ||
+			!clock.Now().Before(expires.Add(clockLeeway)) {
 			t.Fatalf("it expired at %v, or %v", exp, expires)
 		}
 		for _, name := range []string{"nbf", "iat"} {
@@ -447,6 +540,99 @@ func BenchmarkVerify(b *testing.B) {
 	for b.Loop() {
 		if _, _, err := v.Verify(b.Context(), token); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// CheckParties verifies no signature, and is as strict as Verify about who made a token
+// and for whom.
+func TestCheckParties(t *testing.T) {
+	const issuer, audience = "https://auth.example.com/", "https://api.example.com/"
+	token := func(payload string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
+	}
+	for _, good := range []string{
+		`{"iss":"https://auth.example.com/","aud":"https://api.example.com/"}`,
+		`{"iss":"https://auth.example.com","aud":["x","https://api.example.com/"]}`,
+	} {
+		if err := CheckParties(token(good), issuer, audience); err != nil {
+			t.Errorf("%s: %v", good, err)
+		}
+	}
+	for _, bad := range []string{
+		`{}`, `[]`, `null`, `{"iss":"https://auth.example.com/"}`, `{"aud":"https://api.example.com/"}`,
+		`{"iss":"https://auth.example.com//","aud":"https://api.example.com/"}`,
+		`{"iss":"","aud":"https://api.example.com/"}`,
+		`{"iss":"https://auth.example.com/","aud":"https://api.example.com"}`,
+		`{"iss":"https://auth.example.com/","aud":["x",["https://api.example.com/"]]}`,
+		`{"iss":"https://auth.example.com/","aud":"x","aud":"https://api.example.com/"}`,
+		`{"iss":"https://auth.example.com/","aud":"https://api.example.com/"}x`,
+	} {
+		if err := CheckParties(token(bad), issuer, audience); !errors.Is(err, ErrToken) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	good := token(`{"iss":"https://auth.example.com/","aud":"https://api.example.com/"}`)
+	for _, bad := range []string{"", "opaque", "a.b.c", good + ".", good + ".x.y", "x." + good,
+		strings.Replace(good, ".c2ln", ".c2ln=", 1), strings.Replace(good, "e30.", "\ne30.", 1)} {
+		if err := CheckParties(bad, issuer, audience); !errors.Is(err, ErrToken) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	if err := CheckParties(good, issuer, ""); !errors.Is(err, ErrToken) {
+		t.Errorf("no audience: %v", err)
+	}
+}
+
+// What organization and max_age ask for is compared with what an ID token says.
+func TestCheckLogin(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	for _, tc := range []struct {
+		name, value, payload string
+		ok                   bool
+	}{
+		{"prompt", "login", "", true},
+		{"prompt", "login", `{}`, true},
+		{"organization", "org_Ab", `{"org_id":"org_Ab","org_name":"x"}`, true},
+		{"organization", "org_Ab", `{"org_id":"org_ab"}`, false},
+		{"organization", "org_Ab", `{"org_name":"org_Ab"}`, false},
+		{"organization", "org_Ab", `{"org_id":["org_Ab"]}`, false},
+		{"organization", "org_Ab", `{"org_id":"org_x","org_id":"org_Ab"}`, false},
+		{"organization", "org_Ab", `{}`, false},
+		{"organization", "org_Ab", ``, false},
+		{"organization", "Acme", `{"org_id":"org_x","org_name":"acme"}`, true},
+		{"organization", "acme", `{"org_name":"Acme"}`, true},
+		{"organization", "acme", `{"org_name":"acme2"}`, false},
+		{"organization", "acme", `{"org_id":"acme"}`, false},
+		{"max_age", "0", `{"auth_time":1800000000}`, true},
+		{"max_age", "0", `{"auth_time":1799999940}`, true},
+		{"max_age", "0", `{"auth_time":1799999939}`, false},
+		{"max_age", "60", `{"auth_time":1799999880.5}`, true},
+		{"max_age", "60", `{"auth_time":1799999879}`, false},
+		{"max_age", "60", `{"auth_time":1800000060}`, true},
+		{"max_age", "60", `{"auth_time":1800000061}`, false},
+		{"max_age", "60", `{"auth_time":"1800000000"}`, false},
+		{"max_age", "60", `{"auth_time":null}`, false},
+		{"max_age", "2147483647", `{"auth_time":0}`, true},
+		{"max_age", "60", `{"iat":1800000000}`, false},
+		{"max_age", "60", ``, false},
+	} {
+		var payload []byte
+		if tc.payload != "" {
+			payload = []byte(tc.payload)
+		}
+		if err := CheckLogin(payload, map[string]string{"a": "b", tc.name: tc.value}, now); (err == nil) != tc.ok ||
+			err != nil && !errors.Is(err, ErrToken) {
+			t.Errorf("%s=%s, %s: %v", tc.name, tc.value, tc.payload, err)
+		}
+	}
+	both := map[string]string{"organization": "org_a", "max_age": "60"}
+	for payload, ok := range map[string]bool{
+		`{"org_id":"org_a","auth_time":1800000000}`: true, `{"org_id":"org_a"}`: false,
+		`{"auth_time":1800000000}`: false,
+	} {
+		if err := CheckLogin([]byte(payload), both, now); (err == nil) != ok {
+			t.Errorf("%s: %v", payload, err)
 		}
 	}
 }

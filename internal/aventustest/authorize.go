@@ -35,6 +35,8 @@ var (
 	// An S256 challenge is the base64 of 32 bytes.
 	challengeFormat = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
+	maxAgeFormat = regexp.MustCompile(`^[0-9]{1,9}$`)
+
 	// https://www.rfc-editor.org/rfc/rfc6749#section-3.3
 	scopeFormat = regexp.MustCompile(`^[!#-\[\]-~]+( [!#-\[\]-~]+)*$`)
 )
@@ -43,18 +45,26 @@ var (
 type code struct {
 	params  url.Values // as they were validated
 	user    User
-	session *session // nil when no browser was needed
+	session *session
 	issued  time.Time
-	sent    bool // it has reached the token endpoint
-	used    bool // its client has presented it there
+	authed  time.Time // when the user signed in
+	sent    bool      // it has reached the token endpoint
+	used    bool      // its client has presented it there
 }
 
-// session is a browser in which somebody is signed in.
+// session is a browser in which somebody is signed in, or would be if the login
+// had needed one.
 type session struct {
+	sid       string // what clients know it by
 	user      User
 	started   time.Time
 	consented map[string]bool
-	loggedOut bool // and with it the refresh tokens that began here
+	clients   map[string]bool // who got a code, by id
+	loggedOut bool            // and with it the refresh tokens that began here
+}
+
+func newSession(user User) *session {
+	return &session{sid: randomText(32), user: user, consented: make(map[string]bool), clients: make(map[string]bool)}
 }
 
 // refusal is an authorize request that cannot go on. Without a redirect it is
@@ -81,6 +91,9 @@ func (s *Server) IssueCode(v url.Values, sub string) (*url.URL, error) {
 	if refused := s.validate(v); refused != nil {
 		return nil, refused
 	}
+	if refused := s.judge(v, user); refused != nil {
+		return nil, refused
+	}
 	return s.issue(v, user, nil), nil
 }
 
@@ -96,11 +109,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if refused := s.validate(v); refused != nil {
-		if refused.redirect == nil {
-			s.showError(w, refused.status, refused.description)
-		} else {
-			http.Redirect(w, r, refused.redirect.String(), http.StatusFound)
-		}
+		s.refuse(w, r, refused, http.StatusFound)
 		return
 	}
 	if s.AutoSignIn != "" {
@@ -109,24 +118,71 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 			s.showError(w, http.StatusInternalServerError, "AutoSignIn names a user who does not exist.")
 			return
 		}
-		http.Redirect(w, r, s.issue(v, user, nil).String(), http.StatusFound)
+		s.finish(w, r, v, user, nil, http.StatusFound)
 		return
 	}
 
 	id, session := s.session(r)
 	prompt := v.Get("prompt")
 	switch {
-	case prompt == "none" && session == nil:
-		http.Redirect(w, r, s.answerError(v, "login_required", "Login required").String(), http.StatusFound)
+	case prompt == "none" && (session == nil || s.isTooOld(s.startOf(session), v)):
+		s.refuse(w, r, s.refusal(v, "login_required", "Login required"), http.StatusFound)
 	case prompt == "none" && !s.hasConsented(id, v):
-		http.Redirect(w, r, s.answerError(v, "consent_required", "Consent required").String(), http.StatusFound)
-	case session == nil || prompt == "login" || prompt == "select_account":
+		s.refuse(w, r, s.refusal(v, "consent_required", "Consent required"), http.StatusFound)
+	case session == nil || prompt == "login" || prompt == "select_account" || s.isTooOld(s.startOf(session), v):
 		s.showLogin(w, s.ensureCookie(w, id), v)
 	case !s.hasConsented(id, v) || prompt == "consent":
 		s.showConsent(w, id, session.user, v)
 	default:
-		http.Redirect(w, r, s.issue(v, session.user, session).String(), http.StatusFound)
+		s.finish(w, r, v, session.user, session, http.StatusFound)
 	}
+}
+
+// finish takes the browser back with a code, unless the tenant denies it.
+func (s *Server) finish(w http.ResponseWriter, r *http.Request, v url.Values, user User, in *session, status int) {
+	if refused := s.judge(v, user); refused != nil {
+		s.refuse(w, r, refused, status)
+		return
+	}
+	http.Redirect(w, r, s.issue(v, user, in).String(), status)
+}
+
+// judge asks what the tenant has against the login of a user.
+func (s *Server) judge(v url.Values, user User) *refusal {
+	client, _ := s.client(v.Get("client_id"))
+	s.mu.Lock()
+	blocked := s.blocked[user.Sub]
+	s.mu.Unlock()
+	if blocked {
+		return s.refusal(v, "access_denied", "user is blocked")
+	}
+	if s.Deny != nil {
+		if words := s.Deny(user, client); words != "" {
+			return s.refusal(v, "access_denied", words)
+		}
+	}
+	return nil
+}
+
+// refusal makes the refusal of a request whose redirect URI is known for the
+// client's.
+func (s *Server) refusal(v url.Values, code, description string) *refusal {
+	refused := &refusal{code: code, description: description}
+	if isThirdParty(v.Get("client_id")) { // whose redirect URIs are not trusted
+		refused.status = http.StatusBadRequest
+	} else {
+		refused.redirect = s.answerError(v, code, description)
+	}
+	return refused
+}
+
+// refuse answers with a refusal: a redirect with the status, or a page.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, refused *refusal, status int) {
+	if refused.redirect == nil {
+		s.showError(w, refused.status, refused.description)
+		return
+	}
+	http.Redirect(w, r, refused.redirect.String(), status)
 }
 
 // serveLogin takes the form of the sign-in page.
@@ -145,8 +201,8 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 	now := s.now()
 	s.mu.Lock()
 	in := s.sessions.items[id]
-	if in == nil || in.user.Sub != user.Sub {
-		in = &session{user: user, consented: make(map[string]bool)}
+	if in == nil || in.user.Sub != user.Sub || in.loggedOut {
+		in = newSession(user)
 	}
 	in.started = now
 	delete(s.sessions.items, id)
@@ -158,7 +214,7 @@ func (s *Server) serveLogin(w http.ResponseWriter, r *http.Request) {
 		s.showConsent(w, fresh, user, v)
 		return
 	}
-	http.Redirect(w, r, s.issue(v, user, in).String(), http.StatusSeeOther)
+	s.finish(w, r, v, user, in, http.StatusSeeOther)
 }
 
 // serveConsent takes the form of the consent page.
@@ -180,10 +236,9 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 		}
 		session.consented[consentKey(v)] = true
 		s.mu.Unlock()
-		http.Redirect(w, r, s.issue(v, session.user, session).String(), http.StatusSeeOther)
+		s.finish(w, r, v, session.user, session, http.StatusSeeOther)
 	case "refuse":
-		answer := s.answerError(v, "access_denied", "User did not authorize the request")
-		http.Redirect(w, r, answer.String(), http.StatusSeeOther)
+		s.refuse(w, r, s.refusal(v, "access_denied", "User did not authorize the request"), http.StatusSeeOther)
 	case "switch":
 		s.showLogin(w, id, v)
 	default:
@@ -191,19 +246,28 @@ func (s *Server) serveConsent(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serveLogout ends the browser's session with its refresh tokens, and sends it
-// back where it came from if that is a place of the client's.
+// serveLogout ends the browser's session with its refresh tokens, tells the
+// clients, and sends the browser back where it came from if that is a place of
+// the client's.
 func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
 	v, err := url.ParseQuery(r.URL.RawQuery)
 	id, session := s.session(r)
 	s.mu.Lock()
 	s.logouts = record(s.logouts, v)
-	if session != nil {
-		session.loggedOut = true
+	s.mu.Unlock()
+	if isThirdParty(v.Get("client_id")) {
+		s.showError(w, http.StatusBadRequest, "This application has no logout page.")
+		return
 	}
+	s.mu.Lock()
 	delete(s.sessions.items, id)
 	s.mu.Unlock()
-	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure()})
+	if session != nil {
+		s.end(session)
+	}
+	http.SetCookie(w, &http.Cookie{
+		Name: sessionCookie, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure(),
+	})
 
 	for name, values := range v {
 		if err != nil || len(values) != 1 || !slices.Contains([]string{"client_id", "returnTo", "federated"}, name) {
@@ -217,10 +281,11 @@ func (s *Server) serveLogout(w http.ResponseWriter, r *http.Request) {
 	}
 	client, _ := s.client(v.Get("client_id"))
 	target, err := url.Parse(v.Get("returnTo"))
-	if err != nil || !slices.ContainsFunc(client.RedirectURIs, func(uri string) bool {
-		registered, err := url.Parse(uri)
-		return err == nil && origin(registered) == origin(target)
-	}) {
+	if err != nil || !slices.ContainsFunc(slices.Concat(client.RedirectURIs, client.LogoutOrigins),
+		func(uri string) bool {
+			registered, err := url.Parse(uri)
+			return err == nil && (origin(registered) == origin(target) || origin(registered) == wildcard(target))
+		}) {
 		s.showError(w, http.StatusBadRequest, "The address to return to is not the application's.")
 		return
 	}
@@ -233,23 +298,29 @@ func (s *Server) validate(v url.Values) *refusal {
 	// As long as it is not certain where to redirect to, nothing is.
 	for _, name := range []string{"client_id", "redirect_uri"} {
 		if len(v[name]) != 1 || v.Get(name) == "" {
-			return &refusal{status: http.StatusBadRequest, code: "invalid_request", description: "The parameter " + name + " must be given exactly once."}
+			return &refusal{status: http.StatusBadRequest, code: "invalid_request", description: "The parameter " +
+				name + " must be given exactly once."}
 		}
 	}
 	client, ok := s.client(v.Get("client_id"))
 	if !ok {
-		return &refusal{status: http.StatusForbidden, code: "invalid_request", description: "Unknown client: " + v.Get("client_id")}
+		return &refusal{status: http.StatusForbidden, code: "invalid_request", description: "Unknown client: " +
+			v.Get("client_id")}
 	}
 	if !slices.Contains(client.RedirectURIs, v.Get("redirect_uri")) {
-		return &refusal{status: http.StatusForbidden, code: "invalid_request", description: "Callback URL mismatch: " + v.Get("redirect_uri") + " is not in the list of allowed callback URLs."}
+		return &refusal{status: http.StatusForbidden, code: "invalid_request", description: "Callback URL mismatch: " +
+			v.Get("redirect_uri") + " is not in the list of allowed callback URLs."}
 	}
 
 	refuse := func(code, format string, args ...any) *refusal {
-		description := fmt.Sprintf(format, args...)
-		return &refusal{redirect: s.answerError(v, code, description), code: code, description: description}
+		return s.refusal(v, code, fmt.Sprintf(format, args...))
+	}
+	known := knownParams
+	if isThirdParty(client.ID) {
+		known = thirdPartyParams
 	}
 	for name, values := range v {
-		if !slices.Contains(knownParams, name) {
+		if !slices.Contains(known, name) {
 			return refuse("invalid_request", "Unknown parameter: %s", name)
 		}
 		if len(values) != 1 {
@@ -275,6 +346,8 @@ func (s *Server) validate(v url.Values) *refusal {
 		return refuse("invalid_scope", "Malformed scope")
 	case v.Has("prompt") && !slices.Contains([]string{"none", "login", "consent", "select_account"}, v.Get("prompt")):
 		return refuse("invalid_request", "Unsupported prompt: %s", v.Get("prompt"))
+	case v.Has("max_age") && !maxAgeFormat.MatchString(v.Get("max_age")):
+		return refuse("invalid_request", "Parameter 'max_age' must be a number of seconds")
 	case v.Has("audience") && len(s.Audiences) > 0 && !slices.Contains(s.Audiences, v.Get("audience")):
 		return refuse("access_denied", "Service not found: %s", v.Get("audience"))
 	}
@@ -287,10 +360,39 @@ func (s *Server) issue(v url.Values, user User, in *session) *url.URL {
 	// Codes of one length would let a client come to rely on it.
 	value := randomText(randomBetween(20, 64))
 	now := s.now()
+	authed := now
+	switch {
+	case in != nil:
+		authed = s.startOf(in)
+	case !s.SignedIn.IsZero() && !s.isTooOld(s.SignedIn, v):
+		authed = s.SignedIn
+	}
+	if in == nil {
+		in = newSession(user)
+		in.started = authed
+	}
 	s.mu.Lock()
-	s.codes.add(value, &code{params: v, user: user, session: in, issued: now}, now, codeMemory)
+	if s.logins.items[in.sid] == nil {
+		s.logins.add(in.sid, in, now, sessionLifetime)
+	}
+	in.clients[v.Get("client_id")] = true
+	s.codes.add(value, &code{params: v, user: user, session: in, issued: now, authed: authed}, now, codeMemory)
 	s.mu.Unlock()
 	return s.answer(v, url.Values{"code": {value}})
+}
+
+// startOf returns when the user of a session signed in.
+func (s *Server) startOf(in *session) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return in.started
+}
+
+// isTooOld reports whether a sign-in is older than the max_age of v allows:
+// https://openid.net/specs/openid-connect-core-1_0.html#AuthRequest
+func (s *Server) isTooOld(signedIn time.Time, v url.Values) bool {
+	seconds, err := strconv.Atoi(v.Get("max_age"))
+	return err == nil && s.now().Sub(signedIn) > time.Duration(seconds)*time.Second
 }
 
 func (s *Server) answerError(v url.Values, code, description string) *url.URL {
@@ -327,7 +429,7 @@ func (s *Server) session(r *http.Request) (string, *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	session := s.sessions.items[cookie.Value]
-	if session == nil || s.now().Sub(session.started) > sessionLifetime {
+	if session == nil || session.loggedOut || s.now().Sub(session.started) > sessionLifetime {
 		return cookie.Value, nil
 	}
 	return cookie.Value, session
@@ -344,7 +446,9 @@ func (s *Server) ensureCookie(w http.ResponseWriter, id string) string {
 }
 
 func (s *Server) setCookie(w http.ResponseWriter, id string) {
-	http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: id, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure()})
+	http.SetCookie(w, &http.Cookie{
+		Name: sessionCookie, Value: id, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure(),
+	})
 }
 
 func (s *Server) secure() bool { return strings.HasPrefix(s.Issuer, "https:") }
@@ -400,17 +504,26 @@ func (s *Server) openForm(w http.ResponseWriter, r *http.Request, step string) (
 	f := form{Request: r.PostForm.Get("request"), Started: r.PostForm.Get("started"), Seal: r.PostForm.Get("seal")}
 	id, _ = s.session(r)
 	if id == "" || !hmac.Equal([]byte(f.Seal), []byte(s.seal(id, step, f))) {
-		s.showError(w, http.StatusForbidden, "This form belongs to another browser, or to a sign-in that is over. Go back to the application and start again.")
+		s.showError(w, http.StatusForbidden,
+			"This form belongs to another browser, or to a sign-in that is over. Go back to the application and "+
+				"start again.")
 		return "", nil, false
 	}
 	// What the seal fits was written here, so neither of these can fail.
 	started, _ := strconv.ParseInt(f.Started, 10, 64)
 	v, _ = url.ParseQuery(f.Request)
 	if s.now().Sub(time.Unix(started, 0)) > attemptLifetime {
-		s.showError(w, http.StatusForbidden, "This sign-in was begun too long ago. Go back to the application and start again.")
+		s.showError(w, http.StatusForbidden,
+			"This sign-in was begun too long ago. Go back to the application and start again.")
 		return "", nil, false
 	}
 	return id, v, true
 }
 
 func origin(u *url.URL) string { return u.Scheme + "://" + u.Host }
+
+// wildcard is a URL's origin with an asterisk in place of the host's first label.
+func wildcard(u *url.URL) string {
+	_, domain, _ := strings.Cut(u.Host, ".")
+	return u.Scheme + "://*." + domain
+}

@@ -48,14 +48,13 @@ func Says(status int, body string, headers ...string) Fault {
 	}
 }
 
-// HostileToken is the access token of Grants.
-const HostileToken = "a-token-of-the-hostile-server"
-
-// Grants answers a token request with a token, and with one field other than it
-// should be: with value, which is JSON, or without the field where value is "".
-func Grants(field, value string) Fault {
+// Grants answers a token request with this access token, and with one field other than
+// it should be: with value, which is JSON, or without the field where value is "".
+func Grants(token, field, value string) Fault {
 	var fields []string
-	for _, f := range [][2]string{{"access_token", `"` + HostileToken + `"`}, {"token_type", `"Bearer"`}, {"expires_in", "86400"}} {
+	for _, f := range [][2]string{
+		{"access_token", `"` + token + `"`}, {"token_type", `"Bearer"`}, {"expires_in", "86400"},
+	} {
 		if f[0] == field {
 			f[1] = value
 		}

@@ -106,9 +106,18 @@ func (s *Server) SignJWT(claims map[string]any) string {
 	return s.key().sign(mustMarshal(claims))
 }
 
+// signWith makes a JWT with further header parameters, or with others in place of
+// its own.
+func (k signingKey) signWith(header map[string]any, payload []byte) string {
+	all := map[string]any{"alg": "RS256", "kid": k.id}
+	maps.Copy(all, header)
+	return k.signed(b64.EncodeToString(mustMarshal(all)), payload)
+}
+
 // accessToken makes the access token of a login. Like Auth0, it is a JWT only
 // when there is an API that could read it.
-func (s *Server) accessToken(user User, client Client, audience string, granted []string) string {
+func (s *Server) accessToken(g *grant, granted []string) string {
+	user, audience := g.user, g.audience
 	if audience == "" {
 		return randomText(32)
 	}
@@ -119,10 +128,13 @@ func (s *Server) accessToken(user User, client Client, audience string, granted 
 		"aud":   audience,
 		"iat":   now.Unix(),
 		"exp":   now.Add(s.tokenLifetime()).Unix(),
-		"azp":   client.ID,
+		"azp":   g.client.ID,
 		"scope": strings.Join(granted, " "),
 		"name":  user.Name,
 		"email": user.Email,
+	}
+	if id, ok := g.about["org_id"]; ok {
+		claims["org_id"] = id
 	}
 	if slices.Contains(granted, "openid") {
 		claims["aud"] = []string{audience, s.Issuer + "userinfo"}
@@ -136,12 +148,12 @@ func (s *Server) accessToken(user User, client Client, audience string, granted 
 
 // idToken makes the ID token of a login:
 // https://openid.net/specs/openid-connect-core-1_0.html#IDToken
-func (s *Server) idToken(user User, client Client, nonce string) string {
-	now := s.now()
+func (s *Server) idToken(g *grant, nonce string) string {
+	now, user := s.now(), g.user
 	claims := map[string]any{
 		"iss":   s.Issuer,
 		"sub":   user.Sub,
-		"aud":   client.ID,
+		"aud":   g.client.ID,
 		"iat":   now.Unix(),
 		"exp":   now.Add(idTokenLifetime).Unix(),
 		"name":  user.Name,
@@ -150,6 +162,7 @@ func (s *Server) idToken(user User, client Client, nonce string) string {
 	if nonce != "" {
 		claims["nonce"] = nonce
 	}
+	maps.Copy(claims, g.about)
 	if s.IDClaims != nil {
 		maps.Copy(claims, s.IDClaims(user))
 	}
@@ -170,8 +183,11 @@ func (k signingKey) withID(claims map[string]any, chars int) []byte {
 }
 
 // sign makes a JWT, RS256: https://www.rfc-editor.org/rfc/rfc7515#section-3.1
-func (k signingKey) sign(payload []byte) string {
-	token := k.header() + "." + b64.EncodeToString(payload)
+func (k signingKey) sign(payload []byte) string { return k.signed(k.header(), payload) }
+
+// signed signs a payload under an encoded header.
+func (k signingKey) signed(header string, payload []byte) string {
+	token := header + "." + b64.EncodeToString(payload)
 	hash := sha256.Sum256([]byte(token))
 	signature, err := rsa.SignPKCS1v15(rand.Reader, k.PrivateKey, crypto.SHA256, hash[:])
 	if err != nil {

@@ -20,14 +20,16 @@ type grant struct {
 	asked    []string // the scopes at /authorize,
 	granted  []string // and those that were given
 	began    time.Time
-	session  *session // nil when no browser was needed
+	session  *session
+	about    map[string]any // what its ID tokens say of the login, as it was asked for
 	revoked  bool
 }
 
 // refreshToken is what a refresh token stands for.
 type refreshToken struct {
 	*grant
-	used bool // another has taken its place
+	touched time.Time // when it was issued, or last used
+	used    bool      // another has taken its place
 }
 
 // newRefreshToken returns a grant's first refresh token, or its next.
@@ -36,7 +38,7 @@ func (s *Server) newRefreshToken(g *grant) string {
 	now := s.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.refreshTokens.add(value, &refreshToken{grant: g}, now, s.refreshLifetime())
+	s.refreshTokens.add(value, &refreshToken{grant: g, touched: now}, now, s.refreshLifetime())
 	return value
 }
 
@@ -48,6 +50,9 @@ func (s *Server) refresh(client Client, params map[string]string) (map[string]an
 	scope, narrow := params["scope"]
 	if narrow && !scopeFormat.MatchString(scope) {
 		return nil, &tokenError{http.StatusBadRequest, "invalid_scope", "Malformed scope"}
+	}
+	if refused := s.denied(params["refresh_token"], client); refused != nil {
+		return nil, refused
 	}
 	g, refused := s.spend(params["refresh_token"], client, strings.Fields(scope))
 	if refused != nil {
@@ -85,16 +90,37 @@ func (s *Server) spend(value string, client Client, scopes []string) (*grant, *t
 		s.refreshReused++
 		token.revoked = true
 	}
-	if token.revoked || (token.session != nil && token.session.loggedOut) || now.Sub(token.began) > s.refreshLifetime() {
+	if token.revoked || token.session.loggedOut || s.blocked[token.user.Sub] {
+		return nil, invalid
+	}
+	idle := s.refreshIdle(client)
+	if now.Sub(token.began) > s.refreshLifetime() || idle > 0 && now.Sub(token.touched) > idle {
 		return nil, invalid
 	}
 	for _, scope := range scopes {
 		if !slices.Contains(token.granted, scope) {
-			return nil, &tokenError{http.StatusBadRequest, "invalid_scope", "The login did not grant the scope " + scope}
+			return nil, &tokenError{
+				http.StatusBadRequest, "invalid_scope", "The login did not grant the scope " + scope,
+			}
 		}
 	}
-	token.used = !s.KeepRefresh
+	token.used, token.touched = !s.KeepRefresh, now
 	return token.grant, nil
+}
+
+// denied asks the tenant's rule about a refresh. What it refuses leaves the refresh
+// token as it was.
+func (s *Server) denied(value string, client Client) *tokenError {
+	s.mu.Lock()
+	token := s.refreshTokens.items[value]
+	s.mu.Unlock()
+	if s.Deny == nil || token == nil || token.client.ID != client.ID {
+		return nil
+	}
+	if words := s.Deny(token.user, client); words != "" {
+		return &tokenError{http.StatusForbidden, "access_denied", words}
+	}
+	return nil
 }
 
 // serveRevoke records a request to revoke a refresh token, lets a test
@@ -144,6 +170,14 @@ func (s *Server) revoke(r *http.Request, params map[string]string) *tokenError {
 	}
 	token.revoked = true
 	return nil
+}
+
+// refreshIdle returns how long a refresh token works that is not used; 0 is for ever.
+func (s *Server) refreshIdle(client Client) time.Duration {
+	if s.RefreshIdle == 0 && isThirdParty(client.ID) {
+		return thirdPartyIdle
+	}
+	return s.RefreshIdle
 }
 
 func (s *Server) refreshLifetime() time.Duration {

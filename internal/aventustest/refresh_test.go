@@ -57,7 +57,8 @@ func decodeAnswer(t *testing.T, resp *http.Response) (a answer) {
 func expectDead(t *testing.T, s *Server, token, why string) {
 	t.Helper()
 	status, got := refresh(t, s, token)
-	if status != 403 || got.Error != "invalid_grant" || got.Description != "Unknown or invalid refresh token." || got.AccessToken != "" {
+	if status != 403 || got.Error != "invalid_grant" || got.Description != "Unknown or invalid refresh token." ||
+		got.AccessToken != "" {
 		t.Errorf("%s: status %d, %+v", why, status, got)
 	}
 }
@@ -72,7 +73,8 @@ func TestRefresh(t *testing.T) {
 	if status != 200 || second.TokenType != "Bearer" || second.ExpiresIn != 86400 || second.Scope != nil {
 		t.Fatalf("status %d, %+v", status, second)
 	}
-	if second.AccessToken == first.AccessToken || second.RefreshToken == first.RefreshToken || len(second.RefreshToken) < 40 {
+	if second.AccessToken == first.AccessToken || second.RefreshToken == first.RefreshToken ||
+		len(second.RefreshToken) < 40 {
 		t.Errorf("tokens that are not new: %+v", second)
 	}
 	before, after := verify(t, s, first.AccessToken), verify(t, s, second.AccessToken)
@@ -89,7 +91,8 @@ func TestRefresh(t *testing.T) {
 	body := refreshBody(second.RefreshToken)
 	body["scope"] = "profile"
 	status, narrow := request(t, s, "application/json", asJSON(body))
-	if claims := verify(t, s, narrow.AccessToken); status != 200 || claims["scope"] != "profile" || narrow.IDToken != "" {
+	if claims := verify(t, s, narrow.AccessToken); status != 200 || claims["scope"] != "profile" ||
+		narrow.IDToken != "" {
 		t.Errorf("narrowed: status %d, %v", status, claims)
 	}
 	_, again := refresh(t, s, narrow.RefreshToken)
@@ -115,11 +118,13 @@ func TestRefreshIsGranted(t *testing.T) {
 		refresh bool
 	}{
 		{"asked for", &Server{}, func(url.Values) {}, "", true},
-		{"whatever the scopes", &Server{Scopes: []string{"openid"}}, func(url.Values) {}, "openid offline_access", true},
+		{"whatever the scopes", &Server{Scopes: []string{"openid"}}, func(url.Values) {},
+			"openid offline_access", true},
 		{"not asked for", &Server{}, func(v url.Values) { v.Set("scope", "openid") }, "", false},
 		{"no audience", &Server{}, func(v url.Values) { v.Del("audience") }, "openid profile", false},
 		{"switched off", &Server{NoRefresh: true}, func(url.Values) {}, "openid profile", false},
-		{"in name only", &Server{NoRefresh: true, Scopes: []string{"offline_access"}}, func(url.Values) {}, "offline_access", false},
+		{"in name only", &Server{NoRefresh: true, Scopes: []string{"offline_access"}}, func(url.Values) {},
+			"offline_access", false},
 	} {
 		s := start(t, tc.server)
 		v := offlineParams()
@@ -149,7 +154,8 @@ func TestRefreshRefuses(t *testing.T) {
 		{"no token", func(b map[string]string) { delete(b, "refresh_token") }, 400, "invalid_request"},
 		{"unknown token", func(b map[string]string) { b["refresh_token"] += "x" }, 403, "invalid_grant"},
 		{"wrong secret", func(b map[string]string) { b["client_secret"] = "x" }, 401, "access_denied"},
-		{"another client", func(b map[string]string) { b["client_id"], b["client_secret"] = "other", "other" }, 403, "invalid_grant"},
+		{"another client", func(b map[string]string) { b["client_id"], b["client_secret"] = "other", "other" }, 403,
+			"invalid_grant"},
 		{"malformed scope", func(b map[string]string) { b["scope"] = "" }, 400, "invalid_scope"},
 		{"more scope", func(b map[string]string) { b["scope"] = "openid email" }, 400, "invalid_scope"},
 	} {

@@ -8,12 +8,15 @@
 // A request's way through the files: server.go routes and remembers,
 // authorize.go checks /authorize and walks a person through sign-in and
 // consent, token.go exchanges codes, refresh.go renews and revokes what they
-// gave, jwt.go makes the tokens and publishes their keys, and pages.go holds
-// what a browser is shown. With faults.go, a test makes it hostile.
+// gave, jwt.go makes the tokens and publishes their keys, ends.go tells clients
+// of sessions that have ended, thirdparty.go has what differs for clients of
+// other companies, and pages.go holds what a browser is shown. With faults.go, a
+// test makes it hostile.
 package aventustest
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"io"
@@ -43,6 +46,19 @@ type Client struct {
 	// RedirectURIs are the registered callback URLs. They are compared
 	// character by character.
 	RedirectURIs []string
+
+	// LogoutURI is where the server says that a session has ended (OpenID
+	// Connect Back-Channel Logout 1.0). Empty: nowhere.
+	LogoutURI string
+
+	// LogoutOrigins are where a logout may return to, beside the origins of
+	// RedirectURIs. A host may begin with an asterisk for its first label.
+	LogoutOrigins []string
+
+	// Audiences are the APIs that were granted to a third-party client (see
+	// thirdparty.go), which gets no token for any other. For other clients, they
+	// mean nothing.
+	Audiences []string
 }
 
 // User is a person who can sign in. There are no passwords.
@@ -98,6 +114,10 @@ type Server struct {
 	// new one lives no longer than the first. Default: 30 days.
 	RefreshLifetime time.Duration
 
+	// RefreshIdle is how long a refresh token works that is not used. Default:
+	// 15 days for third-party clients, and no limit for others.
+	RefreshIdle time.Duration
+
 	// TokenLifetime is how long an access token lives. Default: 24h.
 	TokenLifetime time.Duration
 
@@ -122,6 +142,10 @@ type Server struct {
 	// whatever prompt asks for.
 	AutoSignIn string
 
+	// SignedIn is when the user of AutoSignIn signed in, unless a login asks for
+	// a sign-in that is newer (max_age). Default: at each login.
+	SignedIn time.Time
+
 	// TokenChars is how many characters long a JWT is, reached by making its
 	// jti longer. Base64 does not come in every length, so it may end up one
 	// character short; and nothing is cut, so a smaller number than the other
@@ -138,6 +162,38 @@ type Server struct {
 	// NoIDToken leaves the ID token out where openid was granted.
 	NoIDToken bool
 
+	// NoSID leaves sid out of the ID tokens, which otherwise name the session at
+	// the server.
+	NoSID bool
+
+	// SessionExpiry is how long after the sign-in ID tokens say that the session
+	// must end (session_expiry). Default: they do not say. IDClaims can say it in
+	// odder ways.
+	SessionExpiry time.Duration
+
+	// Deny is the tenant's rule: when it returns words, a login is denied with
+	// them, and so is a refresh. They are meant for the person.
+	Deny func(User, Client) string
+
+	// EditLogout changes a logout token before it is signed, for tokens that are
+	// odd in one thing alone.
+	EditLogout func(header, claims map[string]any)
+
+	// LogoutTransport is what logout tokens are sent by. Default:
+	// http.DefaultTransport.
+	LogoutTransport http.RoundTripper
+
+	// KeysPath and RevokePath are where the key set and the revocation are, below
+	// the issuer. Default: .well-known/jwks.json and oauth/revoke.
+	KeysPath, RevokePath string
+
+	// NoRevoke takes the revocation away.
+	NoRevoke bool
+
+	// EditAnswer changes what the token endpoint is about to answer with success,
+	// for answers that are odd in one thing alone.
+	EditAnswer func(grantType string, answer map[string]any)
+
 	// TokenFault is called first for each token request, before anything in
 	// it is checked and with its body still to be read. When it returns true,
 	// it has answered, and nothing else happens.
@@ -149,7 +205,10 @@ type Server struct {
 
 	mu                sync.Mutex // guards what follows
 	codes             recent[*code]
-	sessions          recent[*session]
+	sessions          recent[*session] // by the browser's cookie
+	logins            recent[*session] // by sid, from the first code on
+	blocked           map[string]bool  // users, by sub
+	deliveries        []Delivery
 	refreshTokens     recent[*refreshToken]
 	oldestKey         int // the first of the keys that are published,
 	currentKey        int // and the last, which signs
@@ -169,10 +228,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		base = u.Path
 	}
 	path, _ := strings.CutPrefix(r.URL.Path, base)
+	keysPath := cmp.Or(s.KeysPath, ".well-known/jwks.json")
+	revokePath := cmp.Or(s.RevokePath, "oauth/revoke")
+	if s.NoRevoke {
+		revokePath = ""
+	}
 
 	var handle http.HandlerFunc
 	method := http.MethodGet
 	switch path {
+	case "":
+		s.showError(w, http.StatusNotFound, "There is no such page here.")
+		return
 	case "authorize":
 		handle = s.serveAuthorize
 	case "login":
@@ -182,9 +249,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "oauth/token":
 		// These see every method, so that every attempt is recorded.
 		handle, method = s.serveToken, r.Method
-	case "oauth/revoke":
+	case revokePath:
 		handle, method = s.serveRevoke, r.Method
-	case ".well-known/jwks.json":
+	case keysPath:
 		handle = s.serveKeys
 	case "v2/logout":
 		handle = s.serveLogout

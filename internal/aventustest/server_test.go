@@ -3,6 +3,7 @@ package aventustest
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -55,7 +56,9 @@ func newBrowser(t *testing.T) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{
+		Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // do sends a request, and returns the answer with its body.
@@ -108,23 +111,32 @@ func TestAuthorizeRefuses(t *testing.T) {
 		{name: "no redirect URI", change: func(v url.Values) { v.Del("redirect_uri") }, status: 400},
 		{name: "two redirect URIs", change: func(v url.Values) { v.Add("redirect_uri", callback) }, status: 400},
 		{name: "longer redirect URI", change: func(v url.Values) { v.Set("redirect_uri", callback+"/") }, status: 403},
-		{name: "another client's redirect URI", change: func(v url.Values) { v.Set("redirect_uri", "https://other.test/") }, status: 403},
+		{name: "another client's redirect URI",
+			change: func(v url.Values) { v.Set("redirect_uri", "https://other.test/") }, status: 403},
 		{name: "no response type", change: func(v url.Values) { v.Del("response_type") }, code: "invalid_request"},
-		{name: "implicit flow", change: func(v url.Values) { v.Set("response_type", "token") }, code: "unsupported_response_type"},
+		{name: "implicit flow", change: func(v url.Values) { v.Set("response_type", "token") },
+			code: "unsupported_response_type"},
 		{name: "no state", change: func(v url.Values) { v.Del("state") }, code: "invalid_request"},
 		{name: "empty state", change: func(v url.Values) { v.Set("state", "") }, code: "invalid_request"},
 		{name: "two states", change: func(v url.Values) { v.Add("state", "b") }, code: "invalid_request"},
 		{name: "no challenge", change: func(v url.Values) { v.Del("code_challenge") }, code: "invalid_request"},
-		{name: "short challenge", change: func(v url.Values) { v.Set("code_challenge", "short") }, code: "invalid_request"},
-		{name: "padded challenge", change: func(v url.Values) { v.Set("code_challenge", strings.Repeat("A", 42)+"=") }, code: "invalid_request"},
-		{name: "plain challenge", change: func(v url.Values) { v.Set("code_challenge_method", "plain") }, code: "invalid_request"},
+		{name: "short challenge", change: func(v url.Values) { v.Set("code_challenge", "short") },
+			code: "invalid_request"},
+		{name: "padded challenge", change: func(v url.Values) { v.Set("code_challenge", strings.Repeat("A", 42)+"=") },
+			code: "invalid_request"},
+		{name: "plain challenge", change: func(v url.Values) { v.Set("code_challenge_method", "plain") },
+			code: "invalid_request"},
 		{name: "no method", change: func(v url.Values) { v.Del("code_challenge_method") }, code: "invalid_request"},
 		{name: "two scopes", change: func(v url.Values) { v.Add("scope", "email") }, code: "invalid_request"},
-		{name: "malformed scope", change: func(v url.Values) { v.Set("scope", "openid  email") }, code: "invalid_scope"},
+		{name: "malformed scope", change: func(v url.Values) { v.Set("scope", "openid  email") },
+			code: "invalid_scope"},
 		{name: "empty audience", change: func(v url.Values) { v.Set("audience", "") }, code: "invalid_request"},
-		{name: "unknown audience", change: func(v url.Values) { v.Set("audience", "https://api.test") }, code: "access_denied"},
+		{name: "unknown audience", change: func(v url.Values) { v.Set("audience", "https://api.test") },
+			code: "access_denied"},
 		{name: "unknown prompt", change: func(v url.Values) { v.Set("prompt", "x") }, code: "invalid_request"},
-		{name: "unknown parameter", change: func(v url.Values) { v.Set("response_mode", "query") }, code: "invalid_request"},
+		{name: "malformed max_age", change: func(v url.Values) { v.Set("max_age", "-1") }, code: "invalid_request"},
+		{name: "unknown parameter", change: func(v url.Values) { v.Set("response_mode", "query") },
+			code: "invalid_request"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			v := authorizeParams()
@@ -135,7 +147,8 @@ func TestAuthorizeRefuses(t *testing.T) {
 			}
 			if tc.status != 0 {
 				if resp.StatusCode != tc.status || resp.Header.Get("Location") != "" {
-					t.Errorf("status %d, Location %q; want %d without one", resp.StatusCode, resp.Header.Get("Location"), tc.status)
+					t.Errorf("status %d, Location %q; want %d without one", resp.StatusCode,
+						resp.Header.Get("Location"), tc.status)
 				}
 				if strings.Contains(body, "<b>x") {
 					t.Error("the page holds markup from outside")
@@ -151,14 +164,15 @@ func TestAuthorizeRefuses(t *testing.T) {
 			}
 		})
 	}
-	if resp, _ := do(t, newBrowser(t), "HEAD", s.Issuer+"authorize?"+authorizeParams().Encode(), "", ""); resp.StatusCode != 405 {
+	if resp, _ := do(t, newBrowser(t), "HEAD", s.Issuer+"authorize?"+authorizeParams().Encode(), "",
+		""); resp.StatusCode != 405 {
 		t.Errorf("HEAD: status %d, want 405", resp.StatusCode)
 	}
 	if resp, _ := do(t, newBrowser(t), "GET", s.Issuer+"authorize?state=%zz", "", ""); resp.StatusCode != 400 {
 		t.Errorf("malformed query: status %d, want 400", resp.StatusCode)
 	}
-	if got := len(s.AuthorizeRequests()); got != 24 {
-		t.Errorf("recorded %d requests, want 24", got)
+	if got := len(s.AuthorizeRequests()); got != 25 {
+		t.Errorf("recorded %d requests, want 25", got)
 	}
 }
 
@@ -232,13 +246,15 @@ func TestPages(t *testing.T) {
 	style, _, _ = strings.Cut(style, "</style>")
 	hash := sha256.Sum256([]byte(style))
 	policy := resp.Header.Get("Content-Security-Policy")
-	if !strings.Contains(policy, base64.StdEncoding.EncodeToString(hash[:])) || !strings.Contains(policy, "form-action 'self' https://app.test;") {
+	if !strings.Contains(policy, base64.StdEncoding.EncodeToString(hash[:])) ||
+		!strings.Contains(policy, "form-action 'self' https://app.test;") {
 		t.Errorf("policy %q", policy)
 	}
 
 	planted := browser.Jar.Cookies(mustParse(t, s.Issuer))[0].Value
 	resp, consent := post(t, browser, s.Issuer+"login", formOf(login), "user", "auth0|grace")
-	if resp.StatusCode != 200 || !strings.Contains(consent, "Allow") || !strings.Contains(consent, "https://api.test/") {
+	if resp.StatusCode != 200 || !strings.Contains(consent, "Allow") ||
+		!strings.Contains(consent, "https://api.test/") {
 		t.Fatalf("consent page: status %d, %s", resp.StatusCode, consent)
 	}
 	if browser.Jar.Cookies(mustParse(t, s.Issuer))[0].Value == planted {
@@ -246,7 +262,8 @@ func TestPages(t *testing.T) {
 	}
 
 	resp, _ = post(t, browser, s.Issuer+"consent", formOf(consent), "decision", "refuse")
-	if got := redirect(t, resp); resp.StatusCode != 303 || got.Get("error") != "access_denied" || got.Get("state") != "a state" {
+	if got := redirect(t, resp); resp.StatusCode != 303 || got.Get("error") != "access_denied" ||
+		got.Get("state") != "a state" {
 		t.Errorf("refused: status %d, %v", resp.StatusCode, got)
 	}
 	resp, _ = authorize("none")
@@ -269,7 +286,8 @@ func TestPages(t *testing.T) {
 	if _, body := authorize("consent"); !strings.Contains(body, "Refuse") {
 		t.Error("prompt=consent shows no consent page")
 	}
-	if _, body := post(t, browser, s.Issuer+"consent", formOf(consent), "decision", "switch"); !strings.Contains(body, "Ada Lovelace") {
+	if _, body := post(t, browser, s.Issuer+"consent", formOf(consent), "decision", "switch"); !strings.Contains(body,
+		"Ada Lovelace") {
 		t.Error("no way to be somebody else")
 	}
 
@@ -302,8 +320,44 @@ func TestPages(t *testing.T) {
 	}
 }
 
+// TestMaxAge: a sign-in that is older than max_age is asked for again.
+func TestMaxAge(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	s := start(t, &Server{Now: func() time.Time { return now }})
+	browser := newBrowser(t)
+	authorize := func(maxAge, prompt string) (*http.Response, string) {
+		v := authorizeParams()
+		v.Set("max_age", maxAge)
+		if prompt != "" {
+			v.Set("prompt", prompt)
+		}
+		return do(t, browser, "GET", s.Issuer+"authorize?"+v.Encode(), "", "")
+	}
+	_, login := authorize("60", "")
+	_, consent := post(t, browser, s.Issuer+"login", formOf(login), "user", "auth0|ada")
+	resp, _ := post(t, browser, s.Issuer+"consent", formOf(consent), "decision", "allow")
+	if got := redirect(t, resp); !got.Has("code") {
+		t.Fatalf("signed in: %v", got)
+	}
+	now = now.Add(time.Minute)
+	resp, _ = authorize("60", "")
+	_, got := request(t, s, "application/json", asJSON(tokenBody(redirect(t, resp).Get("code"))))
+	if claims := verify(t, s, got.IDToken); fmt.Sprint(claims["auth_time"]) != "1800000000" {
+		t.Errorf("auth_time %v", claims["auth_time"])
+	}
+	now = now.Add(time.Second)
+	resp, _ = authorize("60", "none")
+	if got := redirect(t, resp); got.Get("error") != "login_required" {
+		t.Errorf("prompt=none: %v", got)
+	}
+	if resp, page := authorize("60", ""); resp.StatusCode != 200 || !strings.Contains(page, "Ada Lovelace") {
+		t.Errorf("status %d, %s", resp.StatusCode, page)
+	}
+}
+
 func TestLogout(t *testing.T) {
 	s := start(t, &Server{})
+	s.Clients[0].LogoutOrigins = []string{"https://wiki.test", "https://*.team.test:8443"}
 	browser := newBrowser(t)
 	_, login := do(t, browser, "GET", s.Issuer+"authorize?"+authorizeParams().Encode(), "", "")
 	_, consent := post(t, browser, s.Issuer+"login", formOf(login), "user", "auth0|ada")
@@ -322,16 +376,24 @@ func TestLogout(t *testing.T) {
 		{"returnTo=https%3A%2F%2Fapp.test%2F", 400, ""},
 		{"client_id=app&client_id=app", 400, ""},
 		{"return_to=x", 400, ""},
+		{"client_id=app&returnTo=" + url.QueryEscape("https://wiki.test/bye"), 302, "https://wiki.test/bye"},
+		{"client_id=app&returnTo=" + url.QueryEscape("https://a.team.test:8443/bye"), 302,
+			"https://a.team.test:8443/bye"},
+		{"client_id=app&returnTo=" + url.QueryEscape("https://a.b.team.test:8443/bye"), 400, ""},
+		{"client_id=app&returnTo=" + url.QueryEscape("https://a.team.test/bye"), 400, ""},
 	} {
 		resp, _ := do(t, browser, "GET", s.Issuer+"v2/logout?"+tc.query, "", "")
 		if resp.StatusCode != tc.status || resp.Header.Get("Location") != tc.location {
-			t.Errorf("logout?%s: status %d, Location %q; want %d, %q", tc.query, resp.StatusCode, resp.Header.Get("Location"), tc.status, tc.location)
+			t.Errorf("logout?%s: status %d, Location %q; want %d, %q", tc.query, resp.StatusCode,
+				resp.Header.Get("Location"), tc.status, tc.location)
 		}
 	}
-	if got := s.Logouts(); len(got) != 8 || got[0].Get("returnTo") != "https://app.test/bye" || len(got[1]) != 0 || !got[7].Has("return_to") {
+	if got := s.Logouts(); len(got) != 12 || got[0].Get("returnTo") != "https://app.test/bye" || len(got[1]) != 0 ||
+		!got[7].Has("return_to") {
 		t.Errorf("recorded %v", got)
 	}
-	if resp, _ := do(t, browser, "GET", s.Issuer+"authorize?"+authorizeParams().Encode(), "", ""); resp.StatusCode != 200 {
+	if resp, _ := do(t, browser, "GET", s.Issuer+"authorize?"+authorizeParams().Encode(), "",
+		""); resp.StatusCode != 200 {
 		t.Errorf("after logging out: status %d, want the sign-in page", resp.StatusCode)
 	}
 }

@@ -72,6 +72,9 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		err.write(w)
 		return
 	}
+	if s.EditAnswer != nil {
+		s.EditAnswer(params["grant_type"], answer)
+	}
 	writeJSON(w, http.StatusOK, answer)
 }
 
@@ -87,7 +90,9 @@ func (e *tokenError) write(w http.ResponseWriter) {
 func (s *Server) readParams(r *http.Request) ([]byte, map[string]string, *tokenError) {
 	body, whole := readBody(r)
 	if !whole {
-		return body, nil, &tokenError{http.StatusRequestEntityTooLarge, "invalid_request", "The body is too long or did not arrive."}
+		return body, nil, &tokenError{
+			http.StatusRequestEntityTooLarge, "invalid_request", "The body is too long or did not arrive.",
+		}
 	}
 	params, err := s.parse(r, body)
 	return body, params, err
@@ -108,7 +113,9 @@ func (s *Server) parse(r *http.Request, body []byte) (map[string]string, *tokenE
 	}
 	types := r.Header.Values("Content-Type")
 	if len(types) != 1 {
-		return nil, &tokenError{http.StatusUnsupportedMediaType, "invalid_request", "The Content-Type must be given exactly once."}
+		return nil, &tokenError{
+			http.StatusUnsupportedMediaType, "invalid_request", "The Content-Type must be given exactly once.",
+		}
 	}
 	mediaType, options, err := mime.ParseMediaType(types[0])
 	charset, hasCharset := options["charset"]
@@ -117,7 +124,9 @@ func (s *Server) parse(r *http.Request, body []byte) (map[string]string, *tokenE
 	}
 	params, err := parse(body)
 	if err != nil {
-		return nil, &tokenError{http.StatusBadRequest, "invalid_request", "The body cannot be read: " + err.Error() + "."}
+		return nil, &tokenError{
+			http.StatusBadRequest, "invalid_request", "The body cannot be read: " + err.Error() + ".",
+		}
 	}
 	return params, nil
 }
@@ -169,24 +178,48 @@ func (s *Server) exchange(client Client, params map[string]string) (map[string]a
 	}
 	if sent, expected := params["redirect_uri"], code.params.Get("redirect_uri"); sent != expected {
 		// Auth0 puts both URLs into this text, so a client had better not show it.
-		return nil, &tokenError{http.StatusForbidden, "unauthorized_client", fmt.Sprintf("The redirect URI is wrong. You sent %s, and we expected %s", sent, expected)}
+		return nil, &tokenError{
+			http.StatusForbidden, "unauthorized_client",
+			fmt.Sprintf("The redirect URI is wrong. You sent %s, and we expected %s", sent, expected),
+		}
 	}
 	verifier := params["code_verifier"]
 	hash := sha256.Sum256([]byte(verifier))
-	if !verifierFormat.MatchString(verifier) || base64.RawURLEncoding.EncodeToString(hash[:]) != code.params.Get("code_challenge") {
+	if !verifierFormat.MatchString(verifier) ||
+		base64.RawURLEncoding.EncodeToString(hash[:]) != code.params.Get("code_challenge") {
 		return nil, &tokenError{http.StatusForbidden, "invalid_grant", "Failed to verify code verifier"}
 	}
 
 	audience := code.params.Get("audience")
+	if refused := client.mayAsk(audience); refused != nil {
+		return nil, refused
+	}
 	asked := strings.Fields(code.params.Get("scope"))
+	granted := slices.DeleteFunc(slices.Clone(asked),
+		func(scope string) bool { return !s.grants(client, scope, audience) })
 	g := &grant{
 		user:     code.user,
 		client:   client,
 		audience: audience,
 		asked:    asked,
-		granted:  slices.DeleteFunc(slices.Clone(asked), func(scope string) bool { return !s.grants(scope, audience) }),
+		granted:  granted,
 		began:    s.now(),
 		session:  code.session,
+		about:    make(map[string]any),
+	}
+	if organization := code.params.Get("organization"); strings.HasPrefix(organization, "org_") {
+		g.about["org_id"] = organization
+	} else if organization != "" {
+		g.about["org_id"], g.about["org_name"] = "org_of_"+organization, strings.ToLower(organization)
+	}
+	if code.params.Has("max_age") {
+		g.about["auth_time"] = code.authed.Unix()
+	}
+	if !s.NoSID {
+		g.about["sid"] = code.session.sid
+	}
+	if s.SessionExpiry > 0 {
+		g.about["session_expiry"] = code.authed.Add(s.SessionExpiry).Unix()
 	}
 	answer := s.tokens(g, g.asked, g.granted, code.params.Get("nonce"))
 	if !s.NoRefresh && slices.Contains(g.granted, "offline_access") {
@@ -198,7 +231,7 @@ func (s *Server) exchange(client Client, params map[string]string) (map[string]a
 // tokens is what both grant types answer.
 func (s *Server) tokens(g *grant, asked, granted []string, nonce string) map[string]any {
 	answer := map[string]any{
-		"access_token": s.accessToken(g.user, g.client, g.audience, granted),
+		"access_token": s.accessToken(g, granted),
 		"token_type":   "Bearer",
 		"expires_in":   int(s.tokenLifetime().Seconds()),
 	}
@@ -206,7 +239,7 @@ func (s *Server) tokens(g *grant, asked, granted []string, nonce string) map[str
 		answer["scope"] = strings.Join(granted, " ")
 	}
 	if !s.NoIDToken && slices.Contains(granted, "openid") {
-		answer["id_token"] = s.idToken(g.user, g.client, nonce)
+		answer["id_token"] = s.idToken(g, nonce)
 	}
 	return answer
 }
@@ -222,7 +255,10 @@ func (s *Server) authenticate(r *http.Request, params map[string]string) (Client
 		if s.Basic {
 			how = "HTTP Basic"
 		}
-		return Client{}, &tokenError{http.StatusUnauthorized, "access_denied", "The client's secret must come in " + how + ", and nowhere else."}
+		return Client{}, &tokenError{
+			http.StatusUnauthorized, "access_denied", "The client's secret must come in " + how +
+				", and nowhere else.",
+		}
 	}
 	unauthorized := &tokenError{http.StatusUnauthorized, "access_denied", "Unauthorized"}
 	if s.Basic {
@@ -232,7 +268,8 @@ func (s *Server) authenticate(r *http.Request, params map[string]string) (Client
 		escapedID, escapedSecret, ok := r.BasicAuth()
 		basicID, err1 := url.QueryUnescape(escapedID)
 		basicSecret, err2 := url.QueryUnescape(escapedSecret)
-		if !ok || len(r.Header.Values("Authorization")) != 1 || err1 != nil || err2 != nil || (id != "" && id != basicID) {
+		if !ok || len(r.Header.Values("Authorization")) != 1 || err1 != nil || err2 != nil ||
+			(id != "" && id != basicID) {
 			return Client{}, unauthorized
 		}
 		id, secret = basicID, basicSecret
@@ -261,7 +298,10 @@ func (s *Server) redeem(value string, client Client) *code {
 	return c
 }
 
-func (s *Server) grants(scope, audience string) bool {
+func (s *Server) grants(client Client, scope, audience string) bool {
+	if isThirdParty(client.ID) && slices.Contains([]string{"openid", "profile", "email"}, scope) {
+		return false
+	}
 	if scope == "offline_access" && !s.NoRefresh {
 		return audience != ""
 	}

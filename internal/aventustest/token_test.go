@@ -97,12 +97,22 @@ func TestTokenRefuses(t *testing.T) {
 		{"no type", s, "", asJSON, 0, 415, "invalid_request"},
 		{"another charset", s, jsonType + "; charset=latin1", asJSON, 0, 415, "invalid_request"},
 		{"no object", s, jsonType, func(map[string]string) string { return "[]" }, 0, 400, "invalid_request"},
-		{"cut off", s, jsonType, func(b map[string]string) string { return strings.TrimSuffix(asJSON(b), "}") }, 0, 400, "invalid_request"},
-		{"two objects", s, jsonType, func(b map[string]string) string { return asJSON(b) + "{}" }, 0, 400, "invalid_request"},
-		{"doubled name", s, jsonType, func(b map[string]string) string { return `{"code":"x",` + asJSON(b)[1:] }, 0, 400, "invalid_request"},
-		{"doubled form name", form, formType, func(b map[string]string) string { return asForm(b) + "&code=x" }, 0, 400, "invalid_request"},
-		{"a number", s, jsonType, func(b map[string]string) string { delete(b, "code"); return `{"code":1,` + asJSON(b)[1:] }, 0, 400, "invalid_request"},
-		{"an object", s, jsonType, func(b map[string]string) string { delete(b, "code"); return `{"code":{},` + asJSON(b)[1:] }, 0, 400, "invalid_request"},
+		{"cut off", s, jsonType, func(b map[string]string) string { return strings.TrimSuffix(asJSON(b), "}") }, 0,
+			400, "invalid_request"},
+		{"two objects", s, jsonType, func(b map[string]string) string { return asJSON(b) + "{}" }, 0, 400,
+			"invalid_request"},
+		{"doubled name", s, jsonType, func(b map[string]string) string { return `{"code":"x",` + asJSON(b)[1:] }, 0,
+			400, "invalid_request"},
+		{"doubled form name", form, formType, func(b map[string]string) string { return asForm(b) + "&code=x" }, 0,
+			400, "invalid_request"},
+		{"a number", s, jsonType, func(b map[string]string) string {
+			delete(b, "code")
+			return `{"code":1,` + asJSON(b)[1:]
+		}, 0, 400, "invalid_request"},
+		{"an object", s, jsonType, func(b map[string]string) string {
+			delete(b, "code")
+			return `{"code":{},` + asJSON(b)[1:]
+		}, 0, 400, "invalid_request"},
 		{"unknown name", s, jsonType, with("scope", "openid"), 0, 400, "invalid_request"},
 		{"name in capitals", s, jsonType, with("Code", "x"), 0, 400, "invalid_request"},
 		{"too long", s, jsonType, with("code", strings.Repeat("x", maxBody)), 0, 413, "invalid_request"},
@@ -135,17 +145,21 @@ func TestTokenRefuses(t *testing.T) {
 	}
 
 	good := tokenBody(newCode(t, s, authorizeParams()))
-	if resp, _ := do(t, http.DefaultClient, "PUT", s.Issuer+"oauth/token", jsonType, asJSON(good)); resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST" {
+	if resp, _ := do(t, http.DefaultClient, "PUT", s.Issuer+"oauth/token", jsonType, asJSON(good)); resp.StatusCode !=
+		405 || resp.Header.Get("Allow") != "POST" {
 		t.Errorf("PUT: status %d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
 	}
-	if resp, _ := do(t, http.DefaultClient, "POST", s.Issuer+"oauth/token?x=y", jsonType, asJSON(good)); resp.StatusCode != 400 {
+	if resp, _ := do(t, http.DefaultClient, "POST", s.Issuer+"oauth/token?x=y", jsonType,
+		asJSON(good)); resp.StatusCode != 400 {
 		t.Errorf("query: status %d, want 400", resp.StatusCode)
 	}
 	// Neither of these was the client's own use of the code.
-	if status, got := request(t, s, jsonType+"; charset=UTF-8", asJSON(good)); status != 200 || got.TokenType != "Bearer" || got.ExpiresIn != 86400 || got.Scope != nil {
+	if status, got := request(t, s, jsonType+"; charset=UTF-8", asJSON(good)); status != 200 ||
+		got.TokenType != "Bearer" || got.ExpiresIn != 86400 || got.Scope != nil {
 		t.Errorf("status %d, %+v", status, got)
 	}
-	if status, got := request(t, form, formType, asForm(tokenBody(newCode(t, form, authorizeParams())))); status != 200 {
+	if status, got := request(t, form, formType, asForm(tokenBody(newCode(t, form, authorizeParams())))); status !=
+		200 {
 		t.Errorf("form: status %d, %+v", status, got)
 	}
 }
@@ -231,7 +245,8 @@ func TestTokenFault(t *testing.T) {
 	}
 	start(t, s)
 	body := tokenBody(newCode(t, s, authorizeParams()))
-	if resp, text := do(t, http.DefaultClient, "POST", s.Issuer+"oauth/token", "application/json", asJSON(body)); resp.StatusCode != 500 || text != "" || seen != asJSON(body) {
+	if resp, text := do(t, http.DefaultClient, "POST", s.Issuer+"oauth/token", "application/json",
+		asJSON(body)); resp.StatusCode != 500 || text != "" || seen != asJSON(body) {
 		t.Errorf("status %d, body %q; the fault saw %q", resp.StatusCode, text, seen)
 	}
 	if n := s.CodesReused(); n != 0 {
@@ -242,7 +257,8 @@ func TestTokenFault(t *testing.T) {
 		t.Errorf("status %d, %+v; %d codes reused, want 1", status, got, s.CodesReused())
 	}
 	records := s.TokenRequests()
-	if len(records) != 2 || records[0].Method != "POST" || records[0].ContentType != "application/json" || string(records[0].Body) != asJSON(body) || !maps.Equal(records[0].Params, body) {
+	if len(records) != 2 || records[0].Method != "POST" || records[0].ContentType != "application/json" ||
+		string(records[0].Body) != asJSON(body) || !maps.Equal(records[0].Params, body) {
 		t.Errorf("recorded %+v", records)
 	}
 }
@@ -261,7 +277,9 @@ func TestToken(t *testing.T) {
 	}
 	claims := verify(t, s, got.AccessToken)
 	delete(claims, "jti")
-	want := fmt.Sprintf(`{"aud":["https://api.test/","%suserinfo"],"azp":"app","email":"ada@example.com","exp":1800003600,"iat":1800000000,"iss":"%s","name":"Ada Lovelace","roles":["Ada Lovelace"],"scope":"openid","sub":"auth0|ada"}`, s.Issuer, s.Issuer)
+	want := fmt.Sprintf(`{"aud":["https://api.test/","%suserinfo"],"azp":"app","email":"ada@example.com",`+
+		`"exp":1800003600,"iat":1800000000,"iss":"%s","name":"Ada Lovelace","roles":["Ada `+
+		`Lovelace"],"scope":"openid","sub":"auth0|ada"}`, s.Issuer, s.Issuer)
 	if string(mustMarshal(claims)) != want {
 		t.Errorf("claims\n%s, want\n%s", mustMarshal(claims), want)
 	}
@@ -273,7 +291,8 @@ func TestToken(t *testing.T) {
 		t.Errorf("aud %v, want a string", claims["aud"])
 	}
 	v.Del("audience")
-	if _, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v)))); strings.Contains(got.AccessToken, ".") || len(got.AccessToken) < 20 {
+	if _, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v)))); strings.Contains(
+		got.AccessToken, ".") || len(got.AccessToken) < 20 {
 		t.Errorf("token %q, want an opaque one", got.AccessToken)
 	}
 	if claims := verify(t, s, s.SignJWT(map[string]any{"sub": "x"})); len(claims) != 1 {
@@ -318,7 +337,8 @@ func verify(t *testing.T, s *Server, token string) map[string]any {
 	if i < 0 {
 		t.Fatalf("the key %s is not among %v", header.Kid, keys)
 	}
-	key := &rsa.PublicKey{N: new(big.Int).SetBytes(decode(keys[i].N)), E: int(new(big.Int).SetBytes(decode(keys[i].E)).Int64())}
+	key := &rsa.PublicKey{N: new(big.Int).SetBytes(decode(keys[i].N)),
+		E: int(new(big.Int).SetBytes(decode(keys[i].E)).Int64())}
 	hash := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
 	if err := rsa.VerifyPKCS1v15(key, crypto.SHA256, hash[:], decode(parts[2])); err != nil {
 		t.Fatal(err)
@@ -348,12 +368,14 @@ func TestIDToken(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	s := start(t, &Server{
 		Now:      func() time.Time { return now },
+		NoSID:    true,
 		IDClaims: func(u User) map[string]any { return map[string]any{"name": nil, "nickname": u.Name} },
 	})
 	v := authorizeParams()
 	v.Set("nonce", "n")
 	_, got := request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v))))
-	want := fmt.Sprintf(`{"aud":"app","email":"ada@example.com","exp":1800036000,"iat":1800000000,"iss":"%s","name":null,"nickname":"Ada Lovelace","nonce":"n","sub":"auth0|ada"}`, s.Issuer)
+	want := fmt.Sprintf(`{"aud":"app","email":"ada@example.com","exp":1800036000,"iat":1800000000,"iss":"%s",`+
+		`"name":null,"nickname":"Ada Lovelace","nonce":"n","sub":"auth0|ada"}`, s.Issuer)
 	if claims := string(mustMarshal(verify(t, s, got.IDToken))); claims != want {
 		t.Errorf("claims\n%s, want\n%s", claims, want)
 	}
@@ -368,8 +390,53 @@ func TestIDToken(t *testing.T) {
 		t.Error("an ID token without the scope openid")
 	}
 	s = start(t, &Server{NoIDToken: true})
-	if _, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, authorizeParams())))); got.IDToken != "" || got.Scope != nil {
+	if _, got = request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, authorizeParams())))); got.IDToken !=
+		"" || got.Scope != nil {
 		t.Errorf("NoIDToken: %+v", got)
+	}
+}
+
+// TestLoginAsAsked: an ID token says of the login what the authorize request asked for,
+// whoever wrote that.
+func TestLoginAsAsked(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	for _, tc := range []struct {
+		signedIn int64 // 0: at each login
+		ask      map[string]string
+		want     string
+	}{
+		{ask: map[string]string{}, want: `{}`},
+		{ask: map[string]string{"organization": "org_a"}, want: `{"org_id":"org_a"}`},
+		{ask: map[string]string{"organization": "Acme"}, want: `{"org_id":"org_of_Acme","org_name":"acme"}`},
+		{ask: map[string]string{"max_age": "0"}, want: `{"auth_time":1800000000}`},
+		{signedIn: now.Unix() - 60, ask: map[string]string{"max_age": "60"}, want: `{"auth_time":1799999940}`},
+		{signedIn: now.Unix() - 60, ask: map[string]string{"max_age": "59"}, want: `{"auth_time":1800000000}`},
+		{signedIn: now.Unix() - 60, ask: map[string]string{}, want: `{}`},
+	} {
+		s := &Server{Now: func() time.Time { return now }, EditAnswer: func(grantType string, answer map[string]any) {
+			answer["scope"] = grantType
+		}}
+		if tc.signedIn != 0 {
+			s.SignedIn = time.Unix(tc.signedIn, 0)
+		}
+		s = start(t, s)
+		v := authorizeParams()
+		for name, value := range tc.ask {
+			v.Set(name, value)
+		}
+		_, got := request(t, s, "application/json", asJSON(tokenBody(newCode(t, s, v))))
+		claims := verify(t, s, got.IDToken)
+		for name := range claims {
+			if !slices.Contains([]string{"org_id", "org_name", "auth_time"}, name) {
+				delete(claims, name)
+			}
+		}
+		if said := string(mustMarshal(claims)); said != tc.want || *got.Scope != "authorization_code" {
+			t.Errorf("%v: %s, want %s; scope %s", tc.ask, said, tc.want, *got.Scope)
+		}
+		if access := verify(t, s, got.AccessToken); access["org_id"] != claims["org_id"] {
+			t.Errorf("%v: the access token says %v", tc.ask, access)
+		}
 	}
 }
 
@@ -386,7 +453,8 @@ func TestRotateKey(t *testing.T) {
 	s.RotateKey()
 	fresh := s.SignJWT(map[string]any{"sub": "x"})
 	both := keySet(t, s)
-	if len(first) != 1 || len(both) != 2 || both[0] != first[0] || both[1].Kid == first[0].Kid || both[1].N == first[0].N {
+	if len(first) != 1 || len(both) != 2 || both[0] != first[0] || both[1].Kid == first[0].Kid ||
+		both[1].N == first[0].N {
 		t.Errorf("keys %v, then %v", first, both)
 	}
 	verify(t, s, old)
@@ -401,7 +469,8 @@ func TestRotateKey(t *testing.T) {
 		t.Errorf("another server's keys %v", keys)
 	}
 	broken = true
-	if resp, _ := do(t, http.DefaultClient, "GET", s.Issuer+".well-known/jwks.json", "", ""); resp.StatusCode != 503 || s.JWKSRequests() != 7 {
+	if resp, _ := do(t, http.DefaultClient, "GET", s.Issuer+".well-known/jwks.json", "", ""); resp.StatusCode != 503 ||
+		s.JWKSRequests() != 7 {
 		t.Errorf("status %d, %d requests", resp.StatusCode, s.JWKSRequests())
 	}
 }

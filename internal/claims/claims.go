@@ -67,7 +67,7 @@ func Parse(payload []byte) (Claims, error) {
 	return Claims{top}, nil
 }
 
-// Of returns the claims of an access token. One that is opaque, or cannot be read,
+// Of returns the claims of an access token. A token that is opaque, or cannot be read,
 // has none.
 func Of(token string) Claims {
 	if len(token) > MaxSize {
@@ -158,11 +158,10 @@ func find(v any, path string) any {
 	return nil
 }
 
-// Strings returns the values to compare with those that are asked for: the claim
-// itself, or an array's elements. A number or a boolean is its JSON text; what is
-// inside a further array or an object is no value.
-func (c Claims) Strings(path string) []string {
-	claim, _ := c.Lookup(path)
+// texts returns the values in a claim, as [Claims.Lookup] returns it, to compare with
+// those that are asked for: the claim itself, or an array's elements. A number or a
+// boolean is its JSON text; what is inside a further array or an object is no value.
+func texts(claim any) []string {
 	list, ok := claim.(List)
 	if !ok {
 		list = List{claim}
@@ -177,11 +176,12 @@ func (c Claims) Strings(path string) []string {
 	return values
 }
 
-// Scopes returns the scopes that an access token with these claims was granted: as
-// the token answer said, else as the token itself does, else all that were asked
-// for (RFC 6749, section 5.1). A token that says something that cannot be read
-// was granted nothing.
-func (c Claims) Scopes(answer string, asked []string) []string {
+// Scopes returns the scopes that an access token with these claims was granted: what
+// the token answer said or, if it said nothing, what the token itself says. What was
+// asked for is no evidence of a grant: the authorize URL passes through the visitor's
+// browser, and a server may leave out scope where it granted what that URL asked for
+// (RFC 6749, section 5.1).
+func (c Claims) Scopes(answer string) []string {
 	if answer != "" {
 		return strings.Fields(answer)
 	}
@@ -195,13 +195,31 @@ func (c Claims) Scopes(answer string, asked []string) []string {
 			return elements(v)
 		}
 	}
-	return asked
+	return nil
 }
 
 // Grants returns the scopes, and after them the permissions: Auth0 puts into that
 // array what a person's roles allow.
-func (c Claims) Grants(answer string, asked []string) []string {
-	return slices.Concat(c.Scopes(answer, asked), elements(c.top["permissions"]))
+func (c Claims) Grants(answer string) []string {
+	return slices.Concat(c.Scopes(answer), elements(c.top["permissions"]))
+}
+
+// Subject returns the claim sub, or "" if there is none.
+func (c Claims) Subject() string {
+	switch sub := c.top["sub"].(type) {
+	case string:
+		return sub
+	case json.Number: // it should be a string (RFC 7519, section 4.1.2)
+		return sub.String()
+	}
+	return ""
+}
+
+// SessionID returns the claim sid, or "" if there is none (OpenID Connect Back-Channel Logout 1.0,
+// section 2.1).
+func (c Claims) SessionID() string {
+	sid, _ := c.top["sid"].(string)
+	return sid
 }
 
 // elements returns the strings in v, if it is an array.

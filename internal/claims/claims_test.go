@@ -30,20 +30,23 @@ func TestLookup(t *testing.T) {
 		"roles": ["admin", "a,b", 7, true, null, {"x": "<&>"}, ["y", 1]],
 		"none": [], "things": {}, "object": {"b": 2.50, "a": ["<", "é"]},
 		"nested": {"deep": {"er": "here", "null": null}, "list": [{"name": "first"}, {"name": "second"}]},
-		"https://example.com/roles": ["reader"], "https://example.com/app": {"plan.name": "gold", "plan": {"name": "lead"}},
+		"https://example.com/roles": ["reader"],
+		"https://example.com/app": {"plan.name": "gold", "plan": {"name": "lead"}},
 		"a.b": {"c": "longer"}, "a": {"b": {"c": "shorter", "d": "other"}, "b.c": "between"},
 		"a.b.null": null, "x.y": null, "x": {"y": "not null"}, "": "no name", ".": "dot",
 		"{env.HOME}": "{env.HOME}", "line": "one\ntwo\u0000", "bad": "\ud800"
 	}`)
 	for path, want := range map[string]string{
 		"sub": "auth0|ada", "empty": "", "yes": "true", "no": "false",
-		"id": "9007199254740993", "big": "123456789012345678901234567890", "float": "1.10", "exponent": "1E400", "minus": "-0",
+		"id": "9007199254740993", "big": "123456789012345678901234567890", "float": "1.10", "exponent": "1E400",
+		"minus": "-0",
 		"roles": `admin,a,b,7,true,,{"x":"<&>"},["y",1]`, "roles.0": "admin", "roles.6.1": "1", "roles.5.x": "<&>",
 		"none": "", "things": "{}", "object": `{"a":["<","é"],"b":2.50}`, "object.a.1": "é",
 		"nested.deep.er": "here", "nested.list.1.name": "second", "nested.deep": `{"er":"here","null":null}`,
 		"https://example.com/roles": "reader", "https://example.com/roles.0": "reader",
 		"https://example.com/app.plan.name": "gold",
-		"a.b.c":                             "longer", "a.b.d": "other", "a": `{"b":{"c":"shorter","d":"other"},"b.c":"between"}`,
+		"a.b.c":                             "longer", "a.b.d": "other",
+		"a":   `{"b":{"c":"shorter","d":"other"},"b.c":"between"}`,
 		"x.y": "not null", "": "no name", ".": "dot",
 		"{env.HOME}": "{env.HOME}", "line": "one\ntwo\x00", "bad": "\ufffd",
 	} {
@@ -53,8 +56,10 @@ func TestLookup(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"null", "nothing", "Sub", "SUB", " sub", "sub.", "sub.x", "sub.0", "roles.7", "roles.-1", "roles.+1", "roles.x", "roles.",
-		"roles.4", "roles.99999999999999999999", "nested.deep.null", "nested.deep.er.x", "nested..deep", "..", "a.b.e", "id.0",
+		"null", "nothing", "Sub", "SUB", " sub", "sub.", "sub.x", "sub.0", "roles.7", "roles.-1", "roles.+1",
+		"roles.x", "roles.",
+		"roles.4", "roles.99999999999999999999", "nested.deep.null", "nested.deep.er.x", "nested..deep", "..",
+		"a.b.e", "id.0",
 		"https://example", "https://example.com", "a.b.null", "things.x", "none.0",
 	} {
 		if got, ok := c.Lookup(path); ok || got != nil {
@@ -81,7 +86,13 @@ func TestDoubledNames(t *testing.T) {
 	}
 }
 
-func TestStrings(t *testing.T) {
+// valuesAt returns the values at path that Holds compares.
+func valuesAt(c Claims, path string) []string {
+	claim, _ := c.Lookup(path)
+	return texts(claim)
+}
+
+func TestTexts(t *testing.T) {
 	c := parse(t, `{"s":"a b","n":1.0,"big":9007199254740993,"t":true,"null":null,"o":{"a":"x"},
 		"list":["a b",2,false,null,{"a":"x"},["y"],""],"empty":[]}`)
 	for path, want := range map[string][]string{
@@ -89,29 +100,28 @@ func TestStrings(t *testing.T) {
 		"null": nil, "o": nil, "nothing": nil, "empty": nil,
 		"list": {"a b", "2", "false", ""}, "o.a": {"x"}, "list.4": nil, "list.5": {"y"},
 	} {
-		if got := c.Strings(path); !slices.Equal(got, want) {
+		if got := valuesAt(c, path); !slices.Equal(got, want) {
 			t.Errorf("%s is %q, want %q", path, got, want)
 		}
 	}
-	if got := (Claims{}).Strings("s"); got != nil {
+	if got := valuesAt(Claims{}, "s"); got != nil {
 		t.Errorf("no claims have %q", got)
 	}
 }
 
 func TestScopes(t *testing.T) {
-	asked := []string{"asked"}
 	for _, test := range []struct {
 		payload, answer string
 		want            string
 	}{
-		{`{}`, "", "asked"},
+		{`{}`, "", ""}, // what was asked for does not count
 		{`{"scope":"token"}`, "the answer", "the answer"},
 		{`{"scope":"of  the token"}`, "", "of the token"},
 		{`{"scope":["of","the token",1,null]}`, "", "of|the token"},
 		{`{"scp":"of the token"}`, "", "of the token"},
 		{`{"scp":["of","it"]}`, "", "of it"},
 		{`{"scope":"one","scp":"other"}`, "", "one"},
-		{`{"scope":null,"scp":null}`, "", "asked"},
+		{`{"scope":null,"scp":null}`, "", ""},
 		// What cannot be read, or is nothing, grants nothing.
 		{`{"scope":"","scp":"other"}`, "", ""},
 		{`{"scope":{"asked":true}}`, "", ""},
@@ -123,28 +133,35 @@ func TestScopes(t *testing.T) {
 		if strings.Contains(test.want, "|") {
 			want = strings.Split(test.want, "|")
 		}
-		if got := parse(t, test.payload).Scopes(test.answer, asked); !slices.Equal(got, want) {
+		if got := parse(t, test.payload).Scopes(test.answer); !slices.Equal(got, want) {
 			t.Errorf("%s, %q: %q, want %q", test.payload, test.answer, got, want)
 		}
 	}
 }
 
-func TestGrants(t *testing.T) {
-	asked := make([]string, 1, 10)
-	asked[0] = "asked"
+func TestSubject(t *testing.T) {
 	for payload, want := range map[string]string{
-		`{"permissions":["read:x","write:x",1,null,["y"]]}`: "asked read:x write:x",
+		`{"sub":"auth0|ada"}`: "auth0|ada", `{"sub":9007199254740993}`: "9007199254740993",
+		`{"sub":null}`: "", `{}`: "",
+		`{"sub":["a"]}`: "", `{"sub":{"a":"b"}}`: "", `{"sub":true}`: "", `{"Sub":"a"}`: "",
+	} {
+		if got := parse(t, payload).Subject(); got != want {
+			t.Errorf("%s: %q, want %q", payload, got, want)
+		}
+	}
+}
+
+func TestGrants(t *testing.T) {
+	for payload, want := range map[string]string{
+		`{"permissions":["read:x","write:x",1,null,["y"]]}`: "read:x write:x",
 		`{"scope":"s","permissions":["read:x"]}`:            "s read:x",
 		`{"scope":"s","permissions":"read:x"}`:              "s",
 		`{"scope":"s","permissions":{"read:x":true}}`:       "s",
 		`{"scope":"s"}`: "s",
 	} {
-		if got := strings.Join(parse(t, payload).Grants("", asked), " "); got != want {
+		if got := strings.Join(parse(t, payload).Grants(""), " "); got != want {
 			t.Errorf("%s: %q, want %q", payload, got, want)
 		}
-	}
-	if got := asked[:2][1]; got != "" {
-		t.Errorf("what was asked for was written to: %q", got)
 	}
 }
 
@@ -158,8 +175,10 @@ func TestOf(t *testing.T) {
 	}
 	long := token(`{"sub":"` + strings.Repeat("x", 48<<10) + `"}`)
 	for _, token := range []string{
-		"", ".", "..", "...", "opaque", "a.b.c", token(``), token(`null`), token(`[]`), token(`"sub"`), token(`{"sub":"ada"`),
-		token(`{"sub":"ada"} x`), token(`{"sub":"ada"}{}`), token("{\"sub\":\"ada\n\"}"), token(`{"sub":"ada"}`) + ".x.y",
+		"", ".", "..", "...", "opaque", "a.b.c", token(``), token(`null`), token(`[]`), token(`"sub"`),
+		token(`{"sub":"ada"`),
+		token(`{"sub":"ada"} x`), token(`{"sub":"ada"}{}`), token("{\"sub\":\"ada\n\"}"),
+		token(`{"sub":"ada"}`) + ".x.y",
 		strings.Replace(token(`{"sub":"ada"}`), ".c2ln", "=.c2ln", 1), long,
 		strings.Replace(token(`{"sub":"ada" }`), "0.c2ln", "1.c2ln", 1), // bits after the end
 	} {
@@ -214,12 +233,13 @@ func TestHostileClaims(t *testing.T) {
 	} {
 		start := time.Now()
 		c := parse(t, payload)
-		for _, path := range []string{"a", "a.a", "b", strings.Repeat("a.", 100) + "a", strings.Repeat(".", 100), "k4999", "a." + strings.Repeat("0.", 100)} {
+		for _, path := range []string{"a", "a.a", "b", strings.Repeat("a.", 100) + "a", strings.Repeat(".", 100),
+			"k4999", "a." + strings.Repeat("0.", 100)} {
 			value, _ := c.Lookup(path)
 			_ = caddy.ToString(value)
-			c.Strings(path)
+			valuesAt(c, path)
 		}
-		c.Grants("", nil)
+		c.Grants("")
 		if _, err := json.Marshal(c); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -244,7 +264,8 @@ func FuzzClaims(f *testing.F) {
 	f.Add([]byte(`{"a.b":{"c":[1,{"d":"e"}]},"a":{"b":9007199254740993},"":null}`), "a.b.c.1.d")
 	f.Add([]byte(`{"scope":["a"],"scp":"b","permissions":["{env.X}"],"https://x/y":true}`), "https://x/y")
 	f.Add([]byte("{\"\xff\":\"\xff\",\"a\":\"\\ud800\"}"), ".\xff.")
-	f.Add([]byte(`{"iss":"x","sub":"a","aud":"b","exp":1,"iat":2,"nonce":"n","at_hash":"h","id":9007199254740993,"e":1E400}`), "id")
+	f.Add([]byte(`{"iss":"x","sub":"a","aud":"b","exp":1,"iat":2,"nonce":"n","at_hash":"h","id":9007199254740993,`+
+		`"e":1E400}`), "id")
 	f.Fuzz(func(t *testing.T, payload []byte, path string) {
 		c, err := Parse(payload)
 		if err != nil {
@@ -265,7 +286,7 @@ func FuzzClaims(f *testing.F) {
 				t.Errorf("%q is %v, want %v", name, got, want)
 			}
 		}
-		for _, s := range slices.Concat(c.Strings(path), c.Grants("", nil)) {
+		for _, s := range slices.Concat(valuesAt(c, path), c.Grants("")) {
 			if !utf8.ValidString(s) {
 				t.Errorf("%q is not UTF-8", s)
 			}
@@ -316,4 +337,25 @@ func textOf(v any) string {
 		return List(list).String()
 	}
 	return text(v)
+}
+
+// TestFurtherSID: the ID token's word counts about the session at the server, whatever
+// kinds of values the two tokens have there.
+func TestFurtherSID(t *testing.T) {
+	token := func(payload string) string {
+		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".AA"
+	}
+	for _, tc := range []struct{ id, access, want string }{
+		{`{"sub":"a","sid":"s"}`, `{"sub":"a"}`, `{"sid":"s"}`},
+		{`{"sub":"a","sid":"s"}`, `{"sub":"a","sid":"s"}`, ``},
+		{`{"sub":"a","sid":"s"}`, `{"sub":"a","sid":"t"}`, `{"sid":"s"}`},
+		{`{"sub":"a"}`, `{"sub":"a","sid":"t"}`, ``},
+		{`{"sub":"a","sid":["s"]}`, `{"sub":"a","sid":["t"]}`, `{"sid":["s"]}`},
+		{`{"sub":"a","sid":{"s":[]}}`, `{"sub":"a","sid":{"s":[]}}`, ``},
+	} {
+		got, err := Further([]byte(tc.id), token(tc.access))
+		if err != nil || string(got) != tc.want {
+			t.Errorf("%s beside %s: %s, %v; want %s", tc.id, tc.access, got, err, tc.want)
+		}
+	}
 }

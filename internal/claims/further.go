@@ -2,6 +2,7 @@ package claims
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 )
 
@@ -10,16 +11,22 @@ import (
 var aboutIDToken = []string{"iss", "aud", "exp", "iat", "nbf", "jti", "azp", "nonce", "at_hash", "c_hash"}
 
 // Further returns, as JSON, what an ID token's payload says about a person that the
-// access token does not: that is all of it that needs to be kept.
+// access token does not: that is all of it that needs to be kept. Two tokens that name
+// two people are an error. Of two that name two sessions (sid), the ID token's counts
+// (OpenID Connect Back-Channel Logout 1.0, section 2.4).
 func Further(payload []byte, accessToken string) ([]byte, error) {
 	id, err := Parse(payload)
 	if err != nil {
 		return nil, err
 	}
 	access := Of(accessToken)
+	if a, b := id.Subject(), access.Subject(); a != "" && b != "" && a != b {
+		return nil, errors.New("its sub is not the access token's")
+	}
 	further := make(map[string]any)
 	for name, value := range id.top {
-		if value != nil && access.top[name] == nil {
+		known := access.top[name]
+		if value != nil && (known == nil || name == "sid" && text(value) != text(known)) {
 			further[name] = value
 		}
 	}

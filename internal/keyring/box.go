@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -20,8 +21,12 @@ import (
 )
 
 // ErrInvalid says that a value is not one that the box sealed: it is forged,
-// damaged, or meant for something else. Which of them is nobody's business.
+// damaged, or meant for something else. Which of these it is must not be told to clients.
 var ErrInvalid = errors.New("not a value sealed here")
+
+// ErrUnknownKey is the ErrInvalid of a value that names a key which is not known: it was sealed with a key that
+// has gone, or it is made up. Nothing tells these apart.
+var ErrUnknownKey = fmt.Errorf("%w, or with a key that is not known any more", ErrInvalid)
 
 // A sealed value is the unpadded base64url (RFC 4648, section 5) of
 //
@@ -165,7 +170,7 @@ func (b *Box) subkey(ctx context.Context, id [4]byte) (subkey, error) {
 			return k, nil
 		}
 	}
-	return subkey{}, ErrInvalid
+	return subkey{}, ErrUnknownKey
 }
 
 func (b *Box) derive(set *keySet) ([]subkey, error) {

@@ -16,7 +16,7 @@ import (
 )
 
 // testClock stands still until a test turns it.
-type testClock struct{ now atomic.Int64 }
+type testClock struct{ now, set atomic.Int64 }
 
 func newClock() *testClock {
 	c := new(testClock)
@@ -26,6 +26,22 @@ func newClock() *testClock {
 
 func (c *testClock) Now() time.Time       { return time.Unix(c.now.Load(), 0) }
 func (c *testClock) Add(by time.Duration) { c.now.Add(int64(by / time.Second)) }
+
+// Set sets the wall clock alone, by so much.
+func (c *testClock) Set(by time.Duration) {
+	c.set.Add(int64(by / time.Second))
+	c.Add(by)
+}
+
+// steady returns the clock of a process that has run for an hour.
+func (c *testClock) steady() *records.Clock {
+	ago := time.Hour
+	clock := records.NewClock(
+		func() time.Time { return c.Now().Add(-ago) },
+		func() time.Duration { return time.Duration(c.now.Load()-c.set.Load())*time.Second - ago })
+	ago = 0
+	return clock
+}
 
 // secret returns the 32 bytes of one of the tests' keys.
 func secret(n byte) []byte { return bytes.Repeat([]byte{n}, SecretSize) }
@@ -143,17 +159,19 @@ func TestForged(t *testing.T) {
 			for bit := range 8 {
 				forged := bytes.Clone(raw)
 				forged[i] ^= 1 << bit
-				opensNothing(t, fmt.Sprintf("bit %d of byte %d", bit, i), b, base64.RawURLEncoding.EncodeToString(forged), "site")
+				opensNothing(t, fmt.Sprintf("bit %d of byte %d", bit, i), b,
+					base64.RawURLEncoding.EncodeToString(forged), "site")
 			}
 		}
 		for i := range raw {
-			opensNothing(t, fmt.Sprintf("the first %d bytes", i), b, base64.RawURLEncoding.EncodeToString(raw[:i]), "site")
+			opensNothing(t, fmt.Sprintf("the first %d bytes", i), b,
+				base64.RawURLEncoding.EncodeToString(raw[:i]), "site")
 		}
 		opensNothing(t, "one byte more", b, base64.RawURLEncoding.EncodeToString(append(bytes.Clone(raw), 0)), "site")
 		opensNothing(t, "twice", b, sealed+sealed, "site")
 
 		// One value has one spelling: what counts values by their text, such as
-		// the claims of a login's state, rests on it.
+		// the single use of a login's state, rests on it.
 		for i := range len(sealed) + 1 {
 			for _, between := range []string{"\n", "\r", "\r\n", " ", "=", "\x00"} {
 				opensNothing(t, fmt.Sprintf("%q at %d", between, i), b, sealed[:i]+between+sealed[i:], "site")
@@ -214,11 +232,14 @@ func TestDerive(t *testing.T) {
 
 	first := derive(proofs, state, "nonce")
 	for what, again := range map[string]string{
-		"the same again":                      derive(proofs, state, "nonce"),
-		"another value of the same key":       derive(proofs, seal(t, states, "another login", "site"), "nonce"),
-		"a new key in front of the old one":   derive(fixed(t, clock, secret(2), secret(1)).Box("code verifier", "app"), state, "nonce"),
-		"the same key in another instance":    derive(fixed(t, clock, secret(1)).Box("code verifier", "app"), state, "nonce"),
-		"another clock, ten years from there": derive(fixed(t, aged(clock), secret(1)).Box("code verifier", "app"), state, "nonce"),
+		"the same again":                derive(proofs, state, "nonce"),
+		"another value of the same key": derive(proofs, seal(t, states, "another login", "site"), "nonce"),
+		"a new key in front of the old one": derive(
+			fixed(t, clock, secret(2), secret(1)).Box("code verifier", "app"), state, "nonce"),
+		"the same key in another instance": derive(fixed(t, clock, secret(1)).Box("code verifier", "app"),
+			state, "nonce"),
+		"another clock, ten years from there": derive(fixed(t, aged(clock), secret(1)).Box("code verifier", "app"),
+			state, "nonce"),
 	} {
 		if again != first {
 			t.Errorf("%s: derived something else", what)
@@ -228,7 +249,8 @@ func TestDerive(t *testing.T) {
 		"another input":   derive(proofs, state, "nonce2"),
 		"another purpose": derive(states, state, "nonce"),
 		"another client":  derive(ring.Box("code verifier", "app2"), state, "nonce"),
-		"another key":     derive(fixed(t, clock, secret(2), secret(1)).Box("code verifier", "app"), seal(t, fixed(t, clock, secret(2)).Box("login state", "app"), "a login", "site"), "nonce"),
+		"another key": derive(fixed(t, clock, secret(2), secret(1)).Box("code verifier", "app"),
+			seal(t, fixed(t, clock, secret(2)).Box("login state", "app"), "a login", "site"), "nonce"),
 	} {
 		if other == first {
 			t.Errorf("%s: derived the same", what)
@@ -240,7 +262,8 @@ func TestDerive(t *testing.T) {
 		"line break":  state + "\n",
 		"cut off":     state[:EncodedLen(0)-3],
 	} {
-		if derived, err := proofs.Derive(t.Context(), sealed, []byte("nonce")); !errors.Is(err, ErrInvalid) || derived != nil {
+		if derived, err := proofs.Derive(t.Context(), sealed, []byte("nonce")); !errors.Is(err, ErrInvalid) ||
+			derived != nil {
 			t.Errorf("%s: derived %x, error %v", what, derived, err)
 		}
 	}
@@ -287,7 +310,8 @@ func FuzzOpen(f *testing.F) {
 		f.Add(sealed + "=")
 		f.Add(sealed + "\n")
 		f.Add(sealed[:len(sealed)-1])
-		for _, last := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") { // some spell the same bytes
+		// some spell the same bytes
+		for _, last := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
 			if other := sealed[:len(sealed)-1] + string(last); other != sealed {
 				f.Add(other)
 			}
@@ -304,16 +328,19 @@ func FuzzOpen(f *testing.F) {
 				t.Fatalf("opened %q of %v, error %v; want nothing and ErrInvalid", plaintext, at, err)
 			}
 			// Nor is it what rests in a storage, by whatever key.
-			if record, err := OpenRecord(secret(1), []byte(sealed), []byte("site")); !errors.Is(err, ErrInvalid) || record != nil {
+			if record, err := OpenRecord(secret(1), []byte(sealed), []byte("site")); !errors.Is(err, ErrInvalid) ||
+				record != nil {
 				t.Fatalf("opened the record %q, error %v", record, err)
 			}
-			if derived, err := b.Derive(t.Context(), sealed, []byte("nonce")); (err == nil) != (len(derived) == 32) || err != nil && (!errors.Is(err, ErrInvalid) || derived != nil) {
+			if derived, err := b.Derive(t.Context(), sealed, []byte("nonce")); (err == nil) != (len(derived) == 32) ||
+				err != nil && (!errors.Is(err, ErrInvalid) || derived != nil) {
 				t.Fatalf("derived %x, error %v", derived, err)
 			}
 			return
 		}
 		for what, other := range others {
-			if plaintext, at, err := other.Open(t.Context(), sealed, []byte("site")); !errors.Is(err, ErrInvalid) || plaintext != nil || !at.IsZero() {
+			if plaintext, at, err := other.Open(t.Context(), sealed, []byte("site")); !errors.Is(err, ErrInvalid) ||
+				plaintext != nil || !at.IsZero() {
 				t.Fatalf("%s: opened %q, error %v", what, plaintext, err)
 			}
 		}

@@ -17,18 +17,23 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 const (
 	// SecretSize is the least number of bytes that a key may have.
 	SecretSize = 32
 
-	storageKey  = "aventus_auth/keys.json"
+	// File is where the keys are in the storage.
+	File = "aventus_auth/keys.json"
+
 	storageLock = "aventus_auth/keys"
 
 	// How often a value sealed with a key that is not known may make the ring
@@ -78,6 +83,9 @@ func (s *keySet) has(id [4]byte) bool {
 // the Ring that filled it, so that a configuration loaded while the storage is
 // down still opens the sessions of the one before.
 type Cache struct {
+	// Confirm is called before what is remembered is used. It may be nil.
+	Confirm func(context.Context)
+
 	set    atomic.Pointer[keySet]
 	failed atomic.Pointer[failure] // the last one
 	mu     sync.Mutex              // held while the file is read into the set
@@ -99,6 +107,9 @@ func (c *Cache) Age(now time.Time) (time.Duration, bool) {
 	return now.Sub(set.keys[set.sealing(now)].Created), true
 }
 
+// Forget has the keys loaded anew, since the storage has become another one.
+func (c *Cache) Forget() { c.set.Store(nil) }
+
 // Destruct implements caddy.Destructor. There is nothing to release.
 func (*Cache) Destruct() error { return nil }
 
@@ -108,8 +119,9 @@ type Ring struct {
 	storage certmagic.Storage // nil when the keys are fixed
 	cache   *Cache
 	now     func() time.Time
-	keep    int64     // in seconds
-	first   sync.Once // the first Seal
+	clock   *records.Clock // now is its; nil when the keys are fixed
+	keep    int64          // in seconds
+	first   sync.Once      // the first Seal
 }
 
 // Fixed returns a ring of the given secrets, each of [SecretSize] bytes or more.
@@ -129,7 +141,7 @@ func Fixed(secrets [][]byte, now func() time.Time) (*Ring, error) {
 		}
 		set.keys = append(set.keys, k)
 	}
-	r := &Ring{cache: new(Cache), now: now}
+	r := &Ring{cache: new(Cache), now: func() time.Time { return now().Round(0) }}
 	r.cache.set.Store(set)
 	return r, nil
 }
@@ -137,14 +149,28 @@ func Fixed(secrets [][]byte, now func() time.Time) (*Ring, error) {
 // Stored returns a ring of the keys in storage, where a new one is made every 30
 // days, and an old one is kept for as long as what it sealed may live: keep says
 // how long that is for what this ring seals. Stored does not touch the storage;
-// the first use does. Calls of the storage must be bounded in time.
-func Stored(storage certmagic.Storage, cache *Cache, now func() time.Time, keep time.Duration) *Ring {
+// the first use does. Calls of the storage must be bounded in time. An old key is
+// replaced and removed only when clock allows it: see [records.Clock.MayRemove].
+func Stored(storage certmagic.Storage, cache *Cache, clock *records.Clock, keep time.Duration) *Ring {
 	// A part of a second counts as a whole one.
-	return &Ring{storage: storage, cache: cache, now: now, keep: int64((keep-1)/time.Second) + 1}
+	return &Ring{storage: storage, cache: cache, now: clock.Now, clock: clock, keep: int64((keep-1)/time.Second) + 1}
+}
+
+// Keep returns how long anything may live at most that is sealed with the keys in the storage, by whoever uses them.
+// Of fixed keys, it is not known, and zero.
+func (r *Ring) Keep(ctx context.Context) (time.Duration, error) {
+	set, err := r.current(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(min(set.keep, math.MaxInt64/int64(time.Second))) * time.Second, nil
 }
 
 // current returns the keys, from memory where it can.
 func (r *Ring) current(ctx context.Context) (*keySet, error) {
+	if r.cache.Confirm != nil {
+		r.cache.Confirm(ctx)
+	}
 	if set := r.cache.set.Load(); set != nil {
 		return set, nil
 	}
@@ -154,9 +180,9 @@ func (r *Ring) current(ctx context.Context) (*keySet, error) {
 	if set := r.cache.set.Load(); set != nil {
 		return set, nil
 	}
-	// Those that waited for an attempt share its failure. Were each to make its
-	// own, the last one would wait for a storage that hangs as often as all of
-	// them together.
+	// Goroutines that waited for an attempt share its failure. If each made its own
+	// attempt, the last one would wait for a hanging storage as long as all of them
+	// together.
 	if last := r.cache.failed.Load(); last != before {
 		return nil, last.err
 	}
@@ -181,7 +207,7 @@ func (r *Ring) with(ctx context.Context, id [4]byte) (*keySet, error) {
 	return r.look(ctx, set), nil
 }
 
-// look reads the file again, unless somebody has since seen was had.
+// look rereads the key file, unless another goroutine has replaced seen in the meantime.
 func (r *Ring) look(ctx context.Context, seen *keySet) *keySet {
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
@@ -196,13 +222,13 @@ func (r *Ring) look(ctx context.Context, seen *keySet) *keySet {
 	} else {
 		newer = file.set(r.now())
 	}
-	newer.looked = r.now() // failures too: a failing storage is not asked at every request
-	r.cache.set.Store(newer)
+	newer.looked = r.now()                  // failures too: a failing storage is not asked at every request
+	r.cache.set.CompareAndSwap(seen, newer) // unless it was forgotten meanwhile
 	return newer
 }
 
-// within says whether at lies less than d back. What lies ahead does not: the
-// clock was set back, and whoever waits for it to catch up may wait for years.
+// within reports whether at lies less than d back. A time ahead of now does not: the
+// clock was set back, and waiting until it catches up may take years.
 func within(now, at time.Time, d time.Duration) bool {
 	age := now.Sub(at)
 	return 0 <= age && age < d
@@ -250,38 +276,56 @@ func (f *keyFile) add(now time.Time) error {
 	return nil
 }
 
+// Inspect returns how many keys there are in a storage, or the error that keeps them from being used. It makes
+// none, and writes nothing.
+func Inspect(ctx context.Context, storage certmagic.Storage) (int, error) {
+	data, err := storage.Load(ctx, File)
+	if err != nil {
+		return 0, fmt.Errorf("reading %s: %w", File, err)
+	}
+	file, err := parseKeys(data)
+	if err != nil {
+		return 0, err
+	}
+	return len(file.Keys), nil
+}
+
 func (r *Ring) load(ctx context.Context) (*keyFile, error) {
-	data, err := r.storage.Load(ctx, storageKey)
+	data, err := r.storage.Load(ctx, File)
 	if err != nil {
 		return nil, err
 	}
+	return parseKeys(data)
+}
+
+func parseKeys(data []byte) (*keyFile, error) {
 	file := new(keyFile)
 	dec := json.NewDecoder(bytes.NewReader(data))
 	// A file that cannot be read is left alone: whatever it still holds,
 	// sessions may hang on it.
-	err = dec.Decode(file)
+	err := dec.Decode(file)
 	if _, end := dec.Token(); err != nil || end != io.EOF {
-		return nil, fmt.Errorf("%s is damaged; restore it, or delete it to end all sessions", storageKey)
+		return nil, fmt.Errorf("%s is damaged; restore it, or delete it to end all sessions", File)
 	}
 	if len(file.Keys) == 0 {
-		return nil, fmt.Errorf("%s holds no key; delete it to have one made", storageKey)
+		return nil, fmt.Errorf("%s holds no key; delete it to have one made", File)
 	}
 	for i, k := range file.Keys {
 		if file.Keys[i], err = newKey(k.Secret, k.Created); err != nil {
-			return nil, fmt.Errorf("%s: %w", storageKey, err)
+			return nil, fmt.Errorf("%s: %w", File, err)
 		}
 	}
 	return file, nil
 }
 
-// store writes the file in one call, so whoever crashes leaves the old one or the
-// new one.
+// store writes the file in one call, so that a crash leaves the old one or the new
+// one.
 func (r *Ring) store(ctx context.Context, file *keyFile) error {
 	data, err := json.Marshal(file)
 	if err != nil {
 		return err
 	}
-	return r.storage.Store(ctx, storageKey, data)
+	return r.storage.Store(ctx, File, data)
 }
 
 // create makes the first key, under the storage's lock: of all instances that

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // testStorage is a storage in files that counts what it is asked, and fails as
@@ -24,7 +27,28 @@ type testStorage struct {
 	certmagic.FileStorage
 	calls, loads atomic.Int64
 	failing      atomic.Pointer[string] // the method, or "all"
-	slow         time.Duration          // what a Load takes
+	loading      func()                 // what a Load does first
+}
+
+// awaitWaiting waits until as many goroutines as given wait for a lock of this package.
+func awaitWaiting(t *testing.T, want int) {
+	t.Helper()
+	buf := make([]byte, 1<<20)
+	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+		n := 0
+		for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+			if strings.Contains(stack, "[sync.Mutex.Lock") && strings.Contains(stack, "internal/keyring.(*Ring)") {
+				n++
+			}
+		}
+		if n >= want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%d wait for a lock, want %d", n, want)
+			return
+		}
+	}
 }
 
 var errBroken = errors.New("the storage is broken")
@@ -45,7 +69,9 @@ func (s *testStorage) called(method string) error {
 
 func (s *testStorage) Load(ctx context.Context, key string) ([]byte, error) {
 	s.loads.Add(1)
-	time.Sleep(s.slow)
+	if s.loading != nil {
+		s.loading()
+	}
 	if err := s.called("Load"); err != nil {
 		return nil, err
 	}
@@ -94,7 +120,7 @@ func (s *testStorage) Stat(ctx context.Context, key string) (certmagic.KeyInfo, 
 
 // box returns the box of a new instance, which remembers nothing.
 func (s *testStorage) box(clock *testClock) *Box {
-	return Stored(s, new(Cache), clock.Now, day).Box("session", "app")
+	return Stored(s, new(Cache), clock.steady(), day).Box("session", "app")
 }
 
 func TestFixedKeys(t *testing.T) {
@@ -157,7 +183,7 @@ func TestMadeOnce(t *testing.T) {
 	for i := range instances {
 		// Each has a storage of its own, on the same files.
 		own := &certmagic.FileStorage{Path: s.Path}
-		boxes[i] = Stored(own, new(Cache), clock.Now, day).Box("session", "app")
+		boxes[i] = Stored(own, new(Cache), clock.steady(), day).Box("session", "app")
 		wg.Go(func() {
 			<-start
 			var err error
@@ -185,7 +211,7 @@ func TestLockTooLate(t *testing.T) {
 	other := s.box(clock)
 	var sealed string
 	late := &lateStorage{testStorage: s, meanwhile: func() { sealed = seal(t, other, "text", "") }}
-	b := Stored(late, new(Cache), clock.Now, day).Box("session", "app")
+	b := Stored(late, new(Cache), clock.steady(), day).Box("session", "app")
 	mine := seal(t, b, "text", "")
 	opens(t, b, sealed, "text", "")
 	opens(t, other, mine, "text", "")
@@ -213,7 +239,7 @@ func TestSurvives(t *testing.T) {
 func TestDamagedFile(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	sealed := seal(t, s.box(clock), "text", "")
-	good, err := s.Load(t.Context(), storageKey)
+	good, err := s.Load(t.Context(), File)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,12 +259,12 @@ func TestDamagedFile(t *testing.T) {
 		if damaged == string(good) {
 			t.Fatalf("%s: not damaged", what)
 		}
-		if err := s.FileStorage.Store(t.Context(), storageKey, []byte(damaged)); err != nil {
+		if err := s.FileStorage.Store(t.Context(), File, []byte(damaged)); err != nil {
 			t.Fatal(err)
 		}
 		b := s.box(clock)
 		got, err := b.Seal(t.Context(), []byte("text"), nil)
-		if err == nil || got != "" || !strings.Contains(err.Error(), storageKey) {
+		if err == nil || got != "" || !strings.Contains(err.Error(), File) {
 			t.Errorf("%s: sealed %q, error %v", what, got, err)
 		} else if strings.Contains(err.Error(), secretText[4:20]) {
 			t.Errorf("%s: the error shows the key: %v", what, err)
@@ -247,10 +273,10 @@ func TestDamagedFile(t *testing.T) {
 		if err == nil || errors.Is(err, ErrInvalid) || plaintext != nil {
 			t.Errorf("%s: opened %q, error %v", what, plaintext, err)
 		}
-		if now, _ := s.FileStorage.Load(t.Context(), storageKey); string(now) != damaged {
+		if now, _ := s.FileStorage.Load(t.Context(), File); string(now) != damaged {
 			t.Errorf("%s: the file was written over", what)
 		}
-		if err := s.FileStorage.Store(t.Context(), storageKey, good); err != nil {
+		if err := s.FileStorage.Store(t.Context(), File, good); err != nil {
 			t.Fatal(err)
 		}
 		opens(t, b, sealed, "text", "")
@@ -272,7 +298,8 @@ func TestFailingStorage(t *testing.T) {
 		if !errors.Is(err, errBroken) || errors.Is(err, ErrInvalid) || plaintext != nil || !at.IsZero() {
 			t.Errorf("%s fails: opened %q of %v, error %v", method, plaintext, at, err)
 		}
-		if derived, err := b.Derive(t.Context(), seal(t, known, "text", ""), nil); !errors.Is(err, errBroken) || derived != nil {
+		if derived, err := b.Derive(t.Context(), seal(t, known, "text", ""), nil); !errors.Is(err, errBroken) ||
+			derived != nil {
 			t.Errorf("%s fails: derived %x, error %v", method, derived, err)
 		}
 		s.fail("")
@@ -296,7 +323,7 @@ func TestWaitTogether(t *testing.T) {
 	release := make(chan struct{})
 	s := &hangingStorage{testStorage: newStorage(t), release: release}
 	s.fail("all")
-	b := Stored(s, new(Cache), newClock().Now, day).Box("session", "app")
+	b := Stored(s, new(Cache), newClock().steady(), day).Box("session", "app")
 	var wg sync.WaitGroup
 	for range requests {
 		wg.Go(func() {
@@ -305,7 +332,7 @@ func TestWaitTogether(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(50 * time.Millisecond) // they wait; those that do not yet come too late to count
+	awaitWaiting(t, requests-1)
 	close(release)
 	wg.Wait()
 	if n := s.loads.Load(); n > requests/2 {
@@ -329,9 +356,9 @@ func (s *hangingStorage) Load(ctx context.Context, key string) ([]byte, error) {
 // one before.
 func TestCacheOutlivesRing(t *testing.T) {
 	s, clock, cache := newStorage(t), newClock(), new(Cache)
-	sealed := seal(t, Stored(s, cache, clock.Now, day).Box("session", "app"), "text", "")
+	sealed := seal(t, Stored(s, cache, clock.steady(), day).Box("session", "app"), "text", "")
 	s.fail("all")
-	b := Stored(s, cache, clock.Now, day).Box("session", "app")
+	b := Stored(s, cache, clock.steady(), day).Box("session", "app")
 	opens(t, b, sealed, "text", "")
 	opens(t, b, seal(t, b, "text", ""), "text", "")
 }
@@ -355,26 +382,28 @@ func TestUnknownKey(t *testing.T) {
 	opensNothing(t, "made up", b, forged(1), "")
 	asked("the file was read 9 s ago", 0)
 	clock.Add(time.Second)
-	s.slow = 20 * time.Millisecond // meanwhile, the others come in
+	s.loading = func() { awaitWaiting(t, 19) } // meanwhile, the others come in
 	var wg sync.WaitGroup
 	for n := range byte(20) {
 		made := forged(n)
 		wg.Go(func() { opensNothing(t, "made up", b, made, "") })
 	}
 	wg.Wait()
+	s.loading = nil
 	asked("the file was read 10 s ago", 1)
 	opens(t, b, known, "text", "")
 	asked("a known key", 0)
 
 	// What another instance made is found.
 	other := secret(77)
-	file := fmt.Sprintf(`{"keys":[{"secret":%q,"created":"2027-01-01T00:00:00Z"},`, base64.StdEncoding.EncodeToString(other))
-	data, err := s.FileStorage.Load(t.Context(), storageKey)
+	file := fmt.Sprintf(`{"keys":[{"secret":%q,"created":"2027-01-01T00:00:00Z"},`,
+		base64.StdEncoding.EncodeToString(other))
+	data, err := s.FileStorage.Load(t.Context(), File)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file += strings.TrimPrefix(string(data), `{"keys":[`)
-	if err := s.FileStorage.Store(t.Context(), storageKey, []byte(file)); err != nil {
+	if err := s.FileStorage.Store(t.Context(), File, []byte(file)); err != nil {
 		t.Fatal(err)
 	}
 	foreign := seal(t, fixed(t, clock, other).Box("session", "app"), "text", "")
@@ -407,4 +436,181 @@ func TestUnknownKey(t *testing.T) {
 	clock.Add(-time.Hour)
 	opensNothing(t, "made up", b, forged(1), "")
 	asked("the clock was set back", 1)
+}
+
+// TestFailsUnderLock: an instance that starts finds no key, and when it has the lock
+// to make one, another has made it and the storage cannot be read. It makes none.
+func TestFailsUnderLock(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	other := s.box(clock)
+	view := &testStorage{FileStorage: s.FileStorage}
+	var sealed string
+	hooked := &hookedStorage{
+		testStorage: view, lock: func() { sealed = seal(t, other, "text", ""); view.fail("Load") },
+	}
+	b := Stored(hooked, new(Cache), clock.steady(), day).Box("session", "app")
+	if mine, err := b.Seal(t.Context(), []byte("text"), nil); !errors.Is(err, errBroken) || mine != "" {
+		t.Errorf("sealed %q, error %v", mine, err)
+	}
+	s.keys(t, "after the failure", 1)
+	opens(t, s.box(clock), sealed, "text", "") // by the file
+	view.fail("")
+	hooked.lock = nil
+	opens(t, b, sealed, "text", "")
+	opens(t, other, seal(t, b, "text", ""), "text", "")
+}
+
+// TestMadeAnew: where the file was deleted to end all sessions, an instance that still
+// runs makes none, also when it meets a key that it does not know. It takes over what
+// one that starts has made, and then the old sessions have ended there too.
+func TestMadeAnew(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	running := newInstance(s, clock, day)
+	for n := range 2 { // and again
+		old := running.seal(t)
+		made := seal(t, fixed(t, clock, secret(byte(n))).Box("session", "app"), "text", "")
+		if err := s.FileStorage.Delete(t.Context(), File); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			clock.Add(reloadInterval)
+			opensNothing(t, "made up", running.Box, made, "")
+			running.opens(t, old)
+			running.opens(t, running.seal(t))
+		}
+		if s.FileStorage.Exists(t.Context(), File) {
+			t.Fatal("one that runs has made the file anew")
+		}
+		starting := newInstance(s, clock, day)
+		sealed := starting.seal(t)
+		if keyOf(t, sealed) == keyOf(t, old) {
+			t.Fatal("the key is the one of before")
+		}
+		clock.Add(reloadInterval)
+		running.opens(t, sealed)
+		running.sealsWith(t, "made anew", sealed)
+		starting.opens(t, running.seal(t))
+		proofs := []*Box{running.ring.Box("proof", "app"), starting.ring.Box("proof", "app")}
+		var derived [2][]byte
+		for i, b := range proofs {
+			var err error
+			if derived[i], err = b.Derive(t.Context(), sealed, []byte("nonce")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !bytes.Equal(derived[0], derived[1]) {
+			t.Error("the two instances derive something else")
+		}
+		for what, i := range map[string]*instance{"runs": running, "starts": starting} {
+			opensNothing(t, "of before the deletion, at the one that "+what, i.Box, old, "")
+		}
+	}
+}
+
+// TestDamagedLater: a file that is damaged while an instance runs costs it nothing, and
+// is left alone; what is in it when it has been restored is known a minute later.
+func TestDamagedLater(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	running, other := newInstance(s, clock, day), newInstance(s, clock, day)
+	first := running.seal(t)
+	other.opens(t, first)
+	for n, damaged := range []string{"", "null", `{"keys":[]}`, `{"keys":[{"secret":"AAAA"}]}`} {
+		clock.Add(rotateAfter)
+		other.seal(t)
+		clock.Add(ripeAfter)
+		newest := other.seal(t) // with a key that the other one does not know
+		good, err := s.Load(t.Context(), File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Store(t.Context(), File, []byte(damaged)); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			opensNothing(t, damaged+": a key of the file", running.Box, newest, "")
+			running.opens(t, running.seal(t))
+			clock.Add(retryAfter)
+		}
+		if now, _ := s.Load(t.Context(), File); string(now) != damaged {
+			t.Errorf("%q was written over", damaged)
+		}
+		if err := s.Store(t.Context(), File, good); err != nil {
+			t.Fatal(err)
+		}
+		running.opens(t, newest)
+		running.sealsWith(t, damaged+": restored", newest)
+		s.keys(t, damaged, min(n+2, 2))
+	}
+}
+
+// TestFixedIsFixed: fixed keys are neither turned nor looked for, however long they are
+// used; and what another ring's keys sealed is nothing at a ring of stored ones, and
+// the other way round, unless the secret is the same.
+func TestFixedIsFixed(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	stored := newInstance(s, clock, day)
+	ring := fixed(t, clock, secret(1), secret(2))
+	b := ring.Box("session", "app")
+	first := seal(t, b, "text", "")
+	for range 3 {
+		byStored := stored.seal(t)
+		opensNothing(t, "stored, at fixed", b, byStored, "")
+		opensNothing(t, "fixed, at stored", stored.Box, first, "")
+		opens(t, b, first, "text", "")
+		if keyOf(t, seal(t, b, "text", "")) != keyOf(t, first) {
+			t.Error("the fixed key was turned")
+		}
+		var secrets [][]byte
+		for _, k := range s.file(t).Keys {
+			secrets = append(secrets, k.Secret)
+		}
+		opens(t, fixed(t, clock, secrets...).Box("session", "app"), byStored, "text", "")
+		clock.Add(rotateAfter + ripeAfter)
+	}
+}
+
+// TestAge: the age is that of the key that seals, which is not the newest while that
+// one ripens.
+func TestAge(t *testing.T) {
+	s, clock, cache := newStorage(t), newClock(), new(Cache)
+	one := &instance{Stored(s, cache, clock.steady(), day).Box("session", "app"), clock}
+	is := func(when string, want time.Duration) {
+		t.Helper()
+		if age, ok := cache.Age(clock.Now()); !ok || age != want {
+			t.Errorf("%s: %v old, known %v; want %v", when, age, ok, want)
+		}
+	}
+	if age, ok := cache.Age(clock.Now()); ok {
+		t.Errorf("nothing was sealed: %v", age)
+	}
+	one.seal(t)
+	is("just made", 0)
+	for range 2 {
+		clock.Add(rotateAfter)
+		one.seal(t)
+		age, _ := cache.Age(clock.Now())
+		if age < rotateAfter {
+			t.Errorf("the next key has just been made: %v", age)
+		}
+		clock.Add(ripeAfter - time.Second)
+		one.seal(t)
+		is("a second before the next one is ripe", age+ripeAfter-time.Second)
+		clock.Add(time.Second)
+		one.seal(t)
+		is("the next one is ripe", ripeAfter)
+	}
+}
+
+// TestSleepingMachine: how long ago the file was read is told by the wall's clock. Go's
+// monotonic clock stands still while a machine sleeps.
+func TestSleepingMachine(t *testing.T) {
+	cache := new(Cache)
+	b := Stored(newStorage(t), cache, records.NewClock(time.Now, func() time.Duration { return 0 }),
+		day).Box("session", "app")
+	seal(t, b, "text", "")
+	for what, at := range map[string]time.Time{"read": cache.set.Load().read, "looked": cache.set.Load().looked} {
+		if at.IsZero() || at != at.Round(0) {
+			t.Errorf("%s at %v", what, at)
+		}
+	}
 }

@@ -16,7 +16,8 @@ func SealRecord(key, plaintext, associated []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	nonce := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plaintext)+chacha20poly1305.Overhead)
+	nonce := make([]byte, chacha20poly1305.NonceSizeX, chacha20poly1305.NonceSizeX+len(plaintext)+
+		chacha20poly1305.Overhead)
 	_, _ = rand.Read(nonce) // never fails (crypto/rand)
 	return aead.Seal(nonce, nonce, plaintext, associated), nil
 }

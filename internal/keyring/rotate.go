@@ -23,12 +23,12 @@ const (
 	// When the file was read that long ago, it is read again in the background.
 	refreshAfter = time.Hour
 
-	// A Seal that finds it was read even longer ago waits for it, for this
-	// instance has been idle, and its newest key may be nobody's by now. It is
+	// A Seal that finds it was read even longer ago waits for it: this
+	// instance has been idle, and its newest key may have been retired. It is
 	// shorter than ripeAfter by more than clocks may differ.
 	staleAfter = 90 * time.Minute
 
-	// What failed is tried again that much later.
+	// A failed attempt is repeated after this time.
 	retryAfter = time.Minute
 )
 
@@ -65,7 +65,7 @@ func (r *Ring) forSeal(ctx context.Context) (*keySet, error) {
 		_ = r.tend(ctx)
 		set = r.cache.set.Load()
 	})
-	if r.keep > set.keep || due(set.keys[0].Created, r.now()) {
+	if r.keep > set.keep || r.isDue(set.keys[0], r.now()) {
 		r.background(ctx, func(ctx context.Context) {
 			if !within(r.now(), r.cache.tended, retryAfter) {
 				_ = r.tend(ctx)
@@ -98,10 +98,14 @@ func (r *Ring) background(ctx context.Context, work func(context.Context)) {
 	}()
 }
 
-// due says whether a key that was made when the newest one was is to have a
-// successor. A date in the future is waited for, however far it is: if it asked
-// for a key, two instances whose clocks disagree would make keys in turns.
-func due(created, now time.Time) bool { return now.Sub(created) >= rotateAfter }
+// isDue reports whether the newest key is to have a successor. A date in the future is
+// waited for, however far it is: if it asked for a key, two instances whose clocks
+// disagree would make keys in turns. So a key that was made while the clock is a year
+// ahead would be the last one for that year, and the keys that were dropped for it would
+// take the sessions that they sealed with them: the clock has to be right.
+func (r *Ring) isDue(newest key, now time.Time) bool {
+	return now.Sub(newest.Created) >= rotateAfter && r.clock.MayRemove(now)
+}
 
 // tend writes into the file what ought to be there: how long this ring's values
 // live, and a new key if one is due. The cache's work mutex must be held, and not
@@ -120,7 +124,7 @@ func (r *Ring) tend(ctx context.Context) error {
 	defer func() { _ = r.storage.Unlock(ctx, storageLock) }()
 
 	// Another instance may have been faster. A file that is gone is not made anew:
-	// whoever deleted it did so to end all sessions, and a restart does.
+	// an operator deletes it to end all sessions, and a restart does that.
 	file, err := r.load(ctx)
 	if err != nil {
 		return err
@@ -129,7 +133,7 @@ func (r *Ring) tend(ctx context.Context) error {
 	if r.keep > file.Keep {
 		file.Keep, isChanged = r.keep, true
 	}
-	if due(file.Keys[0].Created, now) {
+	if r.isDue(file.Keys[0], now) {
 		file.drop(now)
 		if err := file.add(now); err != nil {
 			return err

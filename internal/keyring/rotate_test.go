@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +28,7 @@ type instance struct {
 }
 
 func newInstance(s certmagic.Storage, clock *testClock, keep time.Duration) *instance {
-	return &instance{Stored(s, new(Cache), clock.Now, keep).Box("session", "app"), clock}
+	return &instance{Stored(s, new(Cache), clock.steady(), keep).Box("session", "app"), clock}
 }
 
 // rest waits until nothing goes on in the background any more.
@@ -214,6 +215,7 @@ func TestRaceLost(t *testing.T) {
 
 	clock.Add(rotateAfter)
 	hooked.lock = func() { winner.seal(t) }
+	hooked.stored = func() error { t.Error("the file was written although nothing was to change"); return nil }
 	loser.sealsWith(t, "during the rotation", first)
 	s.keys(t, "both have rotated", 2)
 	hooked.lock = func() { t.Error("rotated once more") }
@@ -226,6 +228,62 @@ func TestRaceLost(t *testing.T) {
 	loser.opens(t, second)
 }
 
+// TestReadBefore: a request that has read the file just before the key was made, and
+// is slow to say so, does not put what it has read in place of the new one.
+func TestReadBefore(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	slow := &slowReader{testStorage: s}
+	one := newInstance(slow, clock, day)
+	first := one.seal(t)
+	clock.Add(rotateAfter)
+	one.opens(t, first) // has the file read again
+	clock.Add(reloadInterval)
+	read, stored := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	loaded := func() {
+		close(read)
+		<-stored
+		awaitWaiting(t, 1) // the key's maker
+	}
+	slow.loaded.Store(&loaded)
+	slow.stored = func() { close(stored) }
+	made := seal(t, fixed(t, clock, secret(1)).Box("session", "app"), "text", "")
+	wg.Go(func() { opensNothing(t, "made up", one.Box, made, "") })
+	<-read
+	seal(t, one.Box, "text", "") // has the key made
+	wg.Wait()
+	one.rest()
+	s.keys(t, "made meanwhile", 2)
+	s.fail("all")
+	clock.Add(ripeAfter)
+	if keyOf(t, one.seal(t)) == keyOf(t, first) {
+		t.Error("the new key does not seal")
+	}
+}
+
+// slowReader calls what is set after the next file was loaded, and after one is stored.
+type slowReader struct {
+	*testStorage
+	loaded atomic.Pointer[func()]
+	stored func()
+}
+
+func (s *slowReader) Load(ctx context.Context, key string) ([]byte, error) {
+	data, err := s.testStorage.Load(ctx, key)
+	if loaded := s.loaded.Swap(nil); loaded != nil {
+		(*loaded)()
+	}
+	return data, err
+}
+
+func (s *slowReader) Store(ctx context.Context, key string, value []byte) error {
+	err := s.testStorage.Store(ctx, key, value)
+	if s.stored != nil {
+		s.stored()
+	}
+	return err
+}
+
 // A stale lock is taken away from its holder, who may only have been slow: both
 // write a key, and one of those is gone. It has sealed nothing.
 func TestLockBroken(t *testing.T) {
@@ -235,13 +293,13 @@ func TestLockBroken(t *testing.T) {
 	first := fast.seal(t)
 	slow.opens(t, first)
 	clock.Add(rotateAfter)
-	old, err := s.Load(t.Context(), storageKey)
+	old, err := s.Load(t.Context(), File)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fast.seal(t)
 	// The other has read the file just before, and writes just after.
-	if err := s.Store(t.Context(), storageKey, old); err != nil {
+	if err := s.Store(t.Context(), File, old); err != nil {
 		t.Fatal(err)
 	}
 	slow.seal(t)
@@ -274,7 +332,8 @@ func TestCrash(t *testing.T) {
 			newInstance(s, clock, day).seal(t)
 		}
 		lock := filepath.Join(s.Path, "locks", certmagic.StorageKeys.Safe(storageLock)+".lock")
-		if err := os.WriteFile(lock, []byte(`{"created":"2020-01-01T00:00:00Z","updated":"2020-01-01T00:00:00Z"}`), 0o600); err != nil {
+		if err := os.WriteFile(lock, []byte(`{"created":"2020-01-01T00:00:00Z","updated":"2020-01-01T00:00:00Z"}`),
+			0o600); err != nil {
 			t.Fatal(err)
 		}
 		next := newInstance(s, clock, day)
@@ -367,20 +426,20 @@ func TestRotationLeavesAlone(t *testing.T) {
 	first := one.seal(t)
 	clock.Add(rotateAfter)
 	for _, damaged := range []string{"", "null", `{"keys":[{"secret":"AAAA"}]}`, `{"keys":[],"keep":1.5}`} {
-		if err := s.FileStorage.Store(t.Context(), storageKey, []byte(damaged)); err != nil {
+		if err := s.FileStorage.Store(t.Context(), File, []byte(damaged)); err != nil {
 			t.Fatal(err)
 		}
 		one.sealsWith(t, "damaged", first)
-		if data, _ := s.FileStorage.Load(t.Context(), storageKey); string(data) != damaged {
+		if data, _ := s.FileStorage.Load(t.Context(), File); string(data) != damaged {
 			t.Errorf("%q was written over", damaged)
 		}
 		clock.Add(time.Minute)
 	}
-	if err := s.FileStorage.Delete(t.Context(), storageKey); err != nil {
+	if err := s.FileStorage.Delete(t.Context(), File); err != nil {
 		t.Fatal(err)
 	}
 	one.sealsWith(t, "deleted", first)
-	if s.FileStorage.Exists(t.Context(), storageKey) {
+	if s.FileStorage.Exists(t.Context(), File) {
 		t.Error("the file was made anew")
 	}
 }
@@ -533,6 +592,168 @@ func TestIdleInstance(t *testing.T) {
 	idle.sealsWith(t, "storage down", now)
 }
 
+// TestIdleInOutage: an instance that wakes while the storage is down seals with what it
+// has, and with what the others have as soon as it can know that.
+func TestIdleInOutage(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	view := &testStorage{FileStorage: s.FileStorage}
+	busy, idle := newInstance(s, clock, day), newInstance(view, clock, day)
+	first := idle.seal(t)
+	for range 2 { // and again
+		for range 12 {
+			clock.Add(10 * day)
+			busy.seal(t)
+		}
+		clock.Add(ripeAfter)
+		now := busy.seal(t)
+		view.fail("all")
+		view.calls.Store(0)
+		for range 30 {
+			idle.sealsWith(t, "storage down", first)
+			clock.Add(2 * time.Second)
+		}
+		if n := view.calls.Load(); n > 3 {
+			t.Errorf("a storage that is down was asked %d times in a minute", n)
+		}
+		view.fail("")
+		idle.sealsWith(t, "the storage is back", now)
+		first = now
+	}
+}
+
+// TestTwoRings: two blocks of one config, and the same ones of the next, share what is
+// known of the keys, and seal for lives that differ. The longer one is in the file
+// before anything is sealed for it, whatever the other has just done or failed to do.
+func TestTwoRings(t *testing.T) {
+	for _, fails := range []string{"", "Lock", "Store"} {
+		s, clock, cache := newStorage(t), newClock(), new(Cache)
+		ring := func(keep time.Duration) *instance {
+			return &instance{Stored(s, cache, clock.steady(), keep).Box("session", "app"), clock}
+		}
+		short := ring(day)
+		first := short.seal(t)
+		clock.Add(rotateAfter)
+		s.fail(fails)
+		short.seal(t) // rotates, or fails to
+		s.fail("")
+		long := ring(90 * day)
+		sealed := long.seal(t)
+		if keep := s.file(t).Keep; keep != int64(90*day/time.Second) {
+			t.Errorf("%q failed: sealed for 90 days, and the file says %d s", fails, keep)
+		}
+		short.opens(t, sealed)
+		for range 2 { // the next config, with the shorter life alone: it takes nothing back
+			clock.Add(retryAfter)
+			short = ring(time.Hour)
+			short.seal(t)
+			clock.Add(rotateAfter)
+			for range 3 {
+				short.seal(t)
+				clock.Add(ripeAfter)
+			}
+			if keep := s.file(t).Keep; keep != int64(90*day/time.Second) {
+				t.Errorf("%q failed: a shorter life has made it %d s", fails, keep)
+			}
+			short.opens(t, sealed)
+			short.opens(t, first)
+			newInstance(s, clock, day).opens(t, sealed)
+		}
+		s.keys(t, "two or three rotations", 4)
+	}
+}
+
+// TestTwoRingsRotateOnce: of two rings that find the key old at once, one makes the
+// next, and both go on with it.
+func TestTwoRingsRotateOnce(t *testing.T) {
+	s, clock, cache := newStorage(t), newClock(), new(Cache)
+	a := &instance{Stored(s, cache, clock.steady(), day).Box("session", "app"), clock}
+	b := &instance{Stored(s, cache, clock.steady(), 2*day).Box("session", "app"), clock}
+	for n := range 3 {
+		var wg sync.WaitGroup
+		for _, i := range []*instance{a, b, a, b} {
+			wg.Go(func() { i.seal(t) })
+		}
+		wg.Wait()
+		a.rest()
+		s.keys(t, "both have sealed", min(n+1, 2))
+		clock.Add(ripeAfter)
+		sealed := a.seal(t)
+		b.sealsWith(t, "in the same process", sealed)
+		newInstance(s, clock, day).sealsWith(t, "in another", sealed)
+		clock.Add(rotateAfter)
+	}
+}
+
+// TestRestoredFromBackup: a file that was restored as it was long ago, without the
+// newest keys and the longest life, is completed, and what its keys sealed opens.
+func TestRestoredFromBackup(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	short := newInstance(s, clock, day)
+	first := short.seal(t)
+	backup, err := s.Load(t.Context(), File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := newInstance(s, clock, 90*day)
+	for range 2 { // and again
+		long.seal(t)
+		if keep := s.file(t).Keep; keep != int64(90*day/time.Second) {
+			t.Fatalf("the file says %d s", keep)
+		}
+		if err := s.Store(t.Context(), File, backup); err != nil {
+			t.Fatal(err)
+		}
+		clock.Add(refreshAfter)
+		long.seal(t) // looks
+		clock.Add(retryAfter)
+		sealed := long.seal(t) // and writes
+		if keep := s.file(t).Keep; keep != int64(90*day/time.Second) {
+			t.Errorf("restored: the file says %d s", keep)
+		}
+		long.opens(t, first)
+		newInstance(s, clock, day).opens(t, sealed)
+	}
+}
+
+// TestRotationsGoOn: one rotation follows the other, for instances whose clocks differ
+// and a storage that fails at the start of each; nobody meets a key too late.
+func TestRotationsGoOn(t *testing.T) {
+	s, clock, ahead := newStorage(t), newClock(), newClock()
+	ahead.Add(records.ClockSkew)
+	a, b := newInstance(s, clock, day), newInstance(s, ahead, day)
+	seen := make(map[[4]byte]bool)
+	for n := range 6 {
+		s.fail([]string{"Lock", "Store", "Load"}[n%3])
+		for range 2 * 60 / 7 { // two hours
+			if n > 0 {
+				sealed := []string{a.seal(t), b.seal(t)}
+				a.opens(t, sealed[1])
+				b.opens(t, sealed[0])
+			}
+			clock.Add(7 * time.Minute)
+			ahead.Add(7 * time.Minute)
+		}
+		s.fail("")
+		for range 40 {
+			sealed := []string{a.seal(t), b.seal(t)}
+			a.opens(t, sealed[1])
+			b.opens(t, sealed[0])
+			clock.Add(20 * time.Minute)
+			ahead.Add(20 * time.Minute)
+		}
+		seen[keyOf(t, a.seal(t))] = true
+		if keyOf(t, a.seal(t)) != keyOf(t, b.seal(t)) {
+			t.Errorf("rotation %d: the two seal with keys of their own", n)
+		}
+		s.keys(t, "after a rotation", min(n+1, 2))
+		clock.Add(rotateAfter - 12*time.Hour)
+		ahead.Add(rotateAfter - 12*time.Hour)
+	}
+	if len(seen) != 6 {
+		t.Errorf("%d keys have sealed in six months", len(seen))
+	}
+}
+
 // The file knows the longest life of all that was sealed, before it is sealed.
 func TestKeep(t *testing.T) {
 	s, clock := newStorage(t), newClock()
@@ -550,7 +771,7 @@ func TestKeep(t *testing.T) {
 
 	// With what the process knows of the keys already, too. The Seal itself waits.
 	cache := short.ring.cache
-	long := &instance{Stored(s, cache, clock.Now, 90*day).Box("session", "app"), clock}
+	long := &instance{Stored(s, cache, clock.steady(), 90*day).Box("session", "app"), clock}
 	s.calls.Store(0)
 	long.opens(t, seal(t, short.Box, "text", ""))
 	says("it has only opened", day)
@@ -593,8 +814,8 @@ func TestKeep(t *testing.T) {
 func TestKeepFails(t *testing.T) {
 	for _, method := range []string{"Lock", "Store", "all"} {
 		s, clock, cache := newStorage(t), newClock(), new(Cache)
-		seal(t, Stored(s, cache, clock.Now, day).Box("session", "app"), "text", "")
-		one := &instance{Stored(s, cache, clock.Now, 90*day).Box("session", "app"), clock}
+		seal(t, Stored(s, cache, clock.steady(), day).Box("session", "app"), "text", "")
+		one := &instance{Stored(s, cache, clock.steady(), 90*day).Box("session", "app"), clock}
 		s.fail(method)
 		one.opens(t, one.seal(t))
 		s.fail("")
@@ -626,7 +847,7 @@ func TestStrangeFiles(t *testing.T) {
 		secrets, _ := json.Marshal([]key{{Secret: secret(1)}, {Secret: secret(2)}})
 		file := `{"keys":` + string(secrets) + tc.keep + `}`
 		file = strings.ReplaceAll(file, "0001-01-01T00:00:00Z", tc.created)
-		if err := s.FileStorage.Store(t.Context(), storageKey, []byte(file)); err != nil {
+		if err := s.FileStorage.Store(t.Context(), File, []byte(file)); err != nil {
 			t.Fatal(err)
 		}
 		one := newInstance(s, clock, day)
@@ -672,7 +893,7 @@ func TestTwoYears(t *testing.T) {
 		i := instances[n]
 		switch random.IntN(30) {
 		case 0:
-			i.Box = Stored(s, new(Cache), i.clock.Now, keeps[n]).Box("session", "app")
+			i.Box = Stored(s, new(Cache), i.clock.steady(), keeps[n]).Box("session", "app")
 		case 1:
 			s.fail([]string{"Lock", "Store"}[random.IntN(2)])
 		}

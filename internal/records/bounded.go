@@ -18,10 +18,7 @@ const (
 	// A request waits no longer than this for one call of the storage.
 	storageTimeout = 5 * time.Second
 
-	// landmark is a key that is always there, once it was looked for.
-	landmark = "aventus_auth/landmark"
-
-	// What nobody waits for may take longer: to list a million files, say, or to
+	// Calls that no request waits for may take longer: to list a million files, say, or to
 	// remove them.
 	learnTimeout = time.Minute
 	sweepTimeout = 30 * time.Minute
@@ -38,17 +35,27 @@ var ErrStorage = errors.New("storage")
 var errNoAnswer = errors.New("no answer")
 
 // Bounded returns storage with a limit on how long each call lasts and on how
-// many are under way at once, which tells failed (it may be nil) what fails. Engines are free to ignore a context (files on a
-// network share do), so a call that is given up on goes on in the background,
-// and its result is dropped.
+// many are under way at once, which tells failed (it may be nil) what fails. Engines
+// are free to ignore a context (files on a network share do), so a call that is given
+// up on goes on in the background, and its result is dropped. That a key does not exist
+// is verified.
+//
+// A write that was given up on may still be carried out. So the next one of its key
+// begins when it has ended: what was written last stays, as far as this process and an
+// engine that answers at the end of a write are concerned. Against other processes, either
+// the value keeps them from writing, or a lock is held until [Shelf.Settled].
 func Bounded(storage certmagic.Storage, failed func(operation string, err error)) certmagic.Storage {
+	if _, ok := storage.(*Newest); !ok { // which verifies what each of its values says
+		storage = &verified{Storage: storage}
+	}
 	return &bounded{
 		Storage: storage,
 		failed:  failed,
 		timeout: storageTimeout,
 		slots:   make(chan struct{}, storageCalls),
-		held:    make(map[string]func()),
+		held:    make(holders[func()]),
 		locks:   make(chan struct{}, storageCalls),
+		writes:  make(map[string]*writes),
 	}
 }
 
@@ -60,8 +67,16 @@ type bounded struct {
 	slots   chan struct{} // of the calls under way
 	locks   chan struct{} // of the locks that are wanted or held
 
-	mu   sync.Mutex
-	held map[string]func() // gives free what a lock that is held holds
+	mu     sync.Mutex
+	held   holders[func()]    // release the slots of the locks held
+	writes map[string]*writes // by key
+}
+
+// writes are the writes of one key that are carried out or wait for that, given up on or not.
+type writes struct {
+	count   int
+	turn    chan struct{} // taken by the one that is carried out
+	settled chan struct{} // closed when none is left
 }
 
 // patient returns a bounded storage for work in the background, which does one thing
@@ -71,12 +86,16 @@ func patient(storage certmagic.Storage, timeout time.Duration) certmagic.Storage
 	if !ok {
 		return storage
 	}
-	return &bounded{Storage: b.Storage, failed: b.failed, timeout: timeout, slots: make(chan struct{}, 1)}
+	return &bounded{
+		Storage: b.Storage, failed: b.failed, timeout: timeout,
+		slots: make(chan struct{}, 1), writes: make(map[string]*writes),
+	}
 }
 
 // call runs f within the bounds. If f succeeds after it was given up on, undo
 // (which may be nil) takes its effect back.
-func call[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error), undo func()) (T, error) {
+func call[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error),
+	undo func()) (T, error) {
 	var zero T
 	if !b.acquire(b.slots) {
 		return zero, b.fail(doing, fmt.Errorf("%w: %s: too many calls are waiting for it", ErrStorage, doing))
@@ -106,10 +125,11 @@ func (b *bounded) acquire(slots chan struct{}) bool {
 }
 
 // wait runs f within the time bound alone.
-func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error), undo func()) (T, error) {
+func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error),
+	undo func()) (T, error) {
 	var zero T
-	// The caller's own end does not end a call of the storage: a claim that
-	// is half made when the visitor closes the tab would be a lost login.
+	// The caller's own end does not end a call of the storage: a use that
+	// is half noted when the visitor closes the tab would be a lost login.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.timeout)
 	type result struct {
 		value T
@@ -123,7 +143,7 @@ func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 		case done <- result{value, err}:
 		case <-ctx.Done():
 			if err == nil && undo != nil {
-				undo()
+				_, _ = sure(ctx, func(context.Context) (struct{}, error) { undo(); return struct{}{}, nil })
 			}
 		}
 	}()
@@ -153,7 +173,7 @@ func (b *bounded) fail(doing string, err error) error {
 	return err
 }
 
-// sure makes an error of a panic: these goroutines have nobody else to catch it, and
+// sure makes an error of a panic: nothing else in these goroutines catches it, and
 // a storage engine's mistake is not to end the whole server.
 func sure[T any](ctx context.Context, f func(context.Context) (T, error)) (value T, err error) {
 	defer func() {
@@ -166,33 +186,59 @@ func sure[T any](ctx context.Context, f func(context.Context) (T, error)) (value
 
 func (b *bounded) Load(ctx context.Context, key string) ([]byte, error) {
 	return call(ctx, b, "loading "+key, func(ctx context.Context) ([]byte, error) {
-		value, err := b.Storage.Load(ctx, key)
-		if errors.Is(err, fs.ErrNotExist) {
-			if err := b.reach(ctx); err != nil {
-				return nil, err
-			}
-			return b.Storage.Load(ctx, key) // the storage may just have come back
-		}
-		return value, err
+		return b.Storage.Load(ctx, key)
 	}, nil)
-}
-
-// reach makes sure that what is not there is not there. Some engines say so when they
-// are down, too (caddy-storage-redis 1.8.1 does), and then an outage would look like
-// the end of every session, and of the keys. What is known to be there tells.
-func (b *bounded) reach(ctx context.Context) error {
-	_, err := b.Storage.Load(ctx, landmark)
-	if errors.Is(err, fs.ErrNotExist) { // it was never put there, or the storage is down
-		err = b.Storage.Store(ctx, landmark, []byte{1})
-	}
-	return err
 }
 
 func (b *bounded) Store(ctx context.Context, key string, value []byte) error {
 	_, err := call(ctx, b, "storing "+key, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, b.Storage.Store(ctx, key, value)
+		return struct{}{}, b.inTurn(ctx, key, func() error { return b.Storage.Store(ctx, key, value) })
 	}, nil)
 	return err
+}
+
+// inTurn writes when the writes of the key that began before have ended, unless it is given up on
+// until then.
+func (b *bounded) inTurn(ctx context.Context, key string, write func() error) error {
+	b.mu.Lock()
+	w := b.writes[key]
+	if w == nil {
+		w = &writes{turn: make(chan struct{}, 1), settled: make(chan struct{})}
+		b.writes[key] = w
+	}
+	w.count++
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if w.count--; w.count == 0 {
+			delete(b.writes, key)
+			close(w.settled)
+		}
+	}()
+	select {
+	case w.turn <- struct{}{}:
+		defer func() { <-w.turn }()
+	case <-ctx.Done():
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return write()
+}
+
+// settled returns a channel that is closed when no write of the key is under way in this process.
+func settled(storage certmagic.Storage, key string) <-chan struct{} {
+	if b, ok := storage.(*bounded); ok {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if w := b.writes[key]; w != nil {
+			return w.settled
+		}
+	}
+	none := make(chan struct{})
+	close(none)
+	return none
 }
 
 func (b *bounded) Delete(ctx context.Context, key string) error {
@@ -204,14 +250,7 @@ func (b *bounded) Delete(ctx context.Context, key string) error {
 
 func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]string, error) {
 	return call(ctx, b, "listing "+path, func(ctx context.Context) ([]string, error) {
-		keys, err := b.Storage.List(ctx, path, recursive)
-		if len(keys) == 0 && (err == nil || errors.Is(err, fs.ErrNotExist)) {
-			if err := b.reach(ctx); err != nil {
-				return nil, err
-			}
-			return b.Storage.List(ctx, path, recursive)
-		}
-		return keys, err
+		return b.Storage.List(ctx, path, recursive)
 	}, nil)
 }
 
@@ -232,42 +271,87 @@ func (b *bounded) Lock(ctx context.Context, name string) error {
 	held, release := context.WithCancel(context.WithoutCancel(ctx))
 	free := sync.OnceFunc(func() { release(); <-b.locks })
 	unlock := func() {
+		defer free()
 		_ = b.Storage.Unlock(context.Background(), name)
-		free()
 	}
 	_, err := wait(ctx, b, "locking "+name, func(ctx context.Context) (struct{}, error) {
+		isLocked := false
+		defer func() {
+			if !isLocked { // the engine refused, or panicked
+				free()
+			}
+		}()
 		stop := context.AfterFunc(ctx, release) // given up, or answered
-		err := b.Storage.Lock(held, name)
-		if !stop() && err == nil {
+		if err := b.lock(held, name); err != nil {
+			return struct{}{}, err
+		}
+		isLocked = true
+		if !stop() {
 			unlock()
 			return struct{}{}, ctx.Err()
 		}
-		if err != nil {
-			free()
-		}
-		return struct{}{}, err
+		return struct{}{}, nil
 	}, unlock)
 	if err != nil {
 		return err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.held[name] = free
+	b.held.add(name, free)
 	return nil
+}
+
+// lockPause is the time between two attempts to take a lock that an engine refuses.
+const lockPause = 250 * time.Millisecond
+
+// lock waits for a lock until ctx is done, also where the engine refuses one that is held, as certmagic-sqlstorage
+// 1.1.1 does. An engine that cannot be reached is not asked again.
+func (b *bounded) lock(ctx context.Context, name string) error {
+	for {
+		err := b.Storage.Lock(ctx, name)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if _, unreachable := b.Storage.Stat(ctx, Landmark); unreachable != nil {
+			return err
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // Unlock gives the lock's slot free when the engine has answered, however long that
 // takes.
 func (b *bounded) Unlock(ctx context.Context, name string) error {
 	b.mu.Lock()
-	free := b.held[name] // the next holder's comes after this
-	delete(b.held, name)
+	free, ok := b.held.take(name) // before the engine lets the next holder in
 	b.mu.Unlock()
 	_, err := wait(ctx, b, "unlocking "+name, func(ctx context.Context) (struct{}, error) {
-		if free != nil {
+		if ok {
 			defer free()
 		}
 		return struct{}{}, b.Storage.Unlock(ctx, name)
 	}, nil)
 	return err
+}
+
+// holders maps the name of each lock that is held to what belongs to its holders, the
+// oldest first. A lock has several where an engine took it for stale and gave it away.
+type holders[T any] map[string][]T
+
+func (h holders[T]) add(name string, holder T) { h[name] = append(h[name], holder) }
+
+// take removes and returns the oldest holder of a lock, if there is one.
+func (h holders[T]) take(name string) (oldest T, ok bool) {
+	all := h[name]
+	if len(all) == 0 {
+		return oldest, false
+	}
+	if h[name] = all[1:]; len(all) == 1 {
+		delete(h, name)
+	}
+	return all[0], true
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strconv"
 	"strings"
@@ -21,20 +22,42 @@ const (
 	// the time that asking takes, all know it within ten seconds.
 	LearnInterval = 5 * time.Second
 
-	// What was ended in the last half hour is listed each time, by whatever clock, and
-	// however late it was written: so the cost grows with how much ends in that time,
-	// and not with all that ever has. Older periods are removed one by one.
+	// The ends of the last half hour are listed each time, by any instance's clock, and
+	// however late they were written: so the cost grows with the number of ends in that
+	// time, and not with all there have ever been. Older periods are removed one by one.
 	latelyFor  = 30 * time.Minute
 	latelyEach = 5 * time.Minute
+
+	// knownFor is how long what was last learned is taken for all that has ended. Sessions in
+	// cookies go on while the storage is down, and there it is mostly down for all instances,
+	// so that none can record an end. But one that is cut off from a storage which others reach
+	// would let in for a day who has signed out elsewhere.
+	knownFor = time.Hour
+
+	// askAgain is how soon after an attempt that has failed a request that needs to know makes another.
+	askAgain = time.Second
 )
 
-// ID is what has an end.
+// ErrUnknown is wrapped by the error that says that it is not known what has ended.
+var ErrUnknown = fmt.Errorf("%w: it is not known which sessions have ended", ErrStorage)
+
+// ID identifies a session, or a set of them, in the storage.
 type ID = [16]byte
 
 // end is how an id has ended, in Unix seconds.
 type end struct {
 	until int64 // when it would have ended by itself, and may be forgotten
-	since int64 // what began after this has not ended; 0: all of it has
+	since int64 // what began after this has not ended; 0 or replaced: all of it has
+}
+
+// replaced is the since of an end by [Ended.Replace].
+const replaced = -1
+
+// endFile is a file that tells other instances of an end.
+type endFile struct {
+	id    ID
+	since int64
+	place *periods
 }
 
 // Ended remembers ids that have ended before their time, and learns them from the
@@ -45,75 +68,117 @@ type end struct {
 // those that start anew, and under the five minutes in which it was ended, for those
 // that only want to know what is new.
 type Ended struct {
-	now func() time.Time
+	clock  *Clock
+	all    *periods          // by the hour in which an id would have ended
+	lately *periods          // by when it was ended
+	slow   certmagic.Storage // for what may take long
 
-	mu      sync.RWMutex
-	storage certmagic.Storage // that of the newest configuration
-	all     *periods          // by the hour in which an id would have ended
-	lately  *periods          // by when it was ended
-	slow    certmagic.Storage // for what may take long
-	ended   map[ID]end
-	inPart  atomic.Bool        // there is, or was, an end with a since
-	learned time.Time          // when all of it was last known to be learned
-	listing singleflight.Group // of all there is
-	first   chan struct{}      // closed when the first attempt to learn has ended
-	stop    context.CancelFunc
+	begin    sync.Once
+	learning context.Context // done when the learning is to stop
+	stop     context.CancelFunc
+	listing  singleflight.Group // of all there is
+	asking   singleflight.Group // by those who need to know
+	inPart   atomic.Bool        // there is, or was, an end with a since
+
+	mu        sync.RWMutex
+	ended     map[ID]end
+	learned   time.Time         // when all of it was last known to be learned
+	unwritten map[endFile]int64 // until when it counts: what the storage did not take, to be written again
+	failed    error             // of the last attempt to learn; nil: it succeeded
+	tried     time.Duration     // when that was, by the steady clock
+	blind     bool              // that attempt was not shown what has ended lately
+	storages  int               // how often it was another storage
 }
 
-// NewEnded returns an empty memory, by the clock now.
-func NewEnded(now func() time.Time) *Ended {
-	return &Ended{now: now, ended: make(map[ID]end)}
-}
+// NewEnded returns an empty memory of what has ended by the records in storage, which should be a
+// [Bounded] one, by clock. It does not touch the storage.
+func NewEnded(storage certmagic.Storage, clock *Clock) *Ended {
+	learning, stop := context.WithCancel(context.Background())
+	return &Ended{
+		clock:    clock,
+		all:      newPeriods(storage, clock, "aventus_auth/ended/all", time.Hour),
+		lately:   newPeriods(storage, clock, "aventus_auth/ended/lately", latelyEach),
+		slow:     patient(storage, learnTimeout),
+		learning: learning,
+		stop:     stop,
+		ended:    make(map[ID]end),
 
-// Use makes storage, which should be a [Bounded] one, the one to ask, and sees that
-// it is asked every [LearnInterval] from now on. The first call waits for the first
-// answer, but not for a storage that fails, nor longer than for any call of it.
-func (e *Ended) Use(storage certmagic.Storage) {
-	e.mu.Lock()
-	if e.storage != storage {
-		e.storage = storage
-		e.all = newPeriods(storage, "aventus_auth/ended/all", time.Hour)
-		e.lately = newPeriods(storage, "aventus_auth/ended/lately", latelyEach)
-		e.slow = patient(storage, learnTimeout)
-	}
-	if e.stop == nil {
-		ctx, stop := context.WithCancel(context.Background())
-		e.stop, e.first = stop, make(chan struct{})
-		go e.keepLearning(ctx, e.first)
-	}
-	first := e.first
-	e.mu.Unlock()
-	patience := time.NewTimer(storageTimeout)
-	defer patience.Stop()
-	select {
-	case <-first:
-	case <-patience.C:
+		unwritten: make(map[endFile]int64),
 	}
 }
 
-// Destruct implements caddy.Destructor. It ends the learning.
+// Begin starts the learning: from the first call until Destruct, the storage is asked every
+// [LearnInterval]. The first call, and those that come during it, wait until the storage has
+// answered or failed, but not longer than for any call of it. Later calls return at once.
+func (e *Ended) Begin() {
+	e.begin.Do(func() {
+		first := make(chan struct{})
+		go e.keepLearning(first)
+		patience := time.NewTimer(storageTimeout)
+		defer patience.Stop()
+		select {
+		case <-first:
+		case <-patience.C:
+		}
+	})
+}
+
+// Destruct implements caddy.Destructor. It stops the learning. A Begin that comes later, from a
+// request that outlives the last configuration, asks the storage once.
 func (e *Ended) Destruct() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.stop != nil {
-		e.stop()
-	}
+	e.stop()
 	return nil
 }
 
-func (e *Ended) keepLearning(ctx context.Context, first chan<- struct{}) {
-	_ = e.Learn(ctx)
+// keepLearning closes first after the first attempt.
+func (e *Ended) keepLearning(first chan<- struct{}) {
+	_ = e.Learn(e.learning)
 	close(first)
 	ticker := time.NewTicker(LearnInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			_ = e.Learn(ctx) // it is tried again soon; until then, what is known holds
-		case <-ctx.Done():
+			_ = e.Learn(e.learning) // it is tried again soon; until then, what is known holds
+			e.writeAgain(e.learning)
+		case <-e.learning.Done():
 			return
 		}
 	}
+}
+
+// Known returns nil if all that has ended is known, but for what ended within the last hour. Otherwise it asks the
+// storage, unless that has just failed. An instance that has never learned what has ended, since the storage was
+// down or shows nothing when it started, knows nothing.
+func (e *Ended) Known(ctx context.Context) error {
+	e.Begin()
+	isKnown, failed := e.known()
+	if !isKnown && failed == nil {
+		_, failed, _ = e.asking.Do("", func() (any, error) { return nil, e.Learn(ctx) })
+		isKnown, _ = e.known()
+	}
+	if isKnown {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnknown, failed)
+}
+
+// known reports whether all that has ended is known, and what an attempt to learn it has just failed with.
+func (e *Ended) known() (isKnown bool, failed error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	gap := e.clock.Now().Sub(e.learned)
+	if e.clock.elapsed()-e.tried < askAgain {
+		failed = e.failed
+	}
+	return -ClockSkew <= gap && gap <= knownFor, failed
+}
+
+// Learned returns when all that has ended was last known. It is zero if that was never so.
+func (e *Ended) Learned() time.Time {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.learned
 }
 
 // Has reports whether what is called id, and began at that time, is known to have
@@ -122,7 +187,7 @@ func (e *Ended) Has(id ID, began time.Time) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	end, ok := e.ended[id]
-	return ok && (end.since == 0 || began.Unix() <= end.since)
+	return ok && (end.since <= 0 || began.Unix() <= end.since)
 }
 
 // After returns the first moment at which something called id may begin and not have
@@ -133,89 +198,185 @@ func (e *Ended) After(id ID) time.Time {
 	return time.Unix(e.ended[id].since+1, 0)
 }
 
-// HasPartial reports whether anything at all has ended but in part, by EndBefore.
+// HasPartial reports whether anything at all has ended by EndBefore or EndNamed: whether ids other
+// than a session's own count at all.
 func (e *Ended) HasPartial() bool { return e.inPart.Load() }
 
 // End ends id, which would have lived until then. It holds here at once, and
-// everywhere when nil is returned.
+// everywhere when nil is returned. After an error it is written again as long as [Begin] has the
+// storage asked, until the storage takes it.
 func (e *Ended) End(ctx context.Context, id ID, until time.Time) error {
 	return e.end(ctx, id, end{until: until.Unix()})
 }
 
-// EndBefore ends all that is called id and began by since, as End does.
+// EndBefore ends all that is called id and began by since, as End does. What began after an end of
+// before, at the time that After returned, is ended too, however soon that was: at this instance, and
+// at others whose ends the storage tells of.
 func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) error {
+	_ = e.Learn(ctx) // where it fails, what is known counts
 	return e.end(ctx, id, end{until: until.Unix(), since: since.Unix()})
+}
+
+// Replace ends id as End does, where something else lives on what was granted to it.
+func (e *Ended) Replace(ctx context.Context, id ID, until time.Time) error {
+	return e.end(ctx, id, end{until: until.Unix(), since: replaced})
+}
+
+// WasReplaced reports whether id is known to have ended by Replace alone.
+func (e *Ended) WasReplaced(id ID) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.ended[id].since == replaced
+}
+
+// EndNamed ends all that is called id, as End does, where id is not a session's own but names several,
+// or some that may yet begin: what begins until the given time has ended, too.
+func (e *Ended) EndNamed(ctx context.Context, id ID, until time.Time) error {
+	return e.end(ctx, id, end{until: until.Unix(), since: until.Unix()})
 }
 
 func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
+	if known := e.ended[id]; how.since != 0 && known.since != 0 {
+		how.since = max(how.since, known.since+1)
+	}
 	e.note(id, how)
-	storage, all, lately := e.storage, e.all, e.lately
 	e.mu.Unlock()
-	now := e.now()
-	all.sweep(ctx, now, now.Add(-ClockSkew))
-	lately.sweep(ctx, now, now.Add(-latelyFor))
-	name := fmt.Sprintf("%d-%s-%d", how.until, hex.EncodeToString(id[:]), how.since)
-	return errors.Join(
-		storage.Store(ctx, path.Join(all.dir(all.of(time.Unix(how.until, 0))), name), []byte{1}),
-		storage.Store(ctx, path.Join(lately.dir(lately.of(now)), name), []byte{1}),
+	now := e.clock.Now()
+	e.all.sweep(ctx, now, now.Add(-ClockSkew))
+	e.lately.sweep(ctx, now, now.Add(-latelyFor))
+	err := errors.Join(
+		e.write(ctx, endFile{id, how.since, e.all}, how.until),
+		e.write(ctx, endFile{id, how.since, e.lately}, how.until),
 	)
+	if err != nil || !e.isBlind() {
+		return err
+	}
+	// The record may be invisible to the other instances.
+	if err = e.Learn(ctx); !e.isBlind() {
+		return nil
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.unwritten[endFile{id, how.since, e.lately}] = how.until
+	return err
+}
+
+// write writes the record of an end, which counts until then. A record that the storage does not take stays
+// unwritten. A record among those that other instances list as new is filed under the time of the write.
+func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
+	period := r.place.of(time.Unix(until, 0))
+	if r.place == e.lately {
+		period = r.place.of(e.clock.Now())
+	}
+	name := fmt.Sprintf("%d-%s-%d", until, hex.EncodeToString(r.id[:]), r.since)
+	err := r.place.storage.Store(ctx, path.Join(r.place.dir(period), name), []byte{1})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err != nil {
+		e.unwritten[r] = max(e.unwritten[r], until)
+		return err
+	}
+	// It also says what earlier records of the same id would.
+	maps.DeleteFunc(e.unwritten, func(old endFile, end int64) bool {
+		return old.id == r.id && old.place == r.place && old.since <= r.since && end <= until
+	})
+	return nil
+}
+
+// isBlind reports whether the last attempt to learn was not shown what has ended lately.
+func (e *Ended) isBlind() bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.blind
+}
+
+// writeAgain writes what is unwritten, until the storage fails again.
+func (e *Ended) writeAgain(ctx context.Context) {
+	e.mu.RLock()
+	unwritten := maps.Clone(e.unwritten)
+	e.mu.RUnlock()
+	for r, until := range unwritten {
+		if e.write(ctx, r, until) != nil {
+			return
+		}
+	}
+}
+
+// IsUnwritten reports whether the end of what is called id holds here, and could not yet be written for
+// the other instances. Ending it again tries the write again.
+func (e *Ended) IsUnwritten(id ID) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for r := range e.unwritten {
+		if r.id == id {
+			return true
+		}
+	}
+	return false
 }
 
 // Learn asks the storage for what has ended lately, and for all there is where that is
 // not sure to be enough. To list all may take long: after LearnInterval, Learn returns
 // without it, to ask again for what is new, while that goes on.
 func (e *Ended) Learn(ctx context.Context) error {
+	blind, err := e.learn(ctx)
 	e.mu.Lock()
-	lately, learned := e.lately, e.learned
-	e.mu.Unlock()
-	now := e.now()
-	keys, err := list(ctx, lately.storage, lately.prefix, true)
+	defer e.mu.Unlock()
+	e.blind, e.failed, e.tried = blind, err, e.clock.elapsed()
+	return err
+}
+
+// learn is Learn, and reports whether it was not shown what has ended lately.
+func (e *Ended) learn(ctx context.Context) (blind bool, err error) {
+	e.mu.RLock()
+	learned, storages := e.learned, e.storages
+	e.mu.RUnlock()
+	now := e.clock.Now()
+	keys, err := e.lately.list(ctx, e.lately.storage, true)
 	if err != nil {
-		return err // it is tried again soon
+		return true, err // it is tried again soon
 	}
 	gap := now.Sub(learned)
 	isEnough := 0 <= gap && gap <= latelyFor-2*ClockSkew
 	if isEnough {
 		learned = now
 	}
-	e.noteAll(keys, learned)
+	e.noteAll(keys, learned, storages)
 	if isEnough {
-		return nil
+		return false, nil
 	}
 	patience := time.NewTimer(LearnInterval)
 	defer patience.Stop()
 	select {
-	case all := <-e.listing.DoChan("", func() (any, error) { return nil, e.learnAll(ctx) }):
-		return all.Err
+	case all := <-e.listing.DoChan("", func() (any, error) { return nil, e.learnAll(ctx, storages) }):
+		return false, all.Err
 	case <-patience.C:
-		return fmt.Errorf("%w: listing all that has ended takes more than %s", ErrStorage, LearnInterval)
+		return false, fmt.Errorf("%w: listing all that has ended takes more than %s", ErrStorage, LearnInterval)
 	}
 }
 
 // learnAll asks for all that has ended.
-func (e *Ended) learnAll(ctx context.Context) error {
-	e.mu.Lock()
-	slow, prefix := e.slow, e.all.prefix
-	e.mu.Unlock()
-	now := e.now()
-	keys, err := list(ctx, slow, prefix, true)
+func (e *Ended) learnAll(ctx context.Context, storages int) error {
+	now := e.clock.Now()
+	keys, err := e.all.list(ctx, e.slow, true)
 	if err == nil {
-		e.noteAll(keys, now)
+		e.noteAll(keys, now, storages)
 	}
 	return err
 }
 
 // noteAll remembers what was listed, after which all is known that had ended by then,
-// if not more.
-func (e *Ended) noteAll(keys []string, learned time.Time) {
+// if not more; unless it was listed in another storage.
+func (e *Ended) noteAll(keys []string, learned time.Time, storages int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if learned.After(e.learned) || e.learned.After(e.now()) { // a clock may be set back
+	isNewer := learned.After(e.learned) || e.learned.After(e.clock.Now()) // a clock may be set back
+	if storages == e.storages && isNewer {
 		e.learned = learned
 	}
 	for _, key := range keys {
-		parts := strings.Split(path.Base(key), "-")
+		parts := strings.SplitN(path.Base(key), "-", 3)
 		if len(parts) != 3 {
 			continue
 		}
@@ -223,24 +384,67 @@ func (e *Ended) noteAll(keys []string, learned time.Time) {
 		id, err2 := hex.DecodeString(parts[1])
 		since, err3 := strconv.ParseInt(parts[2], 10, 64)
 		if err1 == nil && err2 == nil && err3 == nil && len(id) == len(ID{}) {
-			e.note(ID(id), end{until, since})
+			e.note(ID(id), end{until: until, since: since})
 		}
 	}
-	over := e.now().Add(-ClockSkew).Unix()
+	now := e.clock.Now()
+	if !e.clock.MayRemove(now) {
+		return
+	}
+	over := now.Add(-ClockSkew).Unix()
 	for id, end := range e.ended {
 		if end.until < over {
 			delete(e.ended, id) // what it would have opened has ended by itself
 		}
 	}
+	maps.DeleteFunc(e.unwritten, func(_ endFile, until int64) bool { return until < over })
 }
 
-// note remembers an end; of several, the latest counts. The mutex must be held.
+// Relearn has all that has ended learned anew, since the storage has become another one. What is known of the one
+// before is kept: its ids are in no other.
+func (e *Ended) Relearn() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.learned = time.Time{}
+	e.storages++
+}
+
+// Adopt adds what another memory of the same storage knows, which stops learning, and has still to write.
+func (e *Ended) Adopt(other *Ended) {
+	other.mu.RLock()
+	ended, unwritten := maps.Clone(other.ended), maps.Clone(other.unwritten)
+	other.mu.RUnlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, how := range ended {
+		e.note(id, how)
+	}
+	for r, until := range unwritten {
+		if r.place == other.all {
+			r.place = e.all
+		} else {
+			r.place = e.lately
+		}
+		e.unwritten[r] = max(e.unwritten[r], until)
+	}
+}
+
+// note remembers an end. Several ends of one id add up, in whichever order they are
+// noted. The mutex must be held.
 func (e *Ended) note(id ID, how end) {
-	if known, ok := e.ended[id]; !ok || how.since >= known.since {
+	if how.since > 0 {
+		e.inPart.Store(true)
+	}
+	if known, ok := e.ended[id]; ok {
 		how.until = max(how.until, known.until)
-		e.ended[id] = how
-		if how.since != 0 {
-			e.inPart.Store(true)
+		switch {
+		case how.since == 0 || known.since == 0:
+			how.since = 0 // all of it
+		case how.since < 0 || known.since < 0:
+			how.since = replaced // and so is this
+		default:
+			how.since = max(how.since, known.since)
 		}
 	}
+	e.ended[id] = how
 }

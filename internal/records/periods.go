@@ -3,7 +3,6 @@ package records
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"strconv"
@@ -14,11 +13,11 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// periods is a place in a storage where keys are filed by the period of time from
-// which it is known when they may go: removing the old ones costs nothing for the
-// others.
+// periods is a folder of a storage where keys are filed by a period of time, which tells
+// when they may be removed: removing the old ones costs nothing for the others.
 type periods struct {
 	storage certmagic.Storage
+	clock   *Clock
 	prefix  string
 	each    time.Duration     // how long a period is
 	swept   atomic.Int64      // the period of the last sweep
@@ -26,8 +25,8 @@ type periods struct {
 	slow    certmagic.Storage // for its calls; one that hangs holds up the next
 }
 
-func newPeriods(storage certmagic.Storage, prefix string, each time.Duration) *periods {
-	return &periods{storage: storage, prefix: prefix, each: each, slow: patient(storage, sweepTimeout)}
+func newPeriods(storage certmagic.Storage, clock *Clock, prefix string, each time.Duration) *periods {
+	return &periods{storage: storage, clock: clock, prefix: prefix, each: each, slow: patient(storage, sweepTimeout)}
 }
 
 // of returns the period of a time. They are counted from 1970.
@@ -41,32 +40,13 @@ func (p *periods) dir(period int64) string {
 // periodIn returns the period that a directory is for.
 func periodIn(dir string) (int64, error) { return strconv.ParseInt(path.Base(dir), 10, 64) }
 
-// listTries is how often a listing is tried that others disturb.
-const listTries = 10
-
-// list returns the keys of a directory. That there is nothing is no error.
-func list(ctx context.Context, storage certmagic.Storage, dir string, recursive bool) ([]string, error) {
-	for range listTries {
-		keys, err := storage.List(ctx, dir, recursive)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return keys, err
-		}
-		// Nothing is there; or (with files) another instance has given a file its name
-		// while it was listed, and then the rest is not listed either.
-		switch _, err := storage.Stat(ctx, dir); {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil, nil
-		case err != nil:
-			return nil, err
-		}
-	}
-	return nil, fmt.Errorf("%w: listing %s: it is there, and cannot be listed", ErrStorage, dir)
-}
-
 // sweep deletes, in the background and once a period, what is filed under those that
-// had ended by oldest, and reports whether it was time to. What it fails to delete,
-// the next one does.
+// had ended by oldest, and reports whether it was time to. It is not while the wall clock,
+// which says that it is now, may be wrong. Keys that a sweep fails to delete are left to the next one.
 func (p *periods) sweep(ctx context.Context, now, oldest time.Time) bool {
+	if !p.clock.MayRemove(now) {
+		return false
+	}
 	period := p.of(now)
 	if swept := p.swept.Load(); swept == period || !p.swept.CompareAndSwap(swept, period) {
 		return false
@@ -81,20 +61,20 @@ func (p *periods) sweep(ctx context.Context, now, oldest time.Time) bool {
 }
 
 func (p *periods) sweepNow(ctx context.Context, oldest int64) {
-	dirs, _ := p.slow.List(ctx, p.prefix, false)
+	dirs, _ := list(ctx, p.slow, p.prefix, false)
 	for _, dir := range dirs {
 		if period, err := periodIn(dir); err != nil || period >= oldest {
 			continue
 		}
 		if removeAll(ctx, p.slow, dir) != nil {
-			return // the storage is failing: leave it in peace
+			return // the storage is failing: do not ask it again now
 		}
 	}
 }
 
 // removeAll deletes a directory. Not every engine does so with what is in it.
 func removeAll(ctx context.Context, storage certmagic.Storage, dir string) error {
-	keys, err := storage.List(ctx, dir, true)
+	keys, err := list(ctx, storage, dir, true) // others that sweep disturb it
 	for _, key := range append(keys, dir) {
 		if err == nil {
 			err = remove(ctx, storage, key)

@@ -14,13 +14,12 @@ import (
 // which they do, so whoever asks for one has to know when that is.
 type Shelf struct {
 	*periods
-	now func() time.Time
 }
 
-// NewShelf returns a shelf of values that are kept under prefix, by the clock now.
+// NewShelf returns a shelf of values that are kept under prefix, by clock.
 // The storage should be a [Bounded] one.
-func NewShelf(storage certmagic.Storage, prefix string, now func() time.Time) *Shelf {
-	return &Shelf{periods: newPeriods(storage, prefix, time.Hour), now: now}
+func NewShelf(storage certmagic.Storage, prefix string, clock *Clock) *Shelf {
+	return &Shelf{newPeriods(storage, clock, prefix, time.Hour)}
 }
 
 func (s *Shelf) key(id string, expires time.Time) string {
@@ -29,7 +28,7 @@ func (s *Shelf) key(id string, expires time.Time) string {
 
 // Put keeps value under id, which must be fit to be a file name, until it expires.
 func (s *Shelf) Put(ctx context.Context, id string, expires time.Time, value []byte) error {
-	now := s.now()
+	now := s.clock.Now()
 	s.sweep(ctx, now, now.Add(-ClockSkew))
 	return s.storage.Store(ctx, s.key(id, expires), value)
 }
@@ -39,15 +38,22 @@ func (s *Shelf) Get(ctx context.Context, id string, expires time.Time) ([]byte, 
 	return s.storage.Load(ctx, s.key(id, expires))
 }
 
+// Settled returns a channel that is closed when no Put of the id is under way in this process, not
+// even one that was given up on. What an engine carries out after it has answered that it failed
+// cannot be known.
+func (s *Shelf) Settled(id string, expires time.Time) <-chan struct{} {
+	return settled(s.storage, s.key(id, expires))
+}
+
 // Each calls f with all that there is, expired or not, in no order.
 func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error {
-	keys, err := list(ctx, s.storage, s.prefix, true)
+	keys, err := s.list(ctx, s.storage, true)
 	if err != nil {
 		return err
 	}
 	for _, key := range keys {
-		if path.Dir(path.Dir(key)) != s.prefix {
-			continue // an hour
+		if _, err := periodIn(path.Dir(key)); err != nil || path.Dir(path.Dir(key)) != s.prefix {
+			continue // an hour, or a file that is none of ours
 		}
 		value, err := s.storage.Load(ctx, key)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -64,11 +70,14 @@ func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error
 // Find returns what was put under id, or fs.ErrNotExist, for those who do not know when
 // it expires.
 func (s *Shelf) Find(ctx context.Context, id string) ([]byte, error) {
-	dirs, err := list(ctx, s.storage, s.prefix, false)
+	dirs, err := s.list(ctx, s.storage, false)
 	if err != nil {
 		return nil, err
 	}
 	for _, dir := range dirs {
+		if _, err := periodIn(dir); err != nil {
+			continue // a file that is none of ours
+		}
 		value, err := s.storage.Load(ctx, path.Join(dir, id))
 		if !errors.Is(err, fs.ErrNotExist) {
 			return value, err

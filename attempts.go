@@ -1,0 +1,55 @@
+package aventusauth
+
+import (
+	"sync"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// attempts remembers the results of the latest attempts to renew sessions, by the session's id: so a
+// session that was evicted, or has several cookies, is not tried again too soon.
+// Entries are forgotten by time. Their number is bounded by how many sessions fail to be renewed
+// within rememberAttempts.
+type attempts struct {
+	mu        sync.Mutex
+	by        map[records.ID]attempt
+	forgotten time.Time // when old entries were last removed
+}
+
+// attempt is the state of a session's attempts.
+type attempt struct {
+	at         time.Time // of the latest change
+	notBefore  time.Time // of the next attempt
+	note       time.Time // the note last seen that the refresh token is being spent, by its time; may be zero
+	doubted    time.Time // when that note was first seen
+	unrecorded bool      // what came of the latest is still to be written into the record
+}
+
+// of returns the state of a session's attempts.
+func (a *attempts) of(id records.ID) attempt {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.by[id]
+}
+
+// note changes the state of a session's attempts.
+func (a *attempts) note(id records.ID, now time.Time, change func(*attempt)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.by == nil {
+		a.by = make(map[records.ID]attempt)
+	}
+	if age := now.Sub(a.forgotten); age < 0 || age >= rememberAttempts {
+		a.forgotten = now
+		for id, old := range a.by {
+			if age := now.Sub(old.at); (age < 0 || age >= rememberAttempts) && !old.unrecorded {
+				delete(a.by, id)
+			}
+		}
+	}
+	latest := a.by[id]
+	change(&latest)
+	latest.at = now
+	a.by[id] = latest
+}

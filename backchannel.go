@@ -1,0 +1,127 @@
+package aventusauth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// backchannel takes the authorization server's word that a session has ended there, and ends what came of
+// it here (OpenID Connect Back-Channel Logout 1.0). It reads no cookie: the request is from a server.
+type backchannel struct {
+	verifier *aventus.LogoutVerifier
+	ends     *ends
+	used     *records.Once                       // the ids of logout tokens
+	remember func(context.Context) time.Duration // how long a session that has ended could have lasted, at most
+	busy     chan struct{}                       // has room for each token that is looked at
+	answers  *answers
+	meter    *meter
+	now      func() time.Time
+}
+
+// errReplayed says that a logout token was good once, and has come again.
+var errReplayed = fmt.Errorf("%w: its jti came before", aventus.ErrToken)
+
+// serve answers within [logoutAnswer], since the server waits some seconds and does not try again. Work that
+// takes longer continues after the answer.
+func (bc *backchannel) serve(w http.ResponseWriter, r *http.Request) error {
+	if original(r).Method != http.MethodPost || r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return bc.answers.fail(w, r, errMethod, nil)
+	}
+	patience := time.NewTimer(logoutAnswer)
+	defer patience.Stop()
+	token, err := logoutToken(w, r)
+	if err != nil {
+		return bc.answer(w, r, err)
+	}
+	select {
+	case bc.busy <- struct{}{}:
+	default:
+		return bc.answer(w, r, fmt.Errorf("%w: too many logout tokens at once", records.ErrStorage))
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer func() { <-bc.busy }()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), logoutTimeout)
+		defer cancel()
+		done <- bc.receive(ctx, token)
+	}()
+	select {
+	case err = <-done:
+	case <-patience.C:
+		err = fmt.Errorf("%w: it took too long, and goes on", records.ErrStorage)
+	}
+	return bc.answer(w, r, err)
+}
+
+// logoutToken returns the token of a logout request (section 2.5): it is in a form, and there alone.
+func logoutToken(w http.ResponseWriter, r *http.Request) (string, error) {
+	refuse := func(why string) (string, error) { return "", fmt.Errorf("%w: %s", aventus.ErrToken, why) }
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/x-www-form-urlencoded" || len(r.Header["Content-Type"]) != 1 {
+		return refuse("the request is no form")
+	}
+	// A body that drips is given up. Where that cannot be said, the server's own time-outs hold.
+	connection := http.NewResponseController(w) //nolint:bodyclose
+	_ = connection.SetReadDeadline(deadline(logoutAnswer))
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxLogoutRequest+1))
+	// The server reads on, to notice that the client goes, and would take the deadline for that.
+	_ = connection.SetReadDeadline(time.Time{})
+	if err != nil || len(body) > maxLogoutRequest {
+		return refuse("the request is too long, or did not arrive")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil || len(form["logout_token"]) != 1 {
+		return refuse("the form needs a logout_token, and one")
+	}
+	return form["logout_token"][0], nil
+}
+
+// receive judges a logout token, and ends what it names.
+func (bc *backchannel) receive(ctx context.Context, token string) error {
+	said, err := bc.verifier.Verify(ctx, token)
+	if err != nil {
+		return err
+	}
+	first, useErr := bc.used.Use(idOf("logout", bc.ends.issuer, said.ID))
+	// That it could not be noted whether it is new keeps nothing alive. One whose end was not written may
+	// come again.
+	if useErr == nil && !first && !bc.ends.isUnwrittenAt(said) {
+		return errReplayed
+	}
+	err = errors.Join(useErr, bc.ends.endAt(ctx, said, bc.now(), bc.remember(ctx)))
+	if err == nil {
+		bc.meter.toldOut(said)
+	}
+	return err
+}
+
+// answer tells the server what came of its token (section 2.8).
+func (bc *backchannel) answer(w http.ResponseWriter, r *http.Request, err error) error {
+	var unknown *aventus.Error // whether the token is good cannot be told
+	switch {
+	case err == nil:
+		bc.meter.backchannelLogout("ended")
+		return bc.answers.empty(w, http.StatusOK)
+	case errors.Is(err, aventus.ErrToken) && !errors.As(err, &unknown):
+		bc.meter.backchannelLogout("refused")
+		bc.answers.note(r, "a logout token was refused", http.StatusBadRequest, err)
+		document, _ := json.Marshal(map[string]string{ // strings can be marshalled
+			"error": "invalid_request", "error_description": "The logout token is not good.",
+		})
+		return bc.answers.json(w, http.StatusBadRequest, document)
+	}
+	bc.meter.backchannelLogout("failed")
+	bc.answers.note(r, "what a logout token ends could not be recorded", http.StatusServiceUnavailable, err)
+	return bc.answers.json(w, http.StatusServiceUnavailable, []byte(`{"error":"temporarily_unavailable"}`))
+}

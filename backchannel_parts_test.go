@@ -1,0 +1,54 @@
+package aventusauth
+
+import (
+	"context"
+	"io"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+)
+
+// TestLogoutTokenRequests: which requests for a back-channel logout are looked at, before any key is asked for.
+func TestLogoutTokenRequests(t *testing.T) {
+	const form = "application/x-www-form-urlencoded"
+	for _, c := range []struct {
+		what, method, kind, body string
+		busy                     bool
+		want                     int
+	}{
+		{"a GET", "GET", form, "", false, 405},
+		{"JSON", "POST", "application/json", `{"logout_token":"x"}`, false, 400},
+		{"no token", "POST", form, "token=x", false, 400},
+		{"two tokens", "POST", form, "logout_token=x&logout_token=y", false, 400},
+		{"a long body", "POST", form, "logout_token=" + strings.Repeat("x", maxLogoutRequest), false, 400},
+		{"no JWT", "POST", form, "logout_token=x", false, 400},
+		{"too many at once", "POST", form, "logout_token=x", true, 503},
+	} {
+		p := newParts(t)
+		bc := &backchannel{
+			verifier: aventus.NewLogoutVerifier("https://auth.example.com/", "the-client",
+				aventus.NewKeySet("https://127.0.0.1:1/jwks.json", p.clock.Now), p.clock.Now),
+			ends: p.keeper.ends, used: p.once, remember: func(context.Context) time.Duration { return maxLifetime },
+			busy:    make(chan struct{}, 1),
+			answers: p.answers, meter: p.meter, now: p.clock.Now,
+		}
+		if c.busy {
+			bc.busy <- struct{}{}
+		}
+		r := p.request(c.method, "/backchannel", "Content-Type", c.kind)
+		r.Body = io.NopCloser(strings.NewReader(c.body))
+		w := httptest.NewRecorder()
+		status := 0
+		if err := bc.serve(w, r); asSent(r).failed != nil {
+			status = asSent(r).failed.status
+		} else if status = w.Code; err != nil {
+			t.Error(err)
+		}
+		if status != c.want || w.Header().Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: status %d, want %d; %v", c.what, status, c.want, w.Header())
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package aventusauth
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+)
+
+// finish serves the callback (RFC 6749, section 4.1.2), whose parameters parseCallback returned. It tells
+// callbacks apart by their state and what it says of the login.
+func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params map[string]string) error {
+	// All other parameters are ignored until the state has been opened.
+	state := params["state"]
+	l, err := ls.open(r, at, state)
+	isUnreadable := errors.Is(err, keyring.ErrInvalid)
+	if isUnreadable {
+		for _, other := range ls.others.sharing(ls, r, at) {
+			if there, siteErr := other.sites.of(r); siteErr == nil {
+				switch _, otherErr := other.logins.open(r, there, state); {
+				case otherErr == nil:
+					return other.logins.finish(w, r, there, params)
+				case !errors.Is(otherErr, keyring.ErrInvalid):
+					return ls.answers.fail(w, r, errStorage, otherErr)
+				case !errors.Is(otherErr, keyring.ErrUnknownKey):
+					err = otherErr // it has the key, and knows better
+				}
+			}
+		}
+		if l = ls.unreadable(r, state, err); l == nil {
+			return ls.answers.fail(w, r, errState, errors.New(
+				"the callback's state was not sealed here, or not for this site and client"))
+		}
+	} else if err != nil {
+		return ls.answers.fail(w, r, errStorage, err)
+	}
+	if l.visit != nil {
+		if to, err := ls.sites.member(l.visit.host); err == nil {
+			asSent(r).visited = to.origin
+		}
+	}
+	code, hasCode := params["code"]
+	refused, hasError := params["error"]
+	if hasCode == hasError || code == "" && refused == "" {
+		return ls.answers.fail(w, r, errCallback, errors.New("the callback needs a code or an error, and not both"))
+	}
+	if isUnreadable {
+		return ls.startOver(w, r, at, l, fmt.Errorf("%w; do all instances have the same keys and config?", err))
+	}
+	// RFC 9207, section 2.4: a server that sends it means it to be checked.
+	if iss, ok := params["iss"]; ok && !aventus.SameIssuer(iss, ls.server.issuer) {
+		return ls.answers.fail(w, r, errCallback, errors.New("the callback's iss is not the issuer"))
+	}
+
+	sameBrowser := ls.cookies.beganIn(asSent(r).cookies, l.browser)
+	stale := ls.now().Sub(l.began) > loginLifetime
+	if !sameBrowser || stale {
+		return ls.startOver(w, r, at, l, nil)
+	}
+	if refused != "" {
+		// A visitor who is signed in needs no login: this one was another tab's, or a renewal's.
+		if refused != "access_denied" {
+			if k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies); err == nil && l.isDoneBy(k) {
+				return ls.goBack(w, r, at, l, k)
+			}
+		}
+		return ls.answerError(w, r, refused, params["error_description"])
+	}
+
+	first, err := ls.used.Use(idOf("code", ls.server.issuer, code), idOf("state", state))
+	if err != nil {
+		return ls.answers.fail(w, r, errStorage, err)
+	}
+	if !first {
+		// Another instance or another tab has the code, or of several at once none got it. A session that is
+		// here by now will do; else the login begins again.
+		k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies)
+		if err != nil {
+			return ls.answers.fail(w, r, errStorage, err)
+		}
+		if l.isDoneBy(k) {
+			return ls.goBack(w, r, at, l, k)
+		}
+		l.restarts = 0
+		return ls.start(w, r, l, http.StatusFound)
+	}
+	return ls.exchange(w, r, at, l, state, code)
+}
+
+// callbackParams are the parameters of the callback that are used here: those of RFC 6749, section 4.1.2, and
+// RFC 9207, and those of the hosts that share a login.
+var callbackParams = []string{"code", "state", "error", "error_description", "iss", requestParam, ticketParam}
+
+// parseCallback returns callbackParams. Each of them may be given once, and must be well-formed.
+// All others are ignored, well-formed or not.
+func parseCallback(query string) (map[string]string, error) {
+	params := make(map[string]string)
+	for pair := range strings.SplitSeq(query, "&") {
+		rawName, rawValue, _ := strings.Cut(pair, "=")
+		name, _ := url.QueryUnescape(rawName) // a malformed name is none of these
+		if !slices.Contains(callbackParams, name) {
+			continue
+		}
+		if _, twice := params[name]; twice {
+			return nil, fmt.Errorf("the callback has the parameter %s twice", name)
+		}
+		value, err := url.QueryUnescape(rawValue)
+		if err != nil {
+			return nil, fmt.Errorf("the callback's %s is not well-formed", name)
+		}
+		params[name] = value
+	}
+	return params, nil
+}
+
+// exchange spends the code on a token, and makes the session.
+func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *login, state, code string) error {
+	verifier, err := ls.verifier(r, state, l)
+	if err != nil {
+		return ls.answers.fail(w, r, errStorage, err)
+	}
+	left := ls.replacer.timesLeft(at, l)
+	token, tokenErr := ls.server.exchange(r.Context(), code, at.redirectURI, verifier)
+	if tokenErr != nil {
+		return ls.answers.fail(w, r, failureOf(tokenErr.Kind), tokenErr)
+	}
+	if token.RefreshToken != "" && !ls.asksForRefresh {
+		// With an edited authorize URL, a visitor can ask for it. It would let the
+		// session outlast its token.
+		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
+		token.RefreshToken = ""
+	}
+	if token.RefreshToken == "" && ls.asksForRefresh {
+		ls.meter.noRefreshToken()
+	}
+	idToken, end, err := ls.server.verifyLogin(r.Context(), ls.idNonce(l), token)
+	hasNone := ls.server.idTokens != nil && aventus.IDToken(token) == ""
+	if err == nil && hasNone && ls.replacer.blocks.takeLogouts(ls.server) {
+		// With openid taken out of an edited authorize URL, nothing may tell what the
+		// session came of, and so what ends it.
+		err = fmt.Errorf("%w: no ID token came, and backchannel_logout goes by it", aventus.ErrToken)
+	}
+	switch {
+	case errors.Is(err, aventus.ErrToken), errors.Is(err, errOver):
+		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
+		if errors.Is(err, errOver) {
+			return ls.answers.fail(w, r, errOverThere, err)
+		}
+		return ls.answers.fail(w, r, errTokenInvalid, err)
+	case err != nil:
+		return ls.answers.fail(w, r, failureOf(kindOf(err)), err)
+	}
+	s := ls.keeper.make(token, idToken)
+	s.limit(end)
+	if ls.sites.hosts != nil {
+		s.family = ls.replacer.familyOf(r, at, l, s)
+		// Another instance may have ended the family a moment ago, by a logout at another host.
+		ls.keeper.ends.learn(r.Context())
+	}
+	if ls.keeper.ends.hasMeanwhile(s, l.began) || ls.replacer.timesLeft(at, l) != left ||
+		ls.replacer.hasLeftElsewhere(r, at, l, s) {
+		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
+		if l.restarts >= maxRestarts {
+			return ls.answers.fail(w, r, errLoginLost, errors.New(
+				"the authorization server has ended the session meanwhile, or the person has signed out"))
+		}
+		l.restarts++
+		return ls.start(w, r, l, http.StatusFound)
+	}
+	// A user whose sessions were ended a moment ago, by a clock that may be ahead of
+	// this one, can sign in again at once.
+	if after := ls.keeper.ends.after(s); after.After(s.created) {
+		s.created = after
+	}
+	if !ls.now().Before(s.tokenEnds) { // within the leeway of the clocks
+		return ls.answers.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
+	}
+	k, err := ls.keeper.save(w, r.Context(), at, s, at.origin+l.returnTo)
+	if errors.Is(err, errTooLarge) {
+		return ls.answers.fail(w, r, errTokenTooLong, err)
+	}
+	if err != nil {
+		return ls.answers.fail(w, r, errStorage, err)
+	}
+	ls.meter.loginFinished()
+	ls.meter.tell("login", "signed in", at.origin, s.subject(), s.name(), clientIP(r))
+	ls.meter.tokenLength(len(s.bearer))
+	ls.replacer.endReplaced(r, at, l, s)
+	return ls.goBack(w, r, at, l, k)
+}
+
+// answerError answers a callback with an error (RFC 6749, section 4.1.2.1).
+func (ls *logins) answerError(w http.ResponseWriter, r *http.Request, code, description string) error {
+	// The login began in this browser, so these are the server's words, and no other page's.
+	asSent(r).serverSaid = serverWords{aventus.Words(code), aventus.Words(description)}
+	cause := &answeredError{aventus.CleanText(code), aventus.CleanText(description)}
+	switch code {
+	case "access_denied":
+		return ls.answers.fail(w, r, errDenied, cause)
+	case "temporarily_unavailable":
+		return ls.answers.fail(w, r, errServerBusy, cause)
+	}
+	return ls.answers.fail(w, r, errServer, cause)
+}
+
+// answeredError is what the authorization server said at the callback, cleaned.
+type answeredError struct{ code, description string }
+
+func (e *answeredError) Error() string {
+	return "the authorization server answered " + e.code + ": " + e.description
+}
+
+// Advice returns what the operator can do, if the words say that it is for them, or "".
+func (e *answeredError) Advice() string {
+	switch {
+	case e.code == "access_denied" && strings.HasPrefix(e.description, "Service not found"): // as Auth0 says it
+		return "the authorization server knows no API by the identifier in audience: compare it with the API's " +
+			"identifier there, to the letter, or leave audience out if there is no API"
+	case e.code == "unauthorized_client":
+		return "check that the client may use the authorization code grant, and that the API of audience was " +
+			"granted to it"
+	case e.code == "invalid_scope":
+		return "the authorization server does not know, or does not allow, one of the scopes in scope"
+	}
+	return ""
+}
+
+// isDoneBy reports whether a session, which may be nil, is what a login was for. To another host, no session
+// goes that is this one's alone.
+func (l *login) isDoneBy(k *keptSession) bool { return k != nil && (l.visit == nil || k.isShared()) }
+
+// goBack sends the visitor, who has a session by now, to where they wanted to go. The origin stands in
+// front, so whatever the path looks like, a browser stays on the site.
+func (ls *logins) goBack(w http.ResponseWriter, r *http.Request, at site, l *login, k *keptSession) error {
+	if l.visit != nil {
+		return ls.tickets.issue(w, r, l.visit, k, true)
+	}
+	return ls.answers.redirect(w, at.origin+l.returnTo, http.StatusSeeOther)
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// freePort returns a port that nobody listens at.
+func freePort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	return port
+}
+
+// TestOwnCaddyfile: a Caddyfile for real hosts, with an application that is not registered
+// anywhere yet, is tried at one's desk as it is.
+func TestOwnCaddyfile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(`(aventus) {
+	client_id {env.NO_SUCH_CLIENT_ID}
+	client_secret {env.NO_SUCH_SECRET}
+	audience {env.NO_SUCH_AUDIENCE}
+	token_url https://elsewhere.example.com/token
+	token_auth basic
+	verify_token
+	jwks_url https://elsewhere.example.com/keys
+	revoke_url https://elsewhere.example.com/revoke
+}
+app.example.com {
+	aventus_auth {
+		import aventus
+		redirect_uri https://app.example.com/oauth2/callback
+		scope openid
+	}
+	respond "app for {http.auth.user.id}"
+}
+one.example.com, two.example.com {
+	aventus_auth {
+		import aventus
+		redirect_uri https://{http.request.host}/back
+	}
+	respond "{host} for {http.auth.user.id}"
+}
+login.example.com, wiki.example.org, *.team.example.com {
+	aventus_auth {
+		client_id many-hosts
+		scope openid
+		client_secret {env.NO_SUCH_SECRET}
+		redirect_uri https://login.example.com/oauth2/callback
+		hosts wiki.example.org *.team.example.com
+		logout /logout
+		logout_provider
+	}
+	respond "{host} for {http.auth.user.id}"
+}
+http://desk.localhost:`+freePort(t)+` {
+	respond "open to all"
+}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	v := newVisitor(t, "-caddyfile="+file, "-port="+port)
+	for host, want := range map[string]string{
+		"app.example.com": "app for auth0|ada",
+		"one.example.com": "one.example.com.localhost for auth0|ada",
+		"two.example.com": "two.example.com.localhost for auth0|ada",
+
+		"wiki.example.org":   "wiki.example.org.localhost for auth0|ada",
+		"login.example.com":  "login.example.com.localhost for auth0|ada",
+		"a.team.example.com": "a.team.example.com.localhost for auth0|ada",
+	} {
+		v.site = fmt.Sprintf("http://%s.localhost:%s", host, port)
+		visit, err := http.NewRequest("GET", v.site+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		visit.Header.Set("Accept", "text/html")
+		_, page := v.read(v.client.Do(visit))
+		for range 2 { // whoever has signed in is not asked again who they are, nor whether they consent
+			switch {
+			case strings.Contains(page, `name="user"`):
+				_, page = v.submit(page, "user", "auth0|ada")
+			case strings.Contains(page, `name="decision"`):
+				_, page = v.submit(page, "decision", "allow")
+			}
+		}
+		if page != want {
+			t.Errorf("at %s, the login ends at %q, want %q", host, page, want)
+		}
+	}
+	if status, page := v.read(v.client.Get(fmt.Sprintf("http://a.team.example.com.localhost:%s/logout",
+		port))); status != http.StatusOK ||
+		!strings.Contains(page, "You are signed out") {
+		t.Errorf("the logout at one of many hosts ends with %d %s", status, page)
+	}
+}
+
+// TestOwnCaddyfileRefused: what cannot be tried says why.
+func TestOwnCaddyfileRefused(t *testing.T) {
+	for name, tc := range map[string]struct{ file, want string }{
+		"no block": {"example.com {\n\trespond ok\n}\n", "there is no aventus_auth in it"},
+		"no site":  {"{\n\tadmin off\n}\n", "there is no site in it"},
+		"not set": {
+			"example.com {\n\taventus_auth {\n\t\tclient_id a\n\t\tclient_secret b\n\t\tredirect_uri " +
+				"{env.NO_SUCH_URI}\n\t}\n}\n", `redirect_uri {env.NO_SUCH_URI} is not set`,
+		},
+		"a mistake": {"example.com {\n\taventus_auth {\n\t\tclient_idd a\n\t}\n}\n", "client_idd"},
+		"two to one": {
+			"https://a.test, http://b.test {\n\taventus_auth {\n\t\tclient_id a\n\t\tclient_secret " +
+				"b\n\t\tredirect_uri https://a.test/cb\n\t}\n}\n", "two of its servers would be at port",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "Caddyfile")
+			if err := os.WriteFile(file, []byte(tc.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			err := run(t.Context(), []string{
+				"-caddyfile=" + file, "-port=" + freePort(t), "-issuer-port=0",
+			}, io.Discard)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("the error is %v, want %q in it", err, tc.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,177 @@
+package aventusauth
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// ends knows which sessions have ended before their time, here or at another instance, and ends them.
+type ends struct {
+	ended  *records.Ended
+	issuer string
+}
+
+// has reports whether a session has ended before its time, as far as it is known.
+func (e *ends) has(s *session) bool {
+	// The first call waits for the first answer of the storage.
+	e.ended.Begin()
+	return e.ended.Has(s.id, s.created) || e.ended.Has(s.family, s.created) ||
+		e.hasName(s.subject(), s.serverSession(), s.created)
+}
+
+// hasName reports whether what a session of a user is called at the authorization server has ended since
+// it began. Few sites ever see such an end, and none of them looks further.
+func (e *ends) hasName(sub, sid string, began time.Time) bool {
+	if !e.ended.HasPartial() {
+		return false
+	}
+	return slices.ContainsFunc(e.names(sub, sid), func(name records.ID) bool { return e.ended.Has(name, began) })
+}
+
+// names returns the ids that a session can be ended by, besides its own.
+func (e *ends) names(sub, sid string) []records.ID {
+	if sid == "" {
+		return []records.ID{subjectID(e.issuer, sub), unnamedID(e.issuer, sub)}
+	}
+	return []records.ID{subjectID(e.issuer, sub), serverSessionID(e.issuer, sid)}
+}
+
+// hasMeanwhile reports whether the session that a login is about to make has ended at the authorization
+// server while the login was under way, from when it began.
+func (e *ends) hasMeanwhile(s *session, began time.Time) bool {
+	e.ended.Begin()
+	sub, sid := s.subject(), s.serverSession()
+	return e.ended.Has(loginsID(e.issuer, sub), began) ||
+		sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began) ||
+		sid == "" && e.ended.Has(unnamedLoginsID(e.issuer, sub), began)
+}
+
+// endAt ends the sessions that a logout token names: a session at the server and, since those cannot be told
+// apart, all of its user's that do not say which one they came of; or all that the user has. What it names
+// may yet begin, by a login that is under way. A session lasts no longer than lifetime.
+func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, lifetime time.Duration) error {
+	e.ended.Begin()
+	forLogins := now.Add(2 * loginLifetime)
+	if said.SessionID == "" {
+		return errors.Join(e.endUser(ctx, said.Subject, now),
+			e.ended.EndBefore(ctx, loginsID(e.issuer, said.Subject), now, forLogins))
+	}
+	until := now.Add(lifetime + 24*time.Hour)
+	err := e.ended.EndNamed(ctx, serverSessionID(e.issuer, said.SessionID), until)
+	if said.Subject != "" {
+		err = errors.Join(err,
+			e.ended.EndBefore(ctx, unnamedID(e.issuer, said.Subject), now.Add(records.ClockSkew), until),
+			e.ended.EndBefore(ctx, unnamedLoginsID(e.issuer, said.Subject), now, forLogins))
+	}
+	return err
+}
+
+// isUnwrittenAt is isUnwritten for the sessions that a logout token names.
+func (e *ends) isUnwrittenAt(said aventus.Logout) bool {
+	names := []records.ID{subjectID(e.issuer, said.Subject), loginsID(e.issuer, said.Subject)}
+	if said.SessionID != "" {
+		names = []records.ID{
+			serverSessionID(e.issuer, said.SessionID),
+			unnamedID(e.issuer, said.Subject), unnamedLoginsID(e.issuer, said.Subject),
+		}
+	}
+	return slices.ContainsFunc(names, e.ended.IsUnwritten)
+}
+
+// known returns an error if this instance does not know which sessions have ended. It may then let in none.
+func (e *ends) known(ctx context.Context) error { return e.ended.Known(ctx) }
+
+// hasID is has for a session whose user is not known.
+func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created) }
+
+// hasListed is has for a session of which only the index is read.
+func (e *ends) hasListed(about listed) bool {
+	e.ended.Begin()
+	return e.ended.Has(about.id, about.Created) || e.ended.Has(about.family, about.Created) ||
+		e.hasName(about.Sub, about.ServerSession, about.Created)
+}
+
+// end ends the session of an id, which would have lived until then.
+func (e *ends) end(ctx context.Context, id records.ID, until time.Time) error {
+	e.ended.Begin()
+	return e.ended.End(ctx, id, until)
+}
+
+// replace ends a session as end does, where a new one may live on the same grant.
+func (e *ends) replace(ctx context.Context, id records.ID, until time.Time) error {
+	e.ended.Begin()
+	return e.ended.Replace(ctx, id, until)
+}
+
+// mayRevoke reports whether no other session is known to live on a session's grant.
+func (e *ends) mayRevoke(s *session) bool { return !e.ended.WasReplaced(s.id) }
+
+// endUser ends all sessions of a user that have begun by now. A session that began by a clock that is
+// ahead of this one has begun by now, too.
+func (e *ends) endUser(ctx context.Context, sub string, now time.Time) error {
+	e.ended.Begin()
+	return e.ended.EndBefore(ctx, subjectID(e.issuer, sub), now.Add(records.ClockSkew), now.Add(rememberUserEnd))
+}
+
+// endFamily ends all sessions of a family that have begun by now, and would have lived until then.
+func (e *ends) endFamily(ctx context.Context, family records.ID, now, until time.Time) error {
+	e.ended.Begin()
+	return e.ended.EndBefore(ctx, family, now.Add(records.ClockSkew), until)
+}
+
+// learn asks the storage which sessions other instances have ended. If that fails, the ends known so far count.
+func (e *ends) learn(ctx context.Context) { _ = e.ended.Learn(ctx) }
+
+// hasFamilySince reports whether a family was ended after a time, by whichever clock that ended it.
+func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
+	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
+}
+
+// after returns the first moment at which a session of a user may begin, and of a family, and not have
+// ended with those before it.
+func (e *ends) after(s *session) time.Time {
+	e.ended.Begin()
+	after := e.ended.After(subjectID(e.issuer, s.subject()))
+	if family := e.ended.After(s.family); family.After(after) {
+		after = family
+	}
+	if s.serverSession() == "" {
+		if other := e.ended.After(unnamedID(e.issuer, s.subject())); other.After(after) {
+			return other
+		}
+	}
+	return after
+}
+
+// isUnwritten reports whether a session's end holds here, and is still to be written for the other
+// instances.
+func (e *ends) isUnwritten(s *session) bool {
+	return e.ended.IsUnwritten(s.id) || s.isShared() && e.ended.IsUnwritten(s.family)
+}
+
+// subjectID is the id that ends all sessions of a user.
+func subjectID(issuer, sub string) records.ID { return idOf("subject", issuer, sub) }
+
+// serverSessionID is the id that ends all sessions that came of one at the authorization server.
+func serverSessionID(issuer, sid string) records.ID { return idOf("sid", issuer, sid) }
+
+// unnamedID is the id that ends those sessions of a user whose session at the authorization server is not known.
+func unnamedID(issuer, sub string) records.ID { return idOf("subject without sid", issuer, sub) }
+
+// loginsID is the id that ends the logins of a user that are under way, and unnamedLoginsID ends those of them
+// that make a session whose session at the authorization server is not known.
+func loginsID(issuer, sub string) records.ID        { return idOf("logins of subject", issuer, sub) }
+func unnamedLoginsID(issuer, sub string) records.ID { return idOf("logins without sid", issuer, sub) }
+
+// idOf returns the id of a thing in the storage: a hash, so that the storage shows nothing of its parts.
+func idOf(parts ...string) records.ID {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return records.ID(sum[:])
+}

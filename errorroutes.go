@@ -1,0 +1,288 @@
+package aventusauth
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
+	"go.uber.org/zap"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
+)
+
+// Caddy runs a server's error routes (handle_errors) with the path that the visitor
+// asked for. A file server or a proxy there would answer a refused request with what
+// was refused. This file decides ahead of the error routes whether they can do that.
+// If they can, the refusal is answered here, without them.
+
+// errorPages decides for a block whether the site's error routes may answer.
+type errorPages struct {
+	all    *errorRoutesOfServers
+	logger *zap.Logger
+}
+
+// errorRoutesOfServers are the error routes of the servers of a config: *errorRoutes by
+// *caddyhttp.Server. All blocks of the config share them.
+type errorRoutesOfServers struct{ sync.Map }
+
+// of returns the error routes of a server of the config.
+func (s *errorRoutesOfServers) of(server *caddyhttp.Server) *errorRoutes {
+	if e, ok := s.Load(server); ok {
+		return e.(*errorRoutes)
+	}
+	e, _ := s.LoadOrStore(server, newErrorRoutes(server))
+	return e.(*errorRoutes)
+}
+
+// areNone reports whether the server has no error routes: Caddy's answer to an error has no words then.
+func (e *errorPages) areNone(r *http.Request) bool {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	return server != nil && len(e.all.of(server).lists) == 0
+}
+
+// mayAnswer reports whether the error routes may answer the request, which was
+// refused. It removes from the request what an upstream of theirs must not receive.
+func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure) bool {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil {
+		return true
+	}
+	routes := e.all.of(server)
+	if len(routes.lists) == 0 {
+		return true
+	}
+	v := routes.verdict(f, routes.hostsOf(r))
+	why := ""
+	ofSubroute := slices.ContainsFunc(routes.lists, func(l errorList) bool { return l.ofSubroute })
+	switch {
+	case ofSubroute && slices.ContainsFunc(writers(w), holdsBack):
+		why = "they are a subroute's, behind an intercept that could replace their answer"
+	case v.unsafe != "":
+		why = "they could answer with what was asked for: " + v.unsafe
+	case !v.asks:
+		return true
+	case v.method && !isBare(r.Method), v.method && !isBare(original(r).Method):
+		why = "they would send the visitor's method to an upstream"
+	case v.query && r.URL.RawQuery != "", v.query && original(r).URL.RawQuery != "":
+		why = "they would send the visitor's query to an upstream"
+	case !withholdsBody(r):
+		why = "they would send the visitor's body to an upstream"
+	default:
+		for name := range r.Header {
+			if !slices.Contains(errorRequestHeaders, name) {
+				delete(r.Header, name)
+			}
+		}
+		return true
+	}
+	if _, told := routes.told.LoadOrStore(why, true); !told {
+		e.logger.Warn("the error routes are not used for refused requests",
+			zap.String("reason", why), zap.String("advice", errorRoutesAdvice))
+	}
+	return false
+}
+
+const errorRoutesAdvice = "in handle_errors, put a rewrite to a page of its own before file_server and " +
+	"reverse_proxy, such as: rewrite * /errors/{err.status_code}.html?"
+
+// errorRequestHeaders are what an upstream of the error routes receives of a refused
+// request's header: nothing that identifies the visitor, and nothing by which an app
+// may take the request for another one (X-Original-URL, X-HTTP-Method-Override).
+var errorRequestHeaders = []string{
+	"Accept", "Accept-Encoding", "Accept-Language", "User-Agent",
+	"Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "X-Requested-With",
+}
+
+func isBare(method string) bool { return method == http.MethodGet || method == http.MethodHead }
+
+// withholdsBody reports whether the error routes get no body of a refused request. It
+// reads nothing: a client could send nothing, and not end the request either. Over
+// HTTP/1.1 and HTTP/2, the length of a request without a body is 0. Over HTTP/3, it is
+// not known: a GET or a HEAD then has none, and what was sent all the same is taken
+// from the request.
+func withholdsBody(r *http.Request) bool {
+	if r.ContentLength < 0 && r.ProtoMajor == 3 && isBare(r.Method) && isBare(original(r).Method) {
+		r.Body, r.ContentLength = http.NoBody, 0
+	}
+	return r.ContentLength == 0
+}
+
+// errorRoutes are the routes of one server that may run after an error of ours.
+type errorRoutes struct {
+	server *caddyhttp.Server
+	lists  []errorList
+	hosts  []*caddyhttp.MatchHost // all of those that stand in the lists
+	// What the server's other routes leave behind: variables and the outputs of map,
+	// by placeholder, and groups of routes.
+	known    map[string]level
+	groups   map[string]bool
+	newHost  bool     // one of them may change the request's host
+	verdicts sync.Map // verdict by failure and hosts
+	told     sync.Map // what was logged
+}
+
+// errorList is a list of error routes: the server's, or a subroute's.
+type errorList struct {
+	around     []caddyhttp.MatcherSets // of the routes that the subroute stands in
+	routes     caddyhttp.RouteList
+	ofSubroute bool
+}
+
+// verdict says what error routes can do with a refused request.
+type verdict struct {
+	unsafe        string // the handler that could answer with what was asked for; empty: none
+	asks          bool   // an upstream is asked, for a page of the site's choice
+	method, query bool   // the upstream receives those of the request
+}
+
+// newErrorRoutes collects the error routes of a server.
+func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
+	e := &errorRoutes{server: server, known: make(map[string]level), groups: make(map[string]bool)}
+	if server.Errors != nil && len(server.Errors.Routes) > 0 {
+		e.lists = append(e.lists, errorList{routes: server.Errors.Routes})
+	}
+	e.collect(server.Routes, nil, make(map[string]bool))
+	for _, list := range e.lists {
+		for _, sets := range list.around {
+			e.collectHosts(sets)
+		}
+		e.collectHostsIn(list.routes)
+	}
+	for _, route := range server.NamedRoutes {
+		e.collectHostsIn(caddyhttp.RouteList{*route})
+	}
+	return e
+}
+
+// collect collects from routes that are no error routes. A subroute may have error
+// routes of its own. A named route is looked at once: what it is invoked for does not
+// change what it leaves behind.
+func (e *errorRoutes) collect(routes caddyhttp.RouteList, around []caddyhttp.MatcherSets, invoked map[string]bool) {
+	for _, route := range routes {
+		e.groups[route.Group] = route.Group != ""
+		around := append(slices.Clone(around), route.MatcherSets)
+		for _, handler := range route.Handlers {
+			switch handler := handler.(type) {
+			case *caddyhttp.VarsMiddleware:
+				for name, value := range *handler {
+					e.note("http.vars."+name, levelOfValue(value))
+				}
+			case *maphandler.Handler:
+				for i, name := range handler.Destinations {
+					e.note(name, levelOfOutputs(handler, i))
+				}
+			case *headers.Handler:
+				e.newHost = e.newHost || changesHost(handler.Request)
+			case *caddyhttp.Subroute:
+				if handler.Errors != nil {
+					e.lists = append(e.lists, errorList{around, handler.Errors.Routes, true})
+				}
+			case *caddyhttp.Invoke:
+				if route, ok := e.server.NamedRoutes[handler.Name]; ok && !invoked[handler.Name] {
+					invoked[handler.Name] = true
+					e.collect(caddyhttp.RouteList{*route}, nil, invoked)
+				}
+			}
+			for _, inner := range routing.In(handler) {
+				e.collect(inner, around, invoked)
+			}
+		}
+	}
+}
+
+func (e *errorRoutes) note(placeholder string, l level) {
+	if before, ok := e.known[placeholder]; ok {
+		l = min(l, before)
+	}
+	e.known[placeholder] = l
+}
+
+// collectHosts collects host matchers, also those within not.
+func (e *errorRoutes) collectHosts(sets []caddyhttp.MatcherSet) {
+	for _, set := range sets {
+		for _, matcher := range set {
+			switch matcher := matcher.(type) {
+			case *caddyhttp.MatchHost:
+				e.hosts = append(e.hosts, matcher)
+			case *caddyhttp.MatchNot:
+				e.collectHosts(matcher.MatcherSets)
+			}
+		}
+	}
+}
+
+func (e *errorRoutes) collectHostsIn(routes caddyhttp.RouteList) {
+	for _, route := range routes {
+		e.collectHosts(route.MatcherSets)
+		for _, handler := range route.Handlers {
+			for _, inner := range routing.In(handler) {
+				e.collectHostsIn(inner)
+			}
+		}
+	}
+}
+
+// hostsOf says, in one byte for each host matcher, whether it matches the request. A matcher with a
+// placeholder is Maybe: the error routes may set a variable before they evaluate it.
+func (e *errorRoutes) hostsOf(r *http.Request) string {
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	// The error routes get the server's request. A handler may have handed on a copy
+	// that has another host.
+	atServer, _ := repl.GetString("http.request.hostport")
+	known := make([]byte, len(e.hosts))
+	for i, matcher := range e.hosts {
+		known[i] = byte(routing.Maybe)
+		varies := slices.ContainsFunc(*matcher, func(host string) bool { return levelOfValue(host) < byError })
+		if matched, err := matcher.MatchWithError(r); err == nil && !varies && atServer == r.Host && !e.newHost {
+			known[i] = byte(routing.No)
+			if matched {
+				known[i] = byte(routing.Yes)
+			}
+		}
+	}
+	return string(known)
+}
+
+// verdict returns what the error routes can do after a failure, given a result of hostsOf. It is computed
+// once for each failure code and result.
+func (e *errorRoutes) verdict(f failure, hosts string) verdict {
+	key := f.code + " " + hosts
+	if v, ok := e.verdicts.Load(key); ok {
+		return v.(verdict)
+	}
+	repl := caddy.NewReplacer()
+	r := &http.Request{Method: http.MethodGet, URL: new(url.URL), Header: make(http.Header)}
+	r = caddyhttp.PrepareRequest(r, repl, nil, e.server)
+	repl.Set("http.error.status_code", f.status)
+	repl.Set("http.error.status_text", http.StatusText(f.status))
+	repl.Set("http.aventus_auth.error", f.code)
+	w := &errorWalk{errorRoutes: e, r: r, matched: make(map[*caddyhttp.MatchHost]routing.Certainty)}
+	for i, matcher := range e.hosts {
+		w.matched[matcher] = routing.Certainty(hosts[i])
+	}
+	start := []trail{{}}
+	if len(e.lists) > 1 {
+		start = append(start, trail{otherError: true}) // of the error routes of a subroute
+	}
+lists:
+	for _, list := range e.lists {
+		for _, sets := range list.around {
+			if w.matches(sets, trail{otherError: true}) == routing.No { // there was no error yet
+				continue lists
+			}
+		}
+		// What a server's error routes do not answer gets the status of the error. What a
+		// subroute's do not answer goes on to the handlers behind the subroute, which may
+		// be those that the block protects.
+		if on := w.follow(list.routes, start); list.ofSubroute && len(on) > 0 && w.found.unsafe == "" {
+			w.found.unsafe = "what stands behind a subroute with error routes"
+		}
+	}
+	e.verdicts.Store(key, w.found)
+	return w.found
+}

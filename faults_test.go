@@ -1,0 +1,149 @@
+package aventusauth
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+)
+
+// TestPlantedFaults: whatever is wrong with a config, or with the world around it, is named where the operator
+// looks first, with what to do about it. What the doctor finds is in its output; what keeps a config from loading,
+// in the error of `caddy validate` and the doctor alike.
+func TestPlantedFaults(t *testing.T) {
+	w := newWorld(t, setup{block: "verify_token\nbackchannel_logout /ended", issuer: func(s *aventustest.Server) {
+		s.Audiences = []string{"https://api.example.com/"}
+	}})
+	storage := "storage file_system " + filepath.Join(w.dir, "storage")
+	replaced := func(old, new string) func(*testing.T) string {
+		return func(t *testing.T) string {
+			config := strings.ReplaceAll(w.config, old, new)
+			if config == w.config {
+				t.Errorf("there is no %q in the config", old)
+			}
+			return config
+		}
+	}
+	broken := standIn(t, func(rw http.ResponseWriter, _ *http.Request) {
+		rw.WriteHeader(http.StatusInternalServerError)
+	})
+	block := func(matcher, further string) string {
+		return "aventus_auth " + matcher + " {\nclient_id one\nclient_secret s\n" +
+			"redirect_uri https://site.example.com/oauth2/callback\n" + further + "\n}\n"
+	}
+	site := func(body string) func(*testing.T) string {
+		return func(*testing.T) string { return "https://site.example.com {\n" + body + "\n}\n" }
+	}
+	damaged := func(t *testing.T) string {
+		root := t.TempDir()
+		path := filepath.Join(root, keyring.File)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Error(err)
+		}
+		if err := os.WriteFile(path, []byte(`{"keys":`), 0o600); err != nil {
+			t.Error(err)
+		}
+		return strings.ReplaceAll(w.config, storage, "storage file_system "+root)
+	}
+	runs := newAtOnce()
+	for what, fault := range map[string]struct {
+		config        func(*testing.T) string
+		names, remedy string
+	}{
+		// The config does not load.
+		"an unset variable": {replaced("{env.TEST_CLIENT_SECRET}", "{env.NOT_SET}"),
+			"client_secret: {env.NOT_SET} is not set", ", at Caddyfile:"},
+		"a misspelt subdirective": {replaced("issuer ", "isuer "),
+			"unrecognized subdirective isuer", "did you mean issuer?"},
+		"a comma in a scope": {replaced("scope openid profile", "scope openid,profile"),
+			"openid,profile\" is not a scope", "several are written as separate words"},
+		"a wildcard as a host": {replaced(w.site+"/oauth2/callback", "https://*.example.com/oauth2/callback"),
+			"redirect_uri has a host that is no name or address", "each host is written out"},
+		"http on the network": {replaced(w.site+"/oauth2/callback", "http://app.example.com/oauth2/callback"),
+			"redirect_uri must be an https URL", "loopback"},
+		"no audience to verify": {replaced("audience https://api.example.com/", ""),
+			"verify_token needs an audience", "Caddyfile:"},
+		"two paths in one": {replaced("backchannel_logout /ended", "logout /oauth2/callback"),
+			"/oauth2/callback", "Caddyfile:"},
+		"a short key": {replaced("verify_token", "session {\nkey c2hvcnQ\n}"), "session key", "32 bytes"},
+		"logout tokens without openid": {replaced("scope openid profile", "scope profile"),
+			"backchannel_logout needs the scope openid", "Caddyfile:"},
+
+		// The authorization server has no login for it.
+		"a wrong secret": {replaced("{env.TEST_CLIENT_SECRET}", "not-the-secret"),
+			"answered 401 access_denied", "check client_id, client_secret and token_auth"},
+		"an unknown client": {replaced("client_id the-client", "client_id nobody"), "Unknown client",
+			"check client_id"},
+		"a callback that is not registered": {replaced("/oauth2/callback", "/oauth2/call"),
+			"Callback URL mismatch", "register the callback URL above"},
+		"an unknown audience": {replaced("audience https://api.example.com/", "audience https://other.example.com/"),
+			"Service not found: https://other.example.com/", "check audience"},
+		"an issuer that is no such page": {replaced("issuer "+w.issuer.Issuer, "issuer "+w.issuer.Issuer+"tenant"),
+			"answered 404", "check issuer"},
+		"another body than the server wants": {replaced("verify_token", "token_request form"),
+			"The body must be application/json", "see token_request"},
+		"another way for the secret": {replaced("verify_token", "token_auth basic"),
+			"The client's secret must come in the body", "token_auth"},
+		"a server that is down": {replaced("issuer "+w.issuer.Issuer, "issuer http://localhost:"+freePort(t)),
+			"connection refused", "check that the server is up"},
+		"a name that does not exist": {replaced("issuer "+w.issuer.Issuer, "issuer https://auth.aventus.invalid/"),
+			"FAIL dns", "check the name in issuer"},
+		"keys that answer 5xx": {func(*testing.T) string {
+			return strings.ReplaceAll(broken, "issuer", "audience a\nverify_token\nissuer")
+		}, "FAIL jwks", "the authorization server is down for now"},
+
+		// The routes and sites are not as they are meant.
+		"a site that is not the redirect URI's": {func(*testing.T) string {
+			return "https://site.example.com, https://app.example.com {\n" + block("", "") + "}\n"
+		}, "who signs in there comes back to site.example.com", "hosts"},
+		"a host that is not listed": {func(*testing.T) string {
+			return "https://site.example.com, https://a.example.com, https://b.example.com {\n" +
+				block("", "hosts a.example.com") + "}\n"
+		}, "is neither the host of redirect_uri nor in hosts", "b.example.com"},
+		"another port than the redirect URI's": {func(*testing.T) string {
+			return "https://site.example.com:8443 {\n" + block("", "") + "}\n"
+		}, "does not listen", "port"},
+		"a redirect before the callback": {site("redir https://new.example.com{uri}\n" + block("", "")),
+			"answers before aventus_auth sees it", "put aventus_auth before it"},
+		"a handle without the callback": {site("handle /members/* {\n" + block("", "") +
+			"}\nhandle {\nfile_server\n}"),
+			"stands in leaves /oauth2/callback out", "take aventus_auth out of it"},
+		"a page without what is below it": {site(block("/admin", "") + "file_server"),
+			"what is below /admin/ is open", "/admin/*"},
+		"a wrong order": {func(*testing.T) string {
+			return "{\norder aventus_auth last\n}\nhttps://site.example.com {\n" + block("", "") + "file_server\n}\n"
+		}, "file_server answers first", "take the global option order"},
+		"error routes with what is protected": {site(block("", "") + "file_server\nhandle_errors {\nfile_server\n}"),
+			"could answer a refused request with what it asked for", "rewrite"},
+		"a second block without accept_bearer": {
+			site(block("", "audience a") + block("/api/*", "audience a\naccept_bearer") + "file_server"),
+			"API clients meet another aventus_auth there", "give each block that a request meets accept_bearer"},
+		"redirects for what is no page": {site(block("", "unauthenticated redirect") + "file_server"),
+			"redirect sends API clients, scripts and tools to the sign-in page", "use auto"},
+		"logout tokens for a third party": {replaced("client_id the-client", "client_id tpc_theirs"),
+			"third-party clients (tpc_...) are sent no logout tokens", "take backchannel_logout out"},
+
+		// The storage fails.
+		"a storage that cannot be written": {replaced(storage, `storage odd "store" `+t.TempDir()),
+			"FAIL storage", "see that it is up"},
+		"a storage without locks": {replaced(storage, `storage odd "free locks" `+t.TempDir()),
+			"one gets it: two instances hold it", "may make two sealing keys"},
+		"a storage that lists nothing": {replaced(storage, `storage odd "list" `+t.TempDir()),
+			"a listing shows what was stored", "nobody can sign in"},
+		"a damaged key file": {damaged, "aventus_auth/keys.json is damaged", "restore it, or delete it"},
+	} {
+		runs.Go(func() {
+			r := doctorOf(t, fault.config(t), "TEST_CLIENT_SECRET="+testSecret)
+			said := strings.Join(strings.Fields(r.stdout+r.stderr), " ")
+			if !strings.Contains(said, fault.names) || !strings.Contains(said, fault.remedy) {
+				t.Errorf("%s: it does not say %q and %q but\n%s%s", what, fault.names, fault.remedy,
+					r.stdout, r.stderr)
+			}
+		})
+	}
+	runs.Wait()
+}

@@ -1,0 +1,90 @@
+package aventusauth
+
+import (
+	"cmp"
+	"sync"
+	"sync/atomic"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
+)
+
+const bearer = "Bearer "
+
+// grant is an access token, and what came with it. It is never changed once it is in use.
+type grant struct {
+	bearer  string // the Authorization that goes on: "Bearer ", and the access token
+	scope   string // what was granted; empty if the server did not say
+	idToken []byte // the claims of the ID token that the access token has not, as JSON; may be empty
+
+	who    sync.Once
+	sub    string // the subject that the claims name
+	sid    string // the session at the authorization server that they name
+	claims atomic.Pointer[grantClaims]
+}
+
+// grantClaims are the claims of a grant, parsed.
+type grantClaims struct {
+	access claims.Claims // of the access token
+	other  claims.Claims // of the ID token, as far as the access token has none
+}
+
+func (g *grant) token() string { return g.bearer[len(bearer):] }
+
+// parsed returns the claims, which are parsed when first asked for. They take more memory than the tokens.
+func (g *grant) parsed() *grantClaims {
+	parsed := g.claims.Load()
+	if parsed == nil {
+		parsed = &grantClaims{claims.Of(g.token()), g.idClaims()}
+		g.claims.Store(parsed)
+	}
+	return parsed
+}
+
+// accessClaims returns the claims of the access token.
+func (g *grant) accessClaims() claims.Claims { return g.parsed().access }
+
+func (g *grant) idClaims() claims.Claims {
+	if len(g.idToken) == 0 {
+		return claims.Claims{}
+	}
+	c, _ := claims.Parse(g.idToken) // it was marshalled here
+	return c
+}
+
+// allClaims returns all that is known of the person.
+func (g *grant) allClaims() claims.Claims { return g.parsed().access.Join(g.parsed().other) }
+
+// claim returns the value at a path, of the access token if that has one, or else of the ID token.
+func (g *grant) claim(path string) (value any, ok bool) {
+	if value, ok = g.accessClaims().Lookup(path); ok {
+		return value, true
+	}
+	// Whether an address was verified is what the token says that names it.
+	if _, named := g.accessClaims().Lookup("email"); named && path == "email_verified" {
+		return nil, false
+	}
+	return g.parsed().other.Lookup(path)
+}
+
+// subject returns the person's identifier at the authorization server, or "" if no token
+// names it. It is kept by itself: few sites need the other claims, and those would be
+// memory, and work for the garbage collector, for each session that is remembered.
+func (g *grant) subject() string {
+	g.name()
+	return g.sub
+}
+
+// serverSession returns the session at the authorization server that this one came of, or "" if no token
+// names it. The ID token takes precedence, since logout tokens go by it.
+func (g *grant) serverSession() string {
+	g.name()
+	return g.sid
+}
+
+func (g *grant) name() {
+	g.who.Do(func() {
+		access, id := claims.Of(g.token()), g.idClaims()
+		g.sub = cmp.Or(access.Subject(), id.Subject())
+		g.sid = cmp.Or(id.SessionID(), access.SessionID())
+	})
+}

@@ -1,0 +1,351 @@
+package aventusauth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// Several hosts share one login and its sessions (hosts in the config). The redirect URI's host, the
+// login host, alone talks to the authorization server and is registered there. This is how a session
+// that it has gets to another host, without a cookie that both can read.
+//
+//	browser            app.example.com                login.example.com
+//	  | GET /page            |                               |
+//	  |--------------------->| sets its binding cookie       |
+//	  | 302 …/callback?aventus_request=R                     |
+//	  |<---------------------|                               |
+//	  | GET /callback?aventus_request=R                      |
+//	  |----------------------------------------------------->| no session: the login, whose
+//	  |                      |                               | state holds what R does
+//	  | 303 https://app.example.com/callback?aventus_ticket=T|
+//	  |<-----------------------------------------------------|
+//	  | GET /callback?aventus_ticket=T                       |
+//	  |--------------------->| claims T, sets its session's  |
+//	  | 303 /page            | cookie                        |
+//	  |<---------------------|                               |
+//
+// The request R names the host that asks, the page, and the browser (by a hash of the host's own binding
+// cookie), and counts how often the visit has asked before. It is sealed for the group: any host that has
+// the keys can make it, and the login host alone answers it, within loginLifetime. The host in it must be
+// a member of the group in the login host's config, when R arrives and again after a login. Of the tickets
+// that answer an R, the first one that is brought counts.
+//
+// The ticket T is sealed for one host. It holds what R holds and the session's handle: the id of the record
+// in the storage and the key to it, but no token. It is good for ticketLifetime, once (the instances agree
+// on that as they do for codes), in the browser whose binding cookie R named, and while the session lives
+// and the host is a member. An authentic ticket is spent by any browser that brings it, so one that went
+// astray opens nothing later.
+//
+// What attackers can do:
+//
+//   - Forge or change R or T, or send either to another host: 400. Each is sealed with a purpose of its
+//     own, and T's associated data name its host. The host and the port to which a browser is sent come
+//     from the config and from the sealed name, never from the request that brings R or T.
+//   - Make a victim follow the attacker's R: the login host makes a ticket for the attacker's browser, and
+//     sends it to the victim's. There the binding cookie is missing, so the ticket is spent, and the visit
+//     starts over.
+//   - See a victim's R, or the state of the login that answers it, and have T made of it for the victim's
+//     browser, with the attacker's session: the victim has brought a ticket for R already. The state of a
+//     login that began in another browser makes no ticket.
+//   - Make a victim follow the attacker's T, to have them work in the attacker's session: fails for the
+//     same reason. A sibling host cannot plant the binding cookie, whose prefix is __Host-.
+//   - Steal a host's cookie: it opens the session at that host, as with one host, and at no other.
+//   - Run a member host: it is trusted with the sessions of its visitors. Therefore a wildcard may not
+//     cover hosts of different owners.
+//
+// A visit asks once more if the browser did not bring the binding cookie, and up to maxRounds times if the
+// ticket was late or spent, or the session had ended meanwhile. After that, the host answers with an error
+// that names it.
+//
+// All hosts share the session's id, record and end. Each has a cookie of its own, sealed for it; the record
+// is bound to the group.
+
+const (
+	// requestParam and ticketParam are the parameters of the callback's path by which R and T travel. An
+	// authorization server sends nothing by these names.
+	requestParam = "aventus_request"
+	ticketParam  = "aventus_ticket"
+)
+
+// isFresh reports whether a ticket has arrived in time. If the hosts' clocks differ too much for that, the
+// age of the request counts, by this host's own clock: the ticket is younger than its request.
+func (t *ticket) isFresh(now time.Time) bool {
+	return now.Sub(t.issued).Abs() <= ticketLifetime || now.Sub(t.visit.asked).Abs() <= ticketLifetime
+}
+
+// tickets makes the tickets that bring a session to another host.
+type tickets struct {
+	sites   *sites
+	box     *keyring.Box
+	answers *answers
+}
+
+// issue sends the browser back to the host of a visit, with a ticket to a session that hosts share. The host
+// has to be a member still. At the end of a login it is sent by a page, since the authorization server's page
+// may allow its form no other origin than the redirect URI's: Chromium holds each redirect that answers the
+// form against that, as answers.sendForm has it.
+func (ts *tickets) issue(w http.ResponseWriter, r *http.Request, v *visit, k *keptSession, afterLogin bool) error {
+	to, err := ts.sites.member(v.host)
+	if err != nil {
+		return ts.answers.fail(w, r, errState, unlisted(v))
+	}
+	plaintext, err := (&ticket{visit: v, handle: k.handle}).marshal()
+	if err != nil {
+		return ts.answers.fail(w, r, errInternal, err)
+	}
+	sealed, err := ts.box.Seal(r.Context(), plaintext, to.associated)
+	if err != nil {
+		return ts.answers.fail(w, r, errStorage, err)
+	}
+	location := to.callbackAt(to.origin) + "?" + ticketParam + "=" + sealed
+	if afterLogin && mayFollowForm(r) {
+		return ts.answers.sendForm(w, location, "")
+	}
+	return ts.answers.redirect(w, location, http.StatusSeeOther)
+}
+
+// open returns the ticket for a host, or ErrInvalid.
+func (ts *tickets) open(ctx context.Context, at site, sealed string) (*ticket, error) {
+	plaintext, issued, err := ts.box.Open(ctx, sealed, at.associated)
+	if err != nil {
+		return nil, err
+	}
+	t, ok := parseTicket(plaintext, issued)
+	if !ok {
+		return nil, keyring.ErrInvalid
+	}
+	return t, nil
+}
+
+func unlisted(v *visit) error {
+	return fmt.Errorf("%s, which asks for a ticket, is not listed in hosts", v.host)
+}
+
+// handOvers begins and ends logins, and brings their sessions to the other hosts that share them.
+type handOvers struct {
+	sites      *sites
+	cookies    *cookies
+	answers    *answers
+	keeper     *keeper
+	renewer    *renewer
+	logins     *logins
+	tickets    *tickets
+	requestBox *keyring.Box
+	used       *records.Once // tickets
+	replacer   *replacer
+	now        func() time.Time
+	meter      *meter
+}
+
+// start answers a page visit that needs a session: at the login host with the login, at another host with a
+// request for a ticket. With renews, there is a session, whose token is to be renewed.
+func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, renews bool, status int) error {
+	at, err := ho.sites.of(r)
+	if err != nil {
+		return ho.answers.noSite(w, r, err)
+	}
+	if at.isLoginHost() {
+		return ho.logins.start(w, r, &login{returnTo: returnPath(r)}, status)
+	}
+	return ho.ask(w, r, at, &visit{renews: renews, returnTo: returnPath(r)}, status)
+}
+
+// isDue reports whether a session's token is to be renewed by a visit of the authorization server: that is
+// how a session without a refresh token lasts. It is not if a login began in this browser within the last
+// minute, which the binding cookie tells: one that came to nothing must not be tried at each visit.
+func (ho *handOvers) isDue(was *sent, k *keptSession) bool {
+	now := ho.now()
+	return k.refresh == "" && k.givenUp.IsZero() && !now.Before(ho.renewer.dueFrom(k.session)) &&
+		!ho.cookies.beganLately(was.cookies, now)
+}
+
+// ask sends a page visit to the login host, for a ticket.
+func (ho *handOvers) ask(w http.ResponseWriter, r *http.Request, at site, v *visit, status int) error {
+	if isFetchedAhead(r) { // as logins.start has it
+		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
+	}
+	b := ho.cookies.bindingIn(asSent(r).cookies)
+	v = &visit{
+		browser: browserOf(b.id), restarts: v.restarts, renews: v.renews, host: at.host(), returnTo: v.returnTo,
+	}
+	// What fits here fits the ticket, which is longer.
+	plaintext, err := marshalToFit(maxState-keyring.EncodedLen(ticketExtra)+keyring.EncodedLen(0),
+		&v.returnTo, v.marshal)
+	if err != nil {
+		return ho.answers.fail(w, r, errInternal, err)
+	}
+	sealed, err := ho.requestBox.Seal(r.Context(), plaintext, at.group)
+	if err != nil {
+		return ho.answers.fail(w, r, errStorage, err)
+	}
+	ho.cookies.bind(w, b, ho.now())
+	to := at.callbackAt(at.login) + "?" + requestParam + "=" + sealed
+	if isForm(r) {
+		return ho.answers.sendForm(w, to, "")
+	}
+	return ho.answers.redirect(w, to, status)
+}
+
+// openRequest returns the visit that a host asks a ticket for, or ErrInvalid.
+func (ho *handOvers) openRequest(ctx context.Context, at site, sealed string) (*visit, error) {
+	plaintext, asked, err := ho.requestBox.Open(ctx, sealed, at.group)
+	if err != nil {
+		return nil, err
+	}
+	v, ok := parseVisit(plaintext, asked)
+	if !ok {
+		return nil, keyring.ErrInvalid
+	}
+	return v, nil
+}
+
+// finish serves the callback, and counts if a login fails.
+func (ho *handOvers) finish(w http.ResponseWriter, r *http.Request) error {
+	err := ho.answerCallback(w, r)
+	if f := asSent(r).failed; f != nil && f.code != errLoginRequired.code {
+		ho.meter.loginFailed(f, clientIP(r))
+	}
+	return err
+}
+
+// answerCallback tells apart what comes to the callback's path: at the login host, the authorization server's
+// answers and other hosts' requests; at those, tickets.
+func (ho *handOvers) answerCallback(w http.ResponseWriter, r *http.Request) error {
+	orig := original(r)
+	if orig.Method != http.MethodGet {
+		w.Header().Set("Allow", "GET")
+		return ho.answers.fail(w, r, errMethod, nil)
+	}
+	at, err := ho.sites.of(r)
+	if err != nil {
+		return ho.answers.noSite(w, r, err)
+	}
+	params, err := parseCallback(orig.URL.RawQuery)
+	if err != nil {
+		return ho.answers.fail(w, r, errCallback, err)
+	}
+	request, asks := params[requestParam]
+	sealed, brings := params[ticketParam]
+	switch {
+	case !asks && !brings && at.isLoginHost():
+		return ho.logins.finish(w, r, at, params)
+	case len(params) != 1, asks == brings:
+		return ho.answers.fail(w, r, errCallback, errors.New(
+			"the callback's parameters are not what is taken at this host, or more than that"))
+	case isFetchedAhead(r):
+		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
+	}
+	// Of several blocks with this redirect URI, one is asked first, and another one sealed it.
+	for _, by := range append([]*handOvers{ho}, ho.logins.others.sharing(ho.logins, r, at)...) {
+		at, err := by.sites.of(r)
+		if err != nil || by.sites.hosts == nil || asks != at.isLoginHost() {
+			continue
+		}
+		if asks {
+			var v *visit
+			if v, err = by.openRequest(r.Context(), at, request); err == nil {
+				return by.answerRequest(w, r, at, v)
+			}
+		} else {
+			var t *ticket
+			if t, err = by.tickets.open(r.Context(), at, sealed); err == nil {
+				return by.redeem(w, r, at, t, sealed)
+			}
+		}
+		if !errors.Is(err, keyring.ErrInvalid) {
+			return ho.answers.fail(w, r, errStorage, err)
+		}
+	}
+	return ho.answers.fail(w, r, errState, errors.New(
+		"the callback's request or ticket was not sealed here, or not for this host and client"))
+}
+
+// answerRequest answers a host that asks for a ticket: with one, or by the login.
+func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at site, v *visit) error {
+	to, err := ho.sites.member(v.host)
+	if err != nil {
+		return ho.answers.fail(w, r, errState, unlisted(v))
+	}
+	was := asSent(r)
+	was.visited = to.origin
+	if ho.now().Sub(v.asked) > loginLifetime { // the host asks again
+		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
+	}
+	k, err := ho.keeper.load(r.Context(), at, was.cookies)
+	if err == nil && k != nil && k.isShared() && v.restarts > 0 {
+		// What this process remembers of it may have been wrong.
+		k, err = ho.keeper.fetch(r.Context(), at, k.handle)
+	}
+	// If a session that is valid here was rejected there twice, its lifetime there is shorter: only a new
+	// login helps.
+	isGood := k != nil && k.isShared() && v.restarts < maxRounds-1
+	switch {
+	case err != nil:
+		return ho.answers.fail(w, r, errStorage, err)
+	case isGood && !(v.renews && ho.isDue(was, k)):
+		return ho.tickets.issue(w, r, v, k, false)
+	case isEmbedded(r): // nobody can sign in there
+		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
+	}
+	return ho.logins.start(w, r, &login{visit: v}, http.StatusFound)
+}
+
+// redeem exchanges a ticket for a session cookie of this host.
+func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *ticket, sealed string) error {
+	if !t.isFresh(ho.now()) {
+		return ho.askAgain(w, r, at, t.visit, maxRounds)
+	}
+	// Whoever sees a request can get a ticket for it with a session of their own: the first one counts.
+	first, err := ho.used.Use(idOf("ticket", sealed), requestID(t.visit))
+	if err != nil {
+		return ho.answers.fail(w, r, errStorage, err)
+	}
+	if !first {
+		return ho.askAgain(w, r, at, t.visit, maxRounds)
+	}
+	if !ho.cookies.beganIn(asSent(r).cookies, t.visit.browser) {
+		return ho.askAgain(w, r, at, t.visit, maxRestarts)
+	}
+	k, err := ho.keeper.fetch(r.Context(), at, t.handle)
+	if err != nil {
+		return ho.answers.fail(w, r, errStorage, err)
+	}
+	if k == nil {
+		return ho.askAgain(w, r, at, t.visit, maxRounds)
+	}
+	if err := ho.keeper.adopt(w, r.Context(), at, k); err != nil {
+		return ho.answers.fail(w, r, errStorage, err)
+	}
+	ho.replacer.endBrought(r, []present{{ho.replacer.own, at}}, k.session)
+	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
+}
+
+// requestID is what the requests of one browser for one page within one second have in common.
+func requestID(v *visit) records.ID {
+	return idOf("request", string(v.browser[:]), v.host, v.returnTo,
+		strconv.FormatInt(v.asked.Unix(), 10), strconv.Itoa(int(v.restarts)))
+}
+
+// askAgain answers a ticket that makes no session: with the page if the browser has a session already, else
+// with another request, up to a limit.
+func (ho *handOvers) askAgain(w http.ResponseWriter, r *http.Request, at site, v *visit, limit uint8) error {
+	k, err := ho.keeper.load(r.Context(), at, asSent(r).cookies)
+	switch {
+	case err != nil:
+		return ho.answers.fail(w, r, errStorage, err)
+	case k != nil:
+		return ho.answers.redirect(w, at.origin+v.returnTo, http.StatusSeeOther)
+	case v.restarts >= limit:
+		return ho.answers.fail(w, r, errLoginLost.naming(at.host()), nil)
+	}
+	again := *v
+	again.restarts, again.renews = v.restarts+1, false
+	return ho.ask(w, r, at, &again, http.StatusFound)
+}

@@ -1,0 +1,234 @@
+package aventusauth
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+)
+
+// TestLogoutDuringLogin: who is signed out at the authorization server while their login is on its way back
+// does not get a session of it. The login starts over, once.
+func TestLogoutDuringLogin(t *testing.T) {
+	for _, noSID := range []bool{false, true} {
+		w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) { s.NoSID = noSID }})
+		b := w.browser()
+		callback := b.begin("/page")
+		w.issuer.LogOut("auth0|ada")
+		a := b.get(callback)
+		w.expect(a, http.StatusFound)
+		if !strings.HasPrefix(a.location(), w.issuer.Issuer+"authorize?") || a.cookie("aventus_session") != nil {
+			t.Fatalf("the callback answers %v", a.Header)
+		}
+		again := b.get(a.location()).location()
+		w.issuer.LogOut("auth0|ada") // and again
+		a = b.get(again)
+		w.expect(a, http.StatusBadRequest)
+		if !strings.HasPrefix(a.body, "login_lost") || a.cookie("aventus_session") != nil {
+			t.Errorf("the callback answers %s", a.body)
+		}
+		w.clock.Add(3 * time.Second)
+		b.login("/page")
+		w.expect(b.get("/page"), http.StatusOK)
+	}
+}
+
+// TestForgedLogoutToken: nothing but a good logout token, by itself in a form, ends anything.
+func TestForgedLogoutToken(t *testing.T) {
+	var edit func(header, claims map[string]any)
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.EditLogout = func(header, claims map[string]any) {
+			if edit != nil {
+				edit(header, claims)
+			}
+		}
+	}})
+	b := w.browser()
+	b.login("/")
+	sid := b.sid()
+	token := func(change func(header, claims map[string]any)) string {
+		edit = change
+		return w.issuer.LogoutToken("the-client", "auth0|ada", sid)
+	}
+	good := token(nil)
+	parts := strings.Split(good, ".")
+	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + parts[1] + "."
+	for name, forged := range map[string]string{
+		"nothing": "", "no JWT": "x", "no signature": unsigned, "a cut signature": good[:len(good)-4],
+		"for another client": w.issuer.LogoutToken("another", "auth0|ada", sid),
+		"of another issuer":  token(func(_, claims map[string]any) { claims["iss"] = "https://evil.test/" }),
+		"with a nonce":       token(func(_, claims map[string]any) { claims["nonce"] = "x" }),
+		"without events":     token(func(_, claims map[string]any) { delete(claims, "events") }),
+		"for another event": token(func(_, claims map[string]any) {
+			claims["events"] = map[string]any{"x": map[string]any{}}
+		}),
+		"without jti": token(func(_, claims map[string]any) { delete(claims, "jti") }),
+		"without iat": token(func(_, claims map[string]any) { delete(claims, "iat") }),
+		"expired": token(func(_, claims map[string]any) {
+			claims["exp"] = w.clock.Now().Add(-time.Hour).Unix()
+		}),
+		"old": token(func(_, claims map[string]any) {
+			claims["iat"] = w.clock.Now().Add(-time.Hour).Unix()
+		}),
+		"for nobody":      token(func(_, claims map[string]any) { delete(claims, "sub"); delete(claims, "sid") }),
+		"an access token": token(func(header, _ map[string]any) { header["typ"] = "at+jwt" }),
+		"too long":        strings.Repeat("x", 70<<10),
+	} {
+		edit = nil
+		if d := w.tellsOut(forged); d.Status != http.StatusBadRequest ||
+			!strings.Contains(d.Body, `"error":"invalid_request"`) {
+			t.Errorf("%s: %d %s", name, d.Status, d.Body)
+		}
+	}
+	form := func(pairs ...string) string {
+		values := url.Values{}
+		for i := 0; i < len(pairs); i += 2 {
+			values.Add(pairs[i], pairs[i+1])
+		}
+		return values.Encode()
+	}
+	inQuery := "?logout_token=" // so that nothing looks like a token in Caddy's log
+	for _, c := range []byte(good) {
+		inQuery += fmt.Sprintf("%%%02X", c)
+	}
+	const formType = "application/x-www-form-urlencoded"
+	for name, c := range map[string]struct {
+		method, query, kind, body string
+		status                    int
+	}{
+		"by GET":          {"GET", inQuery, "", "", 405},
+		"by PUT":          {"PUT", "", formType, form("logout_token", good), 405},
+		"in the query":    {"POST", inQuery, formType, "", 400},
+		"twice":           {"POST", "", formType, form("logout_token", good, "logout_token", good), 400},
+		"as JSON":         {"POST", "", "application/json", `{"logout_token":"` + good + `"}`, 400},
+		"without a type":  {"POST", "", "", form("logout_token", good), 400},
+		"as a whole form": {"POST", "", "multipart/form-data; boundary=x", form("logout_token", good), 400},
+		"badly encoded":   {"POST", "", formType, "logout_token=" + good + "&x=%zz", 400},
+	} {
+		req, _ := http.NewRequest(c.method, w.site+backchannelPath+c.query, strings.NewReader(c.body))
+		if c.kind != "" {
+			req.Header.Set("Content-Type", c.kind)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.status {
+			t.Errorf("%s: %d, want %d", name, resp.StatusCode, c.status)
+		}
+	}
+	w.expect(b.get("/"), http.StatusOK)
+	w.expectTold(good, http.StatusOK)
+	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestIDTokenIsNoLogoutToken: an ID token, which the browser's owner may have elsewhere, ends nothing.
+func TestIDTokenIsNoLogoutToken(t *testing.T) {
+	var idToken string
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.EditAnswer = func(_ string, answer map[string]any) { idToken, _ = answer["id_token"].(string) }
+	}})
+	b := w.browser()
+	b.login("/")
+	w.expectTold(idToken, http.StatusBadRequest)
+	w.expect(b.get("/"), http.StatusOK)
+}
+
+// TestReplayedLogoutToken: a token that was seen on the way signs nobody out again.
+func TestReplayedLogoutToken(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	b := w.browser()
+	b.login("/")
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", "")
+	w.expectTold(token, http.StatusOK)
+	w.clock.Add(time.Second)
+	b.login("/")
+	w.clock.Add(5 * time.Minute)
+	w.expectTold(token, http.StatusBadRequest)
+	w.restart()
+	w.expectTold(token, http.StatusBadRequest)
+	w.expect(b.get("/"), http.StatusOK)
+}
+
+// TestLogoutTokenReadsNoCookie: whoever gets a browser to send a form there ends none of its sessions, and the
+// answer sets and deletes no cookie.
+func TestLogoutTokenReadsNoCookie(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	b := w.browser()
+	b.login("/")
+	a := b.do("POST", backchannelPath, "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Site", "same-origin",
+		"Accept", "text/html",
+		"Content-Type", "application/x-www-form-urlencoded")
+	w.expect(a, http.StatusBadRequest)
+	if a.Header["Set-Cookie"] != nil || a.Header.Get("Vary") == "" {
+		t.Errorf("%v", a.Header)
+	}
+	w.expect(b.get("/"), http.StatusOK)
+}
+
+// breakEnds puts a file where the storage has the directory of what has ended.
+func breakEnds(t *testing.T, w *world) (restore func()) {
+	t.Helper()
+	dir := filepath.Join(w.dir, "storage", "aventus_auth", "ended")
+	if err := errors.Join(os.RemoveAll(dir), os.WriteFile(dir, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestLogoutTokenUnrecorded: where the end cannot be written, the answer says so, the session has ended here
+// all the same, and the same token may come again.
+func TestLogoutTokenUnrecorded(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	b := w.browser()
+	b.login("/")
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
+	restore := breakEnds(t, w)
+	w.expectTold(token, http.StatusServiceUnavailable)
+	w.expect(b.get("/"), http.StatusFound)
+	restore()
+	w.expectTold(token, http.StatusOK)
+	w.expectTold(token, http.StatusBadRequest)
+}
+
+// TestLogoutTokenInTime: a server that keeps its keys waiting gets its answer within a second, and what it
+// said holds when the keys have come.
+func TestLogoutTokenInTime(t *testing.T) {
+	leave := make(chan struct{})
+	var hangs atomic.Bool
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.JWKSFault = func(http.ResponseWriter, *http.Request) bool {
+			if hangs.Load() {
+				<-leave
+			}
+			return false
+		}
+	}})
+	b := w.browser()
+	b.login("/")
+	w.issuer.RotateKey()
+	w.clock.Add(time.Minute) // the keys may be fetched again
+	hangs.Store(true)
+	began := time.Now()
+	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", ""), http.StatusServiceUnavailable)
+	if took := time.Since(began); took > 3*time.Second { // a loaded machine
+		t.Errorf("the answer took %s", took)
+	}
+	close(leave)
+	await(t, "the end", func() bool { return strings.Contains(w.log(), "signed out by the authorization server") })
+	w.expect(b.get("/"), http.StatusFound)
+}

@@ -1,0 +1,81 @@
+package aventusauth
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
+)
+
+// TestForeignAddress: signing up with an address that is somebody else's, or that only looks like one of
+// the domain, opens nothing (as in oauth2-proxy's CVE-2025-54576 family, and where a suffix was compared).
+func TestForeignAddress(t *testing.T) {
+	addresses := map[string]map[string]any{
+		"auth0|unverified": {"email": "eve@example.com", "email_verified": false},
+		"auth0|unsaid":     {"email": "eve@example.com"},
+		"auth0|text":       {"email": "eve@example.com", "email_verified": "true"},
+		"auth0|suffix":     {"email": "eve@evilexample.com", "email_verified": true},
+		"auth0|below":      {"email": "eve@mail.example.com", "email_verified": true},
+		"auth0|two":        {"email": "eve@evil.test@example.com", "email_verified": true},
+		"auth0|quoted":     {"email": "\"eve@example.com\"@evil.test", "email_verified": true},
+		"auth0|nobody":     {"email": "@example.com", "email_verified": true},
+		"auth0|pattern":    {"email": "*@evil.test", "email_verified": true},
+		"auth0|folded":     {"email": "eve@eKample.com", "email_verified": true},
+		"auth0|none":       {},
+	}
+	var users []aventustest.User
+	for sub := range addresses {
+		users = append(users, aventustest.User{Sub: sub})
+	}
+	who := ""
+	w := newWorld(t, setup{
+		block: "require_claim email *@example.com",
+		caddyfile: "@staff aventus_claim email *@example.com\n%s\nhandle @staff {\nreverse_proxy %app\n}\nhandle " +
+			"{\nerror 418\n}" + errorsShown,
+		issuer: func(s *aventustest.Server) {
+			s.Users = users
+			s.AutoSignIn = "auth0|eve"
+			s.Users = append(s.Users, aventustest.User{Sub: "auth0|eve"})
+			s.Claims = func(aventustest.User) map[string]any { return addresses[who] }
+		},
+	})
+	for who = range addresses {
+		b := w.browser()
+		b.login("/")
+		a := b.get("/")
+		w.expect(a, http.StatusForbidden)
+		if !strings.HasPrefix(a.body, "insufficient_claim: ") || !strings.Contains(a.body, "(email)") {
+			t.Errorf("%s: %s", who, a.body)
+		}
+	}
+	if n := len(w.requests()); n != 0 {
+		t.Errorf("the app was reached %d times", n)
+	}
+}
+
+// TestVerifiedByTheOtherToken: the ID token of a login said that an address was verified. It says nothing of the
+// address that a renewed access token names.
+func TestVerifiedByTheOtherToken(t *testing.T) {
+	said := func(payload string) string {
+		return bearer + "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
+	}
+	for access, want := range map[string]bool{
+		`{}`:                                false,
+		`{"email":"ceo@example.com"}`:       false,
+		`{"email":"ceo@example.com","x":1}`: false,
+		`{"email":"ceo@example.com","email_verified":true}`:  true,
+		`{"email":"ceo@example.com","email_verified":false}`: false,
+	} {
+		g := &grant{bearer: said(access), idToken: []byte(`{"email_verified":true}`)}
+		if got := claims.Holds(g.claim, "email", []string{"*@example.com"}); got != want {
+			t.Errorf("%s: %t", access, got)
+		}
+	}
+	g := &grant{bearer: said(`{}`), idToken: []byte(`{"email":"ada@example.com","email_verified":true}`)}
+	if !claims.Holds(g.claim, "email", []string{"*@example.com"}) {
+		t.Error("what the ID token says of both does not count")
+	}
+}

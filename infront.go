@@ -1,0 +1,118 @@
+package aventusauth
+
+import (
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
+)
+
+// moduleName is the name of the module among the HTTP handlers, and of its directive.
+const moduleName = "aventus_auth"
+
+// A handler in front of a block may still use the request when the block has returned.
+// Caddy's own (intercept, templates, log_append) run routes and expand placeholders
+// then, which must not see what the client made up. A cache, which is never Caddy's own,
+// compares the request with others by the answer's Vary, and needs the header that the
+// client sent.
+
+// frontCheck looks at what stands in front of a block.
+type frontCheck struct {
+	block  caddyhttp.MiddlewareHandler
+	others sync.Map // bool by *caddyhttp.Server: see hasOthers
+}
+
+// hasOthers reports whether a handler that is not part of Caddy may stand in front
+// of the block, on the server of a request. It looks at the server's routes once.
+func (i *frontCheck) hasOthers(r *http.Request) bool {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil {
+		return true
+	}
+	if others, ok := i.others.Load(server); ok {
+		return others.(bool)
+	}
+	f := &frontWalk{server: server, block: i.block, invoked: make(map[invocation]bool)}
+	f.follow(server.Routes, false)
+	if server.Errors != nil {
+		f.follow(server.Errors.Routes, false) // the other routes have returned by then
+	}
+	// A block that is not found is inside a handler that is not known.
+	others := f.others || !f.found
+	i.others.Store(server, others)
+	return others
+}
+
+// frontWalk looks for the handlers in front of a block.
+type frontWalk struct {
+	server  *caddyhttp.Server
+	block   caddyhttp.MiddlewareHandler
+	found   bool // the block is among the routes
+	others  bool // a handler that is not part of Caddy may stand in front of it
+	invoked map[invocation]bool
+}
+
+// invocation is a named route that was followed.
+type invocation struct {
+	name   string
+	others bool
+}
+
+// follow walks a list of routes; others says whether a third-party handler is in front of it already. It
+// reports whether the list puts one in front of what follows. It assumes that every matcher may match.
+func (f *frontWalk) follow(routes caddyhttp.RouteList, others bool) (adds bool) {
+	groups := make(map[string]bool) // of the routes that add one
+	for _, route := range routes {
+		here := others
+		for group := range groups {
+			here = here || group == "" || group != route.Group // one route of a group is run
+		}
+		own := false
+		for _, handler := range route.Handlers {
+			own = f.meet(handler, here || own) || own
+		}
+		if own && !route.Terminal { // nothing comes after a terminal one
+			groups[route.Group], adds = true, true
+		}
+	}
+	return adds
+}
+
+func (f *frontWalk) meet(handler caddyhttp.MiddlewareHandler, others bool) (adds bool) {
+	if handler == f.block {
+		f.found, f.others = true, f.others || others
+		return false
+	}
+	if caddy.GetModuleName(handler) == moduleName { // another block
+		return false
+	}
+	if handler, ok := handler.(*caddyhttp.Invoke); ok {
+		this := invocation{handler.Name, others}
+		adds, followed := f.invoked[this]
+		if route, ok := f.server.NamedRoutes[handler.Name]; ok && !followed {
+			f.invoked[this] = false // if it invokes itself
+			adds = f.follow(caddyhttp.RouteList{*route}, others)
+			f.invoked[this] = adds
+		}
+		return adds
+	}
+	adds = !isCaddys(handler)
+	for _, routes := range routing.In(handler) {
+		adds = f.follow(routes, others) || adds
+	}
+	return adds
+}
+
+// isCaddys reports whether a handler is part of Caddy, by its package.
+func isCaddys(handler caddyhttp.MiddlewareHandler) bool {
+	t := reflect.TypeOf(handler)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return strings.HasPrefix(t.PkgPath(), "github.com/caddyserver/caddy/v2/")
+}

@@ -1,0 +1,99 @@
+package aventus
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// logoutEvent is the member of events that says what the token is for (OpenID
+	// Connect Back-Channel Logout 1.0, section 2.4).
+	logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
+
+	// MaxLogoutAge limits how long ago a logout token was issued, whatever its exp is,
+	// and thereby how long its id has to be remembered. Servers send it at once.
+	MaxLogoutAge = 10 * time.Minute
+)
+
+// Logout is what a good logout token says.
+type Logout struct {
+	ID        string // the token's own (jti), which no other token has
+	SessionID string // the session at the server that has ended (sid); empty: all of Subject's have
+	Subject   string // whose session it was; may be empty if SessionID is not
+}
+
+// LogoutVerifier checks logout tokens (OpenID Connect Back-Channel Logout 1.0, section
+// 2.6). It is safe for concurrent use. Whether a token came before is for the caller to
+// find out.
+type LogoutVerifier struct {
+	issuer, clientID string
+	keys             *KeySet
+	now              func() time.Time
+}
+
+// NewLogoutVerifier returns a verifier of the logout tokens that issuer made for the
+// client, by the clock now. Neither may be empty.
+func NewLogoutVerifier(issuer, clientID string, keys *KeySet, now func() time.Time) *LogoutVerifier {
+	return &LogoutVerifier{issuer: issuer, clientID: clientID, keys: keys, now: now}
+}
+
+// Verify returns what a good logout token says. The errors are those of
+// [TokenVerifier.Verify].
+func (v *LogoutVerifier) Verify(ctx context.Context, token string) (Logout, error) {
+	jws, err := parseJWT(token)
+	if err != nil {
+		return Logout{}, err
+	}
+	// "logout+jwt" is the specification's; Auth0 writes "JWT".
+	if err := checkType(jws, "jwt", "logout+jwt"); err != nil {
+		return Logout{}, err
+	}
+	payload, err := v.keys.verify(ctx, jws)
+	if err != nil {
+		return Logout{}, err
+	}
+	return v.judge(payload)
+}
+
+// judge reads the payload of a token whose signature is good.
+func (v *LogoutVerifier) judge(payload []byte) (Logout, error) {
+	fields, _, err := checkClaims(payload, v.issuer, v.clientID, v.now())
+	if err != nil {
+		return Logout{}, err
+	}
+	issued, ok := numericDate(fields["iat"]) // checkClaims knows that it is no future time
+	if !ok {
+		return Logout{}, refuse("it has no iat")
+	}
+	if v.now().After(issued.Add(MaxLogoutAge)) {
+		return Logout{}, refuse("it was issued at %s, too long ago", issued.UTC().Format(time.RFC3339))
+	}
+	// By these two, no ID token is taken for a logout token, nor the other way around.
+	events, err := parseObject(fields["events"])
+	if err != nil {
+		return Logout{}, refuse("its events %s", err)
+	}
+	if _, err := parseObject(events[logoutEvent]); err != nil {
+		return Logout{}, refuse("its events do not say that it is a logout token")
+	}
+	if _, ok := fields["nonce"]; ok {
+		return Logout{}, refuse("it has a nonce, as ID tokens do")
+	}
+
+	var said Logout
+	for _, claim := range []struct {
+		name string
+		to   *string
+	}{{"jti", &said.ID}, {"sid", &said.SessionID}, {"sub", &said.Subject}} {
+		if *claim.to, ok = optionalField(fields, claim.name); !ok {
+			return Logout{}, refuse("its %s is no string", claim.name)
+		}
+	}
+	switch {
+	case said.ID == "":
+		return Logout{}, refuse("it has no jti")
+	case said.SessionID == "" && said.Subject == "":
+		return Logout{}, refuse("it has neither sid nor sub")
+	}
+	return said, nil
+}

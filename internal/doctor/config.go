@@ -1,0 +1,170 @@
+package doctor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+)
+
+// loaded is a config that was provisioned and not started.
+type loaded struct {
+	Front
+	app     *caddyhttp.App
+	blocks  []*Block
+	storage json.RawMessage // nil: Caddy's default
+	lost    []aventus.Finding
+}
+
+// loadConfig loads the config as `caddy validate` does, with its errors, but for two
+// things that would be left behind, perhaps with an owner that keeps the server out:
+// no log file is opened, and the local certificate authority is made elsewhere.
+func loadConfig(fl caddycmd.Flags, front Front) (*loaded, error) {
+	// What Caddy says of its own progress would stand between the lines here.
+	if err := caddy.Validate(&caddy.Config{Logging: quiet()}); err != nil {
+		return nil, err
+	}
+	if err := loadEnvironment(fl); err != nil {
+		return nil, err
+	}
+	raw, file, _, err := caddycmd.LoadConfig(fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return nil, err
+	}
+	if file == "" {
+		return nil,
+			errors.New("input file required when there is no Caddyfile in current directory (use --config flag)")
+	}
+	config := new(caddy.Config)
+	if err := caddy.StrictUnmarshalJSON(caddy.RemoveMetaFields(raw), config); err != nil {
+		return nil, fmt.Errorf("decoding config: %v", err)
+	}
+	elsewhere, err := os.MkdirTemp("", "aventus-auth-doctor-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(elsewhere)
+	l := &loaded{Front: front, storage: config.StorageRaw, lost: lostDirectives(file, fl.String("adapter"), raw)}
+	config.Logging = quiet()
+	config.StorageRaw = caddyconfig.JSON(map[string]string{"module": "file_system", "root": elsewhere}, nil)
+	ctx, err := caddy.ProvisionContext(config)
+	if err != nil {
+		return nil, err
+	}
+	if l.blocks = front.Blocks(); len(l.blocks) == 0 {
+		err := errors.New("there is no aventus_auth in this config")
+		for _, f := range l.lost {
+			err = fmt.Errorf("%w: %s; %s", err, f.Detail, f.Next)
+		}
+		return nil, err
+	}
+	app, err := ctx.App("http")
+	if err != nil {
+		return nil, err
+	}
+	l.app = app.(*caddyhttp.App)
+	return l, nil
+}
+
+// quiet returns a logging config of which nothing is heard.
+func quiet() *caddy.Logging {
+	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "FATAL"}}}}
+}
+
+// loadEnvironment loads the environment files as `caddy run` does. Caddy has no other
+// way in than its commands: this one loads them first, and then finds that it was
+// told no adapter.
+func loadEnvironment(fl caddycmd.Flags) error {
+	if !fl.Changed("envfile") {
+		return nil
+	}
+	adapt := new(cobra.Command)
+	caddycmd.Commands()["adapt"].CobraFunc(adapt)
+	adapt.Flags().Lookup("envfile").Value = fl.Lookup("envfile").Value
+	if err := adapt.ParseFlags([]string{"--config", "-", "--adapter", ""}); err != nil {
+		return err
+	}
+	if err := adapt.RunE(adapt, nil); err != nil && !strings.HasPrefix(err.Error(), "adapter name is required") {
+		return err
+	}
+	return nil
+}
+
+// gather puts the blocks that are alike together.
+func (l *loaded) gather() []*block {
+	at := places(l.app, func(handler caddyhttp.MiddlewareHandler) bool { return l.blockOf(handler) != nil })
+	groups := make(map[string]*block)
+	for _, loaded := range l.blocks {
+		key := fmt.Sprintf("%q %q %#v %q %v %q",
+			loaded.RedirectURI, loaded.Issuer, loaded.Config, loaded.JWKSURL, loaded.NeedsKeys, loaded.Hosts)
+		b := groups[key]
+		if b == nil {
+			b = &block{ClientID: aventus.CleanText(loaded.Config.ClientID), Issuer: loaded.Issuer, block: loaded}
+			groups[key] = b
+		}
+		b.Count++
+		b.backchannel, b.returns = append(b.backchannel, loaded.BackchannelPath),
+			append(b.returns, loaded.LogoutReturn)
+		for _, n := range loaded.Notices {
+			if !slices.Contains(b.notices, n) {
+				b.notices = append(b.notices, n)
+			}
+		}
+		found := at[loaded.Handler]
+		for i := range found {
+			found[i].block, found[i].begins = loaded, loaded.Begins
+		}
+		b.places = append(b.places, found...)
+		if len(found) == 0 {
+			found = []place{{}}
+		}
+		for _, place := range found {
+			if !loaded.leavesHost() || len(place.hosts) == 0 {
+				place.hosts = []string{hostPlaceholder}
+			}
+			for _, host := range place.hosts {
+				uri := strings.Replace(loaded.RedirectURI, hostPlaceholder, inURL(strings.ToLower(host)), 1)
+				b.RedirectURIs = append(b.RedirectURIs, uri)
+			}
+		}
+	}
+	var blocks []*block
+	for _, key := range slices.Sorted(maps.Keys(groups)) {
+		b := groups[key]
+		slices.Sort(b.RedirectURIs)
+		b.RedirectURIs = slices.Compact(b.RedirectURIs)
+		b.LogoutURIs, b.ReturnURLs = b.atEach(b.backchannel), b.atEach(b.returns)
+		blocks = append(blocks, b)
+	}
+	return blocks
+}
+
+// inURL returns a host as it stands in a URL, where an IPv6 address has brackets
+// (RFC 3986, section 3.2.2).
+func inURL(host string) string {
+	if strings.Contains(host, ":") {
+		return "[" + host + "]"
+	}
+	return host
+}
+
+// blockOf returns the block that a handler is, or nil if it is none.
+func (l *loaded) blockOf(handler caddyhttp.MiddlewareHandler) *Block {
+	for _, b := range l.blocks {
+		if b.Handler == handler {
+			return b
+		}
+	}
+	return nil
+}

@@ -1,0 +1,424 @@
+// Package doctor is `caddy aventus-auth doctor`: it says what to register for the blocks of a config, and finds
+// what keeps logins from working.
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+)
+
+// Front is what the doctor is given by the module that it examines.
+type Front struct {
+	// Blocks returns the blocks of the config that was provisioned.
+	Blocks func() []*Block
+
+	// Refusals returns the handler among a server's error routes that could answer a refused request with
+	// what it asked for, or "" if none could. Nil hosts mean that the hosts are not known. It reports false
+	// if there are no error routes.
+	Refusals func(server *caddyhttp.Server, hosts []string) (unsafe string, found bool)
+
+	RefusalsAdvice string // what to do about an unsafe handler
+
+	Now func() time.Time
+}
+
+// Block is an aventus_auth block that was provisioned.
+type Block struct {
+	Handler caddyhttp.MiddlewareHandler // as it stands in the routes
+
+	Config      aventus.Config
+	Client      *aventus.Client
+	KeySet      *aventus.KeySet
+	Issuer      string
+	JWKSURL     string
+	RedirectURI string // may hold hostPlaceholder
+	NeedsKeys   bool   // a login needs the authorization server's key set
+	WithNonce   bool   // an ID token is asked for
+
+	// The hosts that share the login with the redirect URI's host. *.example.com stands for one label.
+	Hosts []string
+
+	KeysInStorage bool // what it seals, it seals with keys in the storage
+
+	Matchers     caddyhttp.MatcherSets
+	Passes       bool // what has no session goes on
+	TakesBearers bool // API clients may bring a token of their own
+	Begins       bool // a page visit without a session begins a login
+	CallbackPath string
+	OtherPaths   []string // that are its own
+
+	Notices []Notice // what its config says, and may not be meant
+
+	BackchannelPath string // where the authorization server says that a session has ended; empty: nowhere
+	LogoutReturn    string // where its logout page sends the browser back: a path or a URL; empty: nowhere
+}
+
+// Notice is what the operator should know of a subdirective that is valid.
+type Notice struct{ About, Detail, Next string }
+
+const (
+	// hostPlaceholder is what a redirect URI may leave to the request.
+	hostPlaceholder = "{http.request.host}"
+
+	// metadataPath is where an API client looks for what a site says of itself (RFC 9728, section 3).
+	metadataPath = "/.well-known/oauth-protected-resource"
+
+	// anyHost stands in for hostPlaceholder, or for a host that is not known (RFC 6761, section 6.4).
+	anyHost = "host.invalid"
+)
+
+func (b *Block) leavesHost() bool { return strings.Contains(b.RedirectURI, hostPlaceholder) }
+
+// Command is `caddy aventus-auth doctor`.
+func Command(front Front) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor [--config <path> [--adapter <name>]] [--envfile <path>] [--json]",
+		Short: "Says what to register, and finds what keeps logins from working",
+		Long: `
+Says which callback URL each aventus_auth block of a config needs to have
+registered. Then it asks the authorization server, the storage and the config's
+routes whether a login would work, and says what to do where it would not.
+
+It starts no server, and a Caddy that is running takes no notice. Nothing is left
+in the storage. Run it as the user that Caddy runs as, with the same environment:
+what root may write, that user may not.
+
+The exit status is 0 if no check failed, and 1 if one did or if the config cannot
+be loaded.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringP("config", "c", "", "Configuration file")
+	cmd.Flags().StringP("adapter", "a", "", "Name of config adapter")
+	cmd.Flags().StringSlice("envfile", []string{}, "Environment file(s) to load")
+	cmd.Flags().Bool("json", false, "Print one JSON document")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+		config, err := loadConfig(fl, front)
+		if err != nil {
+			return err
+		}
+		d := &doctor{loaded: config, asJSON: fl.Bool("json"), out: cmd.OutOrStdout(),
+			isTerminal: isTerminal(os.Stdout),
+			progress:   io.Discard}
+		if isTerminal(os.Stderr) {
+			d.progress = cmd.ErrOrStderr()
+		}
+		d.examine(cmd.Context())
+		if err := d.conclude(); err != nil {
+			return err
+		}
+		if !d.report.OK {
+			cmd.SilenceErrors = true // all has been said
+			return errors.New("a check failed")
+		}
+		return nil
+	}
+	return cmd
+}
+
+// doctor examines a config, and tells what it finds as it finds it.
+type doctor struct {
+	*loaded
+	asJSON     bool
+	out        io.Writer
+	isTerminal bool      // out is one
+	progress   io.Writer // a terminal, or nothing
+
+	report report
+	failed map[string]bool // by host: DNS or the connection failed, so that later checks are skipped
+}
+
+// report is what --json prints.
+type report struct {
+	OK     bool     `json:"ok"` // no check failed
+	Blocks []*block `json:"blocks"`
+	Checks []check  `json:"checks"` // of what blocks share
+}
+
+// block is what is said of the aventus_auth blocks that are alike in all that is
+// asked for. One may stand in several sites, or be loaded for each of them.
+type block struct {
+	ClientID     string   `json:"client_id"`
+	Issuer       string   `json:"issuer"`
+	RedirectURIs []string `json:"redirect_uris"` // to be registered
+	LogoutURIs   []string `json:"backchannel_logout_uris,omitempty"`
+	ReturnURLs   []string `json:"logout_urls,omitempty"`
+	Count        int      `json:"count"`
+	Checks       []check  `json:"checks"`
+
+	block   *Block   // one of them
+	places  []place  // where they are
+	notices []Notice // of all of them, each once
+
+	backchannel, returns []string // paths or URLs that are to be registered with it
+}
+
+type check struct {
+	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, errors, named,
+	// storage, keys
+	Name   string `json:"check"`
+	Target string `json:"target"`
+	aventus.Finding
+}
+
+// examine asks all there is to ask, one thing after the other, and each thing once.
+func (d *doctor) examine(ctx context.Context) {
+	d.report.Blocks = d.gather()
+	d.failed = make(map[string]bool)
+	asked := make(map[string]bool)
+	d.say("The authorization server\n")
+	for _, b := range d.report.Blocks {
+		endpoints := []string{b.block.Config.AuthorizeURL, b.block.Config.TokenURL}
+		if b.block.NeedsKeys {
+			endpoints = append(endpoints, b.block.JWKSURL)
+		}
+		for _, endpoint := range endpoints {
+			if u := parsed(endpoint); !asked[u.Host] {
+				asked[u.Host] = true
+				d.askHost(ctx, u)
+			}
+		}
+	}
+	for _, b := range d.report.Blocks {
+		if !asked[b.block.JWKSURL] {
+			asked[b.block.JWKSURL] = true
+			d.askKeys(ctx, b.block)
+		}
+	}
+	for _, b := range d.report.Blocks {
+		d.say("\naventus_auth with client_id %s\n", b.ClientID)
+		if b.Count > 1 {
+			d.say("  %d blocks are alike.\n", b.Count)
+		}
+		d.say("  To be registered as its callback URL, to the letter:\n")
+		for _, uri := range b.RedirectURIs {
+			d.say("    %s\n", uri)
+		}
+		if len(b.LogoutURIs) > 0 {
+			d.say("  To be registered as its back-channel logout URL:\n    %s\n", strings.Join(b.LogoutURIs, "\n    "))
+		}
+		if len(b.ReturnURLs) > 0 {
+			d.say("  To be registered as its logout URL:\n    %s\n", strings.Join(b.ReturnURLs, "\n    "))
+		}
+		d.askBlock(ctx, b)
+	}
+	if len(d.lost) > 0 {
+		d.say("\nNamed routes\n")
+	}
+	for _, f := range d.lost {
+		d.ask(&d.report.Checks, "named", "Caddyfile", func() aventus.Finding { return f })
+	}
+	d.say("\nCaddy's storage\n")
+	d.askStorage(ctx)
+}
+
+// parsed parses a URL of the settings, which were checked.
+func parsed(raw string) *url.URL {
+	u, _ := url.Parse(raw)
+	return u
+}
+
+// atEach returns paths at each origin of the redirect URIs, and URLs as they are. Empty ones are none.
+func (b *block) atEach(paths []string) []string {
+	var all []string
+	for _, path := range paths {
+		if path != "" && !strings.HasPrefix(path, "/") {
+			all = append(all, path)
+		}
+		for _, uri := range b.RedirectURIs {
+			scheme, rest, _ := strings.Cut(uri, "://")
+			host, _, _ := strings.Cut(rest, "/")
+			if strings.HasPrefix(path, "/") {
+				all = append(all, scheme+"://"+host+path)
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// askHost sees whether a host can be reached, and what time it is there.
+func (d *doctor) askHost(ctx context.Context, u *url.URL) {
+	dns := d.ask(&d.report.Checks, "dns", inURL(u.Hostname()),
+		func() aventus.Finding { return aventus.LookUp(ctx, u) })
+	d.failed[u.Host] = dns.Status == aventus.Fail
+	connect := d.askThere(&d.report.Checks, "connect", u.Host, u,
+		func() aventus.Finding { return aventus.Connect(ctx, u) })
+	d.failed[u.Host] = d.failed[u.Host] || connect.Status == aventus.Fail
+	d.askThere(&d.report.Checks, "clock", u.Host, u,
+		func() aventus.Finding { return aventus.ProbeClock(ctx, u, d.Now) })
+}
+
+// askKeys sees whether the key set of b can be had. Where no login needs it, it is no
+// failure that there is none.
+func (d *doctor) askKeys(ctx context.Context, b *Block) {
+	to := b.JWKSURL
+	needed := slices.ContainsFunc(d.blocks, func(other *Block) bool { return other.JWKSURL == to && other.NeedsKeys })
+	d.askThere(&d.report.Checks, "jwks", to, parsed(to), func() aventus.Finding {
+		f := b.KeySet.Probe(ctx)
+		if f.Status == aventus.Fail && !needed {
+			return skipped(f.Detail + "; no login here needs it")
+		}
+		return f
+	})
+}
+
+// askBlock asks what the authorization server makes of the block, and the routes of
+// its callback.
+func (d *doctor) askBlock(ctx context.Context, b *block) {
+	for _, uri := range b.RedirectURIs {
+		d.askThere(&b.Checks, "authorize", uri, parsed(b.block.Config.AuthorizeURL), func() aventus.Finding {
+			if b.block.leavesHost() && strings.ContainsAny(uri, "{*") {
+				return skipped("the name of the host is not known")
+			}
+			return b.block.Client.ProbeAuthorize(ctx, uri, b.block.WithNonce)
+		})
+	}
+	d.askThere(&b.Checks, "token", b.block.Config.TokenURL, parsed(b.block.Config.TokenURL), func() aventus.Finding {
+		uri := strings.NewReplacer(hostPlaceholder, anyHost, "*", "any").Replace(b.RedirectURIs[0])
+		return b.block.Client.ProbeToken(ctx, uri)
+	})
+	for _, n := range b.notices {
+		d.ask(&b.Checks, "config", n.About, func() aventus.Finding {
+			return aventus.Finding{Status: aventus.Warn, Detail: aventus.CleanText(n.Detail), Next: n.Next}
+		})
+	}
+	told := make(map[string]bool)
+	for _, place := range b.places {
+		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
+		f := d.protects(place.block, place)
+		if !told[target+f.Detail] {
+			told[target+f.Detail] = true
+			d.ask(&b.Checks, "protects", target, func() aventus.Finding { return f })
+		}
+	}
+	for _, uri := range b.RedirectURIs {
+		if u, err := url.Parse(uri); err == nil && b.isDeaf(u) {
+			d.ask(&b.Checks, "hosts", u.Hostname(), func() aventus.Finding { return deaf(u) })
+		}
+	}
+	for _, place := range b.places {
+		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
+		if place.block.TakesBearers && !told["api"+target] {
+			told["api"+target] = true
+			d.ask(&b.Checks, "metadata", target, func() aventus.Finding { return d.metadata(place) })
+		}
+	}
+	for _, host := range b.block.Hosts {
+		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return d.findListed(b, host) })
+	}
+	for _, host := range b.unlisted() {
+		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return b.strayHost(host) })
+	}
+	for _, uri := range b.RedirectURIs {
+		d.ask(&b.Checks, "callback", uri, func() aventus.Finding { return d.findCallback(b, uri) })
+	}
+	for _, place := range b.places {
+		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
+		if f, found := d.examineErrorRoutes(place); found && !told[target+f.Detail] {
+			told[target+f.Detail] = true
+			d.ask(&b.Checks, "errors", target, func() aventus.Finding { return f })
+		}
+	}
+}
+
+// examineErrorRoutes sees whether the error routes of a place could answer a refused
+// request with what it asked for. It reports false where there are none.
+func (d *doctor) examineErrorRoutes(p place) (f aventus.Finding, found bool) {
+	hosts := p.hosts
+	if strings.ContainsAny(strings.Join(hosts, ""), "*{") {
+		hosts = nil
+	}
+	unsafe, found := d.Refusals(p.server, hosts)
+	if unsafe != "" {
+		return aventus.Finding{
+			Status: aventus.Warn,
+			Detail: unsafe + " could answer a refused request with what it asked for; " +
+				"it gets a line of text from aventus_auth, and not these error pages",
+			Next: d.RefusalsAdvice,
+		}, true
+	}
+	return aventus.Finding{Status: aventus.Pass, Detail: "they show nothing that is protected"}, found
+}
+
+// askThere is ask for what needs the host of u.
+func (d *doctor) askThere(to *[]check, name, target string, u *url.URL, probe func() aventus.Finding) aventus.Finding {
+	if d.failed[u.Host] {
+		probe = func() aventus.Finding { return skipped(u.Host + " cannot be reached") }
+	}
+	return d.ask(to, name, target, probe)
+}
+
+func skipped(why string) aventus.Finding { return aventus.Finding{Status: aventus.Skip, Detail: why} }
+
+// ask asks one thing, and says what came of it.
+func (d *doctor) ask(to *[]check, name, target string, probe func() aventus.Finding) aventus.Finding {
+	wait := fmt.Sprintf("  ... %s", name)
+	fmt.Fprint(d.progress, wait)
+	c := check{name, target, probe()}
+	*to = append(*to, c)
+	fmt.Fprintf(d.progress, "\r%*s\r", len(wait), "")
+
+	mark, next := map[aventus.Status]string{
+		"pass": "pass", "warn": "WARN", "fail": "FAIL", "skip": "skip",
+	}[c.Status], "next:"
+	if d.isTerminal {
+		mark, next = map[aventus.Status]string{"pass": "✓", "warn": "!", "fail": "✗", "skip": "-"}[c.Status], "→"
+	}
+	d.say("  %s %-9s  %s: %s\n", mark, name, target, c.Detail)
+	if c.Next != "" {
+		d.say("  %*s %s %s\n", utf8.RuneCountInString(mark)+len(" authorize "), "", next, c.Next)
+	}
+	return c.Finding
+}
+
+// say prints what is for people.
+func (d *doctor) say(format string, args ...any) {
+	if !d.asJSON {
+		fmt.Fprintf(d.out, format, args...)
+	}
+}
+
+// conclude counts what there was, and prints the document where that is wanted.
+func (d *doctor) conclude() error {
+	all := d.report.Checks
+	for _, b := range d.report.Blocks {
+		all = slices.Concat(all, b.Checks)
+	}
+	count := make(map[aventus.Status]int)
+	for _, c := range all {
+		count[c.Status]++
+	}
+	d.report.OK = count[aventus.Fail] == 0
+	d.say("\n%d passed, %d failed, %d with a warning, %d skipped\n",
+		count[aventus.Pass], count[aventus.Fail], count[aventus.Warn], count[aventus.Skip])
+	if !d.asJSON {
+		return nil
+	}
+	out := json.NewEncoder(d.out)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "  ")
+	return out.Encode(d.report)
+}
+
+// isTerminal reports whether file is a terminal.
+func isTerminal(file *os.File) bool {
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

@@ -1,0 +1,188 @@
+package doctor
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
+)
+
+// describe says in words which requests some matchers take.
+func describe(sets []caddyhttp.MatcherSet) string {
+	if len(sets) == 0 {
+		return "every path"
+	}
+	var either []string
+	for _, set := range sets {
+		var all []string
+		for _, matcher := range set {
+			all = append(all, describeOne(matcher))
+		}
+		slices.Sort(all) // Caddy has them in any order
+		either = append(either, strings.Join(all, " and "))
+	}
+	return strings.Join(either, ", or ")
+}
+
+func describeOne(matcher any) string {
+	switch matcher := matcher.(type) {
+	case *caddyhttp.MatchPath:
+		return strings.Join(*matcher, " ")
+	case *caddyhttp.MatchNot:
+		return "all but " + describe(matcher.MatcherSets)
+	}
+	return "what the matcher " + caddy.GetModuleName(matcher) + " takes"
+}
+
+// paths returns the patterns of the path matchers in some sets, but for those that a "not" holds, and those
+// that match everything.
+func paths(sets []caddyhttp.MatcherSet) (patterns []string) {
+	for _, set := range sets {
+		for _, matcher := range set {
+			if matcher, ok := matcher.(*caddyhttp.MatchPath); ok {
+				for _, pattern := range *matcher {
+					if pattern != "*" && !strings.HasPrefix(pattern, routing.Sorting) {
+						patterns = append(patterns, pattern)
+					}
+				}
+			}
+		}
+	}
+	return patterns
+}
+
+// protects describes which requests a block protects at a place. It fails if another handler answers first,
+// and warns if paths below a protected one are open, or if another block there shuts API clients out.
+func (l *loaded) protects(b *Block, p place) aventus.Finding {
+	detail := describe(b.Matchers)
+	if within := paths(slices.Concat(p.around...)); len(within) > 0 {
+		detail += ", within " + strings.Join(within, " ")
+	}
+	if b.Passes {
+		detail += "; who has no session passes all the same"
+	}
+	if first := l.before(b, p); first != "" {
+		return aventus.Finding{
+			Status: aventus.Fail, Detail: detail + ", but " + first + " answers first: it is open to everybody",
+			Next: "take the global option order for aventus_auth out, or put aventus_auth before it",
+		}
+	}
+	if other := l.shutsOut(b, p); other != nil {
+		return aventus.Finding{
+			Status: aventus.Warn,
+			Detail: fmt.Sprintf("%s; API clients meet another aventus_auth there (client_id %s), without "+
+				"accept_bearer, and get 401", detail, aventus.CleanText(other.Config.ClientID)),
+			Next: "give each block that a request meets accept_bearer, or keep these paths out of the other's matcher",
+		}
+	}
+	for _, pattern := range paths(b.Matchers) {
+		if exact := strings.Trim(pattern, "/"); exact == "" || strings.ContainsAny(exact, "*{") ||
+			strings.Contains(exact[strings.LastIndexByte(exact, '/')+1:], ".") {
+			continue
+		}
+		base := strings.TrimSuffix(pattern, "/")
+		if !l.isOpen(p, base+"/x") {
+			continue
+		}
+		return aventus.Finding{
+			Status: aventus.Warn, Detail: fmt.Sprintf("%s; what is below %s/ is open to everybody", detail, base),
+			Next: fmt.Sprintf("to protect it as well, have the matcher take %s and %s/*", base, base),
+		}
+	}
+	return aventus.Finding{Status: aventus.Pass, Detail: detail}
+}
+
+// isOpen reports whether a request for a path at a place is answered, and by no block.
+func (l *loaded) isOpen(p place, path string) bool {
+	return l.scoutAt(p, path).follow(p.server.Routes) == stops
+}
+
+// shutsOut returns a block that takes no tokens of API clients, and protects what b lets them in for; or nil.
+func (l *loaded) shutsOut(b *Block, p place) *Block {
+	if !b.TakesBearers {
+		return nil
+	}
+	for _, path := range l.samples(b, p) {
+		s := l.scoutAt(p, path)
+		s.through = true
+		s.follow(p.server.Routes)
+		for _, other := range s.met {
+			if !other.TakesBearers && !other.Passes && slices.Contains(s.met, b) {
+				return other
+			}
+		}
+	}
+	return nil
+}
+
+// samples returns paths of requests that for certain come through the matchers around a block, and are the
+// block's to protect.
+func (l *loaded) samples(b *Block, p place) []string {
+	all := []string{"/aventus_auth_doctor"} // what no site has a route of its own for
+	for _, pattern := range slices.Concat(paths(slices.Concat(p.around...)), paths(b.Matchers)) {
+		if !strings.ContainsAny(pattern, "{?") {
+			all = append(all, strings.ReplaceAll(pattern, "*", "x"))
+		}
+	}
+	return slices.DeleteFunc(all, func(path string) bool { return !l.scoutAt(p, path).isInside(p, b) })
+}
+
+// before returns what answers a request that a block protects before it comes to the block, or "".
+func (l *loaded) before(b *Block, p place) string {
+	for _, path := range l.samples(b, p) {
+		// A redirect or a text may well be for everybody.
+		s := l.scoutAt(p, path)
+		if s.follow(p.server.Routes) == stops && (s.why == "file_server" || s.why == "reverse_proxy") {
+			return s.why
+		}
+	}
+	return ""
+}
+
+// scoutAt returns a scout with a page visit at a place, which arrives where a block protects it.
+func (l *loaded) scoutAt(p place, path string) *scout {
+	host := anyHost
+	if len(p.hosts) > 0 && !strings.Contains(p.hosts[0], "{") {
+		host = strings.ReplaceAll(p.hosts[0], "*", "any")
+	}
+	return l.newScout(p.server, &url.URL{Host: host, Path: path})
+}
+
+// metadata sees whether API clients get what a block with accept_bearer says of itself (RFC 9728).
+func (l *loaded) metadata(p place) aventus.Finding {
+	const lookedAt = metadataPath + ", where API clients look for where to sign in"
+	s := l.scoutAt(p, metadataPath)
+	s.describes = true
+	switch s.follow(p.server.Routes) {
+	case arrives:
+		return aventus.Finding{Status: aventus.Pass, Detail: metadataPath + " comes to aventus_auth"}
+	case cannotTell:
+		return skipped("cannot be told: it depends on " + s.why)
+	case stops:
+		return aventus.Finding{
+			Status: aventus.Warn, Detail: s.why + " answers at " + lookedAt,
+			Next: "put aventus_auth before it, or keep " + metadataPath + " out of its matcher",
+		}
+	}
+	return aventus.Finding{
+		Status: aventus.Warn, Detail: "nothing answers at " + lookedAt,
+		Next: "take aventus_auth out of the handle or route that leaves this path out, and give it the matcher",
+	}
+}
+
+// isInside reports whether a request for certain comes through the matchers around a block, and is the block's
+// to protect.
+func (s *scout) isInside(p place, b *Block) bool {
+	for _, sets := range append(slices.Clone(p.around), b.Matchers) {
+		if s.matches(sets) != routing.Yes {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,94 @@
+package records
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// downFor is a storage that is down for a time.
+type downFor struct {
+	certmagic.FileStorage
+	isDown bool
+}
+
+func (f *downFor) Load(ctx context.Context, key string) ([]byte, error) {
+	if f.isDown {
+		return nil, errors.New("it is down")
+	}
+	return f.FileStorage.Load(ctx, key)
+}
+
+// TestIdentified: each value that is asked says first which storage it is of, whatever it says of its config; one
+// that fails says so later. Switching back is told, too.
+func TestIdentified(t *testing.T) {
+	one, two := t.TempDir(), t.TempDir()
+	var told []string
+	n := &Newest{Identified: func(id string) { told = append(told, id) }}
+	ask := func() {
+		t.Helper()
+		_ = n.Store(t.Context(), "key", []byte("value"))
+	}
+	n.Use(&certmagic.FileStorage{Path: one})
+	ask()
+	ask()
+	n.Use(&certmagic.FileStorage{Path: one})
+	ask()
+	release := n.Use(&certmagic.FileStorage{Path: two})
+	ask()
+	release()
+	ask()
+	failing := &downFor{FileStorage: certmagic.FileStorage{Path: two}, isDown: true}
+	n.Use(failing)
+	ask()
+	failing.isDown = false
+	ask()
+	if len(told) != 5 {
+		t.Fatalf("told %q", told)
+	}
+	a, b := told[0], told[2]
+	if len(a) < 20 || a == b || !slices.Equal(told, []string{a, a, b, a, b}) {
+		t.Errorf("told %q", told)
+	}
+}
+
+// TestRelearn: when the storage has become another one, all that has ended there is learned anew, however long ago
+// that was, and until that is done, nothing is known.
+func TestRelearn(t *testing.T) {
+	clock := newClock()
+	one, two := &certmagic.FileStorage{Path: t.TempDir()}, &certmagic.FileStorage{Path: t.TempDir()}
+	id, until := ID{1}, clock.Now().Add(24*time.Hour)
+	elsewhere := NewEnded(Bounded(two, nil), clock.steady())
+	if err := elsewhere.End(t.Context(), id, until); err != nil {
+		t.Fatal(err)
+	}
+	clock.Add(2 * time.Hour)
+	lately := filepath.Join(two.Path, "aventus_auth", "ended", "lately")
+	if err := os.RemoveAll(lately); err != nil { // as a sweep would
+		t.Fatal(err)
+	}
+
+	n := new(Newest)
+	n.Use(one)
+	here := NewEnded(Bounded(n, nil), clock.steady())
+	if err := here.Learn(t.Context()); err != nil || here.Has(id, clock.Now()) {
+		t.Fatalf("%v; it has ended: %t", err, here.Has(id, clock.Now()))
+	}
+	n.Use(two)
+	if err := here.Learn(t.Context()); err != nil || here.Has(id, clock.Now()) {
+		t.Fatalf("what ended long ago is learned without need: %v", err)
+	}
+	here.Relearn()
+	if isKnown, _ := here.known(); isKnown {
+		t.Error("all that has ended is said to be known")
+	}
+	if err := here.Learn(t.Context()); err != nil || !here.Has(id, clock.Now()) {
+		t.Errorf("it is not learned: %v", err)
+	}
+}

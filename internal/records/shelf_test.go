@@ -1,0 +1,231 @@
+package records
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestShelf: what is put can be got until it is swept, by whoever knows when that
+// is.
+func TestShelf(t *testing.T) {
+	storage, clock := newStorage(t), newClock()
+	s := NewShelf(storage, "shelf", clock.steady())
+	expires := clock.Now().Add(2 * time.Hour)
+	if err := s.Put(t.Context(), "a", expires, []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(t.Context(), "a", expires); err != nil || string(got) != "1" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if _, err := s.Get(t.Context(), "b", expires); err == nil {
+		t.Error("there is a b")
+	}
+	if err := s.Put(t.Context(), "b", expires, []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Find(t.Context(), "b"); err != nil || string(got) != "2" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for range 2 {
+		if err := s.Delete(t.Context(), "b", expires); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Find(t.Context(), "b"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("found what is not there: %v", err)
+	}
+	storage.on(func(method, _ string) error {
+		if method == "List" {
+			return errBroken
+		}
+		return nil
+	})
+	if _, err := s.Find(t.Context(), "a"); !errors.Is(err, errBroken) {
+		t.Errorf("not found in a storage that fails: %v", err)
+	}
+	storage.on(nil)
+	s.sweepNow(t.Context(), hourOf(expires))
+	if _, err := s.Get(t.Context(), "a", expires); err != nil {
+		t.Errorf("swept too early: %v", err)
+	}
+	s.sweepNow(t.Context(), hourOf(expires)+1)
+	if _, err := s.Get(t.Context(), "a", expires); err == nil {
+		t.Error("not swept")
+	}
+}
+
+// TestShelfHours: what is on the shelf is found in whichever hour it is filed, among
+// the hours that do not have it, and each hour is swept once it is over.
+func TestShelfHours(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, clock := newStorage(t), newClock()
+		s := NewShelf(storage, "shelf", clock.steady())
+		put := func(id string, in time.Duration) time.Time {
+			t.Helper()
+			expires := clock.Now().Add(in)
+			if err := s.Put(t.Context(), id, expires, []byte(id)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // for a sweep
+			return expires
+		}
+		ends := make(map[string]time.Time)
+		for id, in := range map[string]time.Duration{
+			"a": 0, "b": time.Hour - time.Second, "c": time.Hour, "d": 3 * time.Hour,
+		} {
+			ends[id] = put(id, in)
+		}
+		// Strangers' files: neither an hour nor a value.
+		for _, key := range []string{"shelf/.DS_Store", "shelf/notes/a"} {
+			if err := storage.FileStorage.Store(t.Context(), key, []byte("no value")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := func(when, want string) {
+			t.Helper()
+			var all []string
+			if err := s.Each(t.Context(), func(id string, value []byte) {
+				if id != string(value) {
+					t.Errorf("%s: %q has the value %q", when, id, value)
+				}
+				all = append(all, id)
+			}); err != nil {
+				t.Error(err)
+			}
+			slices.Sort(all)
+			if !slices.Equal(all, splitted(want)) {
+				t.Errorf("%s: there are %q, want %q", when, all, want)
+			}
+			for _, id := range slices.Sorted(maps.Keys(ends)) {
+				found, findErr := s.Find(t.Context(), id)
+				got, getErr := s.Get(t.Context(), id, ends[id])
+				if slices.Contains(splitted(want), id) {
+					if err := errors.Join(findErr, getErr); err != nil || string(found) != id || string(got) != id {
+						t.Errorf("%s: %q: found %q, got %q, %v", when, id, found, got, err)
+					}
+				} else if !errors.Is(findErr, fs.ErrNotExist) || !errors.Is(getErr, fs.ErrNotExist) {
+					t.Errorf("%s: %q is there: found %q, got %q, %v, %v", when, id, found, got, findErr, getErr)
+				}
+			}
+		}
+		expect("at first", "abcd")
+		clock.Add(time.Hour + ClockSkew - time.Second)
+		ends["e"] = put("e", time.Hour)
+		expect("the first hour has just ended, here", "abcde")
+		clock.Add(time.Second)
+		put("e", time.Hour)
+		expect("within the same hour", "abcde") // it was swept a second ago
+		clock.Add(time.Hour)
+		ends["f"] = put("f", time.Hour)
+		expect("the second hour has ended by every clock", "def")
+		// What comes after a sweep, into an hour that is over, is kept until the next.
+		ends["a"] = put("a", -2*time.Hour)
+		expect("put late", "adef")
+		clock.Add(time.Hour)
+		ends["g"] = put("g", time.Hour)
+		expect("the next sweep", "dfg")
+	})
+}
+
+// splitted returns the letters of a string.
+func splitted(s string) []string {
+	var all []string
+	for _, r := range s {
+		all = append(all, string(r))
+	}
+	return all
+}
+
+// TestShelfPutAgain: of a value that is put twice, the second counts, and it is
+// deleted once for both.
+func TestShelfPutAgain(t *testing.T) {
+	s, ctx := NewShelf(newStorage(t), "shelf", newClock().steady()), t.Context()
+	expires := s.clock.Now().Add(time.Hour)
+	for _, value := range []string{"first", "second"} {
+		if err := s.Put(ctx, "a", expires, []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Get(ctx, "a", expires); err != nil || string(got) != value {
+			t.Errorf("%q, %v; want %q", got, err, value)
+		}
+	}
+	if err := s.Delete(ctx, "a", expires); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Get(ctx, "a", expires); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("deleted: %q, %v", got, err)
+	}
+	if err := s.Put(ctx, "a", expires, []byte("third")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.Find(ctx, "a"); err != nil || string(got) != "third" {
+		t.Errorf("put after it was deleted: %q, %v", got, err)
+	}
+}
+
+// TestShelfFails: a storage that fails, if only for one key, is not one in which
+// something is missing; and one in which something has gone meanwhile does not fail.
+func TestShelfFails(t *testing.T) {
+	storage, clock := newStorage(t), newClock()
+	s, ctx := NewShelf(storage, "shelf", clock.steady()), t.Context()
+	ids := []string{"a", "b", "c"} // in hours of their own
+	ends := func(n int) time.Time { return clock.Now().Add(time.Duration(n) * time.Hour) }
+	for n, id := range ids {
+		if err := s.Put(ctx, id, ends(n), []byte(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer := func(err error) {
+		storage.on(func(method, key string) error {
+			if method != "List" && path.Base(key) == "b" {
+				return err
+			}
+			return nil
+		})
+	}
+	each := func() (all []string, err error) {
+		err = s.Each(ctx, func(id string, _ []byte) { all = append(all, id) })
+		return all, err
+	}
+	answer(errBroken)
+	if all, err := each(); !errors.Is(err, errBroken) {
+		t.Errorf("a key that cannot be read: all are %q, %v", all, err)
+	}
+	if value, err := s.Find(ctx, "b"); !errors.Is(err, errBroken) {
+		t.Errorf("a key that cannot be read: found %q, %v", value, err)
+	}
+	if err := s.Delete(ctx, "b", ends(1)); !errors.Is(err, errBroken) {
+		t.Errorf("a key that cannot be deleted: %v", err)
+	}
+	if err := s.Put(ctx, "b", ends(1), nil); !errors.Is(err, errBroken) {
+		t.Errorf("a key that cannot be written: %v", err)
+	}
+	answer(fs.ErrNotExist)
+	if all, err := each(); err != nil || !slices.Equal(all, []string{"a", "c"}) {
+		t.Errorf("a key that has gone: all are %q, %v", all, err)
+	}
+	if value, err := s.Find(ctx, "b"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a key that has gone: found %q, %v", value, err)
+	}
+	for range 2 {
+		if err := s.Delete(ctx, "b", ends(1)); err != nil {
+			t.Errorf("a key that has gone, in an engine that says so: %v", err)
+		}
+	}
+
+	// A listing that is cut short is not all.
+	cut := func() ([]string, error) { return []string{s.key("a", ends(0))}, errBroken }
+	short := NewShelf(lister{storage, cut}, "shelf", clock.steady())
+	if err := short.Each(ctx, func(string, []byte) {}); !errors.Is(err, errBroken) {
+		t.Errorf("all of a listing that is cut short: %v", err)
+	}
+	if value, err := short.Find(ctx, "c"); !errors.Is(err, errBroken) {
+		t.Errorf("found %q in a listing that is cut short, %v", value, err)
+	}
+}

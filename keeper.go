@@ -1,0 +1,378 @@
+package aventusauth
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net/http"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/oauth2"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// keeper opens, saves, remembers and ends sessions. It renews none.
+type keeper struct {
+	sessionBox *keyring.Box // seals what a session's cookie holds
+	store      *sessionStore
+	ends       *ends
+	memory     *memory
+	// what its sessions are remembered by, beside their cookies and origins
+	memoryID [8]byte
+	confirm  func(context.Context)             // has what is remembered count, before it is used
+	lastUses *lru.Cache[records.ID, time.Time] // of sessions that several hosts share, as far as it is known here
+	cookies  *cookies
+	meter    *meter
+
+	lifetime, idle time.Duration // idle is zero where it is off
+	inStorage      bool          // all sessions rest there
+	now            func() time.Time
+}
+
+// make makes the session of a token that has just come.
+func (kp *keeper) make(token *oauth2.Token, idToken []byte) *session {
+	now := kp.now().Truncate(time.Second) // as it is sealed
+	s := &session{
+		grant:   grant{bearer: bearer + token.AccessToken, scope: aventus.Scope(token), idToken: idToken},
+		created: now,
+	}
+	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
+	s.expires = s.created.Add(kp.lifetime)
+	s.tokenCame, s.tokenEnds = s.created, s.created.Add(time.Duration(token.ExpiresIn)*time.Second)
+	if s.refresh = token.RefreshToken; s.refresh == "" {
+		s.endBy(s.tokenEnds)
+	}
+	return s
+}
+
+// load returns the session that the request's cookies hold, or nil if none of them is valid here
+// and now. After an error, it is not known whether there is one.
+func (kp *keeper) load(ctx context.Context, at site, cookies []string) (*keptSession, error) {
+	for value := range cookieValues(cookies, kp.cookies.session) {
+		k, err := kp.open(ctx, at, value)
+		if err != nil {
+			return nil, err
+		}
+		reason := kp.whyOver(k)
+		if reason == "idle" && k.isShared() {
+			if k, err = kp.usedElsewhere(ctx, k); err != nil {
+				return nil, err
+			}
+			reason = kp.whyOver(k)
+		}
+		if reason == "" {
+			if err := kp.ends.known(ctx); err != nil {
+				return nil, err
+			}
+			return k, nil
+		}
+		kp.meter.sessionOver(reason)
+	}
+	return nil, nil
+}
+
+// whyOver returns why a session is not good any more, in a word, or "".
+func (kp *keeper) whyOver(k *keptSession) string {
+	switch now := kp.now(); {
+	case k == nil: // sealed for another purpose, or forged; or its record is gone
+		return "invalid"
+	case isAhead(k, now):
+		return "invalid"
+	case !now.Before(kp.lastOf(k.session)):
+		return "expired"
+	case !now.Before(kp.endOf(k)):
+		return "idle"
+	case kp.hasEnded(k.session):
+		return "ended"
+	}
+	return ""
+}
+
+// isAhead reports whether a session's cookie was sealed in the future, as keyring.Box.Open judges it: the clock
+// was set back since.
+func isAhead(k *keptSession, now time.Time) bool { return k.seen.After(now.Add(records.ClockSkew)) }
+
+// open returns the session of a cookie's value, or nil if there is none. Beside the error that a session's
+// record cannot be read, it returns what the cookie's handle says of it: enough to end it.
+func (kp *keeper) open(ctx context.Context, at site, value string) (*keptSession, error) {
+	key, ok := kp.memory.key(kp.memoryID, at.origin, value)
+	if !ok {
+		return nil, nil
+	}
+	kp.confirm(ctx)
+	if k, ok := kp.memory.get(key); ok {
+		return k, nil
+	}
+	plaintext, seen, err := kp.sessionBox.Open(ctx, value, at.associated)
+	if errors.Is(err, keyring.ErrInvalid) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	k := &keptSession{seen: seen, cookie: key}
+	if stored, ok := parseHandle(plaintext); ok {
+		k.handle = stored
+		if k.session, err = kp.store.fetch(ctx, at, stored); err != nil {
+			k.session = &session{
+				grant: grant{bearer: bearer}, id: stored.id, created: seen, expires: stored.expires,
+				family: stored.family,
+			}
+			return k, err
+		}
+		if k.session == nil {
+			return nil, nil
+		}
+	} else if k.session, ok = parseSession(plaintext); !ok {
+		return nil, nil
+	}
+	kp.memory.add(k)
+	return k, nil
+}
+
+// endOf returns when a session ends, if it is not used until then.
+func (kp *keeper) endOf(k *keptSession) time.Time {
+	end := kp.lastOf(k.session)
+	if idle := k.seen.Add(kp.idle); kp.idle > 0 && idle.Before(end) {
+		return idle
+	}
+	return end
+}
+
+// lastOf returns when a session ends at the latest. The lifetime may be shorter by
+// now than it was when the session began.
+func (kp *keeper) lastOf(s *session) time.Time {
+	if last := s.created.Add(kp.lifetime); last.Before(s.expires) {
+		return last
+	}
+	return s.expires
+}
+
+// save keeps a new session, and sets its cookie, which holds it, or the handle of its record
+// in the storage. The answer, which leads to location, has to fit what a proxy in front takes.
+func (kp *keeper) save(
+	w http.ResponseWriter, ctx context.Context, at site, s *session, location string,
+) (*keptSession, error) {
+	plaintext, err := s.marshal()
+	if err != nil {
+		return nil, err
+	}
+	k := &keptSession{session: s}
+	room := min(maxCookie-len("="), roomIn(w.Header())-len(location)) - len(kp.cookies.session)
+	// A refresh token never leaves the server.
+	if kp.inStorage || s.refresh != "" || keyring.EncodedLen(len(plaintext)) > room {
+		k.handle = newHandle(s)
+		if err := kp.store.put(ctx, at, k.handle, s); err != nil {
+			return nil, err
+		}
+		if plaintext, err = k.handle.marshal(); err != nil {
+			return nil, err
+		}
+	}
+	return k, kp.give(w, ctx, at, k, plaintext)
+}
+
+// give sets the cookie of a session to what is to be in it. The visitor comes back with it at once.
+func (kp *keeper) give(w http.ResponseWriter, ctx context.Context, at site, k *keptSession, plaintext []byte) error {
+	value, err := kp.seal(w, ctx, at, k.session, plaintext)
+	if err != nil {
+		return err
+	}
+	k.seen = kp.now().Truncate(time.Second)
+	if key, ok := kp.memory.key(kp.memoryID, at.origin, value); ok {
+		k.cookie = key
+		kp.memory.add(k)
+	}
+	return nil
+}
+
+// fetch returns the session of a handle as its record has it by now, or nil if it is over.
+func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, error) {
+	s, err := kp.store.fetch(ctx, at, d)
+	if err != nil || s == nil {
+		return nil, err
+	}
+	k := &keptSession{session: s, seen: kp.now(), handle: d}
+	if reason := kp.whyOver(k); reason != "" {
+		kp.meter.sessionOver(reason)
+		return nil, nil
+	}
+	return k, nil
+}
+
+// adopt sets the cookie, at one host, of a session that another has. That is a use of the session.
+func (kp *keeper) adopt(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
+	plaintext, err := k.handle.marshal()
+	if err != nil {
+		return err
+	}
+	if kp.idle > 0 {
+		kp.noteUse(ctx, k)
+	}
+	return kp.give(w, ctx, at, k, plaintext)
+}
+
+// familiesIn returns the families of the sessions that the handles in some cookies are of, whatever has become
+// of those.
+func (kp *keeper) familiesIn(ctx context.Context, at site, cookies []string) (families []records.ID) {
+	for value := range cookieValues(cookies, kp.cookies.session) {
+		plaintext, _, err := kp.sessionBox.Open(ctx, value, at.associated)
+		if err != nil {
+			continue
+		}
+		if handle, ok := parseHandle(plaintext); ok {
+			families = append(families, handle.family)
+		}
+	}
+	return families
+}
+
+// noteUse notes for the other hosts that a session which they share is used, once in a quarter of the idle time.
+func (kp *keeper) noteUse(ctx context.Context, k *keptSession) {
+	now := kp.now()
+	if last, _ := kp.lastUses.Get(k.id); !k.isShared() || now.Sub(last) < kp.idle/4 {
+		return
+	}
+	// Where it fails, the session may be over at other hosts too early.
+	if kp.store.noteUse(ctx, k.handle, now) == nil {
+		kp.lastUses.Add(k.id, now)
+	}
+}
+
+// touch seals the session's cookie anew once a quarter of the idle time has passed since it was last sealed,
+// which notes that the session was used. Without an idle time it does nothing.
+func (kp *keeper) touch(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
+	if kp.idle == 0 || kp.now().Sub(k.seen) < kp.idle/4 {
+		return nil
+	}
+	kp.noteUse(ctx, k)
+	return kp.reseal(w, ctx, at, k)
+}
+
+// usedElsewhere returns a session that is idle at one host as one that was seen when any of the hosts that
+// share it last saw it.
+func (kp *keeper) usedElsewhere(ctx context.Context, k *keptSession) (*keptSession, error) {
+	last, known := kp.lastUses.Get(k.id)
+	if !known || !kp.now().Before(last.Add(kp.idle)) {
+		var err error
+		if last, err = kp.store.lastUse(ctx, k.handle); err != nil {
+			return nil, err
+		}
+		kp.lastUses.Add(k.id, last)
+	}
+	if last.After(k.seen) {
+		k = k.with(k.session)
+		k.seen = last
+	}
+	return k, nil
+}
+
+func (kp *keeper) reseal(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
+	marshal := k.session.marshal
+	if k.handle != nil {
+		marshal = k.handle.marshal
+	}
+	plaintext, err := marshal()
+	if err == nil {
+		_, err = kp.seal(w, ctx, at, k.session, plaintext)
+	}
+	return err
+}
+
+// seal seals a plaintext and sets the session's cookie to it. The time of sealing is when the
+// session was last seen. It returns the cookie's value.
+func (kp *keeper) seal(
+	w http.ResponseWriter, ctx context.Context, at site, s *session, plaintext []byte,
+) (string, error) {
+	value, err := kp.sessionBox.Seal(ctx, plaintext, at.associated)
+	if err != nil {
+		return "", err
+	}
+	age := kp.lastOf(s).Sub(kp.now())
+	if kp.idle > 0 && !s.isShared() { // a shared one may be used at another host
+		age = min(age, kp.idle)
+	}
+	kp.cookies.set(w, kp.cookies.session, value, age)
+	return value, nil
+}
+
+// remembered returns a session as this process remembers it by now.
+func (kp *keeper) remembered(key openedKey) (*keptSession, bool) { return kp.memory.get(key) }
+
+// replace remembers another state of a session in place of k.
+func (kp *keeper) replace(k *keptSession, s *session) *keptSession {
+	next := k.with(s)
+	kp.memory.add(next)
+	return next
+}
+
+// hasEnded reports whether a session has ended before its time, as far as it is known.
+func (kp *keeper) hasEnded(s *session) bool { return kp.ends.has(s) }
+
+// forget removes a session from memory. The next request opens it anew.
+func (kp *keeper) forget(k *keptSession) { kp.memory.forget(k.cookie) }
+
+// end ends a session everywhere, and with it what other hosts hold of its family in the same browser. It
+// has ended here even if that fails.
+func (kp *keeper) end(ctx context.Context, k *keptSession) error {
+	return errors.Join(kp.endBy(ctx, k, kp.ends.end), kp.endFamily(ctx, k.session))
+}
+
+// endListed ends a session of which only the index is read, with its family.
+func (kp *keeper) endListed(ctx context.Context, about listed) error {
+	err := kp.ends.end(ctx, about.id, about.Expires)
+	family := &session{family: about.family, created: about.Created, expires: about.Expires}
+	return errors.Join(err, kp.endFamily(ctx, family))
+}
+
+// endFamily ends what hosts hold of a session's family.
+func (kp *keeper) endFamily(ctx context.Context, s *session) error {
+	if !s.isShared() {
+		return nil
+	}
+	// The login host makes the sessions of a family. Its block may have another lifetime than this one.
+	now, lifetime := kp.now(), max(kp.lifetime, s.expires.Sub(s.created))
+	return kp.ends.endFamily(ctx, s.family, now, now.Add(lifetime+records.ClockSkew))
+}
+
+// endReplaced ends a session as end does, but for its family, where a new one may live on the same grant: no
+// instance revokes it, nor one that is just renewing the session.
+func (kp *keeper) endReplaced(ctx context.Context, k *keptSession) error {
+	return kp.endBy(ctx, k, kp.ends.replace)
+}
+
+func (kp *keeper) endBy(
+	ctx context.Context, k *keptSession, end func(context.Context, records.ID, time.Time) error,
+) error {
+	err := end(ctx, k.id, k.last())
+	if k.handle != nil {
+		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires))
+	}
+	return err
+}
+
+// endNewest is end, and returns the session as its record had it. The ends do not wait for that, nor for each
+// other: the storage may hang.
+func (kp *keeper) endNewest(ctx context.Context, at site, k *keptSession) (*session, error) {
+	ended := make(chan error, 2)
+	go func() { ended <- kp.ends.end(ctx, k.id, k.last()) }()
+	go func() { ended <- kp.endFamily(ctx, k.session) }()
+	newest := kp.store.newest(ctx, at, k)
+	err := errors.Join(<-ended, <-ended)
+	if k.handle != nil {
+		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires))
+	}
+	return newest, err
+}
+
+// last returns when a session ends by itself. A record may say another end by now than this process remembers.
+func (k *keptSession) last() time.Time {
+	if k.handle != nil && k.handle.expires.After(k.expires) {
+		return k.handle.expires
+	}
+	return k.expires
+}

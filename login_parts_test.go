@@ -1,0 +1,155 @@
+package aventusauth
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// begin begins a login of a page, and returns its state, and its binding cookie.
+func (p *parts) begin(ls *logins, page string, headers ...string) (w http.Header, state, cookie string) {
+	p.t.Helper()
+	rec, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+		return ls.start(w, r, &login{returnTo: returnPath(r)}, http.StatusFound)
+	}, p.request("GET", page, headers...))
+	if got != "Found" {
+		p.t.Fatalf("the login of %.50s: %s", page, got)
+	}
+	to, err := url.Parse(rec.Header().Get("Location"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	cookie, _, _ = strings.Cut(rec.Header().Get("Set-Cookie"), ";")
+	return rec.Header(), to.Query().Get("state"), cookie
+}
+
+// TestLoginBegins: what the browser takes to the authorization server, and what it keeps.
+func TestLoginBegins(t *testing.T) {
+	p := newParts(t)
+	ls := p.logins()
+	header, state, cookie := p.begin(ls, "/page?q=1")
+	to, _ := url.Parse(header.Get("Location"))
+	for name, want := range map[string]string{
+		"response_type": "code", "client_id": "the-client", "redirect_uri": bareSite + "/oauth2/callback",
+		"code_challenge_method": "S256",
+	} {
+		if got := to.Query()[name]; len(got) != 1 || got[0] != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	if header.Get("Cache-Control") != "no-store" || !strings.HasPrefix(cookie, bindingName+"=") {
+		t.Errorf("the answer is %v", header)
+	}
+	l, err := ls.open(p.request("GET", "/"), p.at(), state)
+	if err != nil || l.returnTo != "/page?q=1" || l.restarts != 0 {
+		t.Errorf("the state holds %+v, error %v", l, err)
+	}
+
+	// Another login of the same browser keeps its id; of another, it has its own.
+	_, again, same := p.begin(ls, "/", "Cookie", cookie)
+	_, other, another := p.begin(ls, "/")
+	id := func(cookie string) string { return cookie[:len(bindingName)+10] }
+	if id(same) != id(cookie) || id(another) == id(cookie) || again == state || other == state {
+		t.Errorf("the cookies are %s, %s, %s", cookie, same, another)
+	}
+
+	// A long URL loses its query, then its path, and nothing else.
+	for page, want := range map[string]string{
+		"/page?" + strings.Repeat("q", 3000):            "/page",
+		"/" + strings.Repeat("p", 3000) + "?q=" + state: "/",
+	} {
+		header, state, _ := p.begin(ls, page)
+		l, err := ls.open(p.request("GET", "/"), p.at(), state)
+		if err != nil || l.returnTo != want || len(header.Get("Location")) > maxAnswerHeader-otherFields {
+			t.Errorf("%.20s: returns to %.20s with %d bytes, error %v", page, l.returnTo,
+				len(header.Get("Location")), err)
+		}
+	}
+}
+
+// TestCallbackTells: which way a callback goes, by its parameters, its browser and its time. A code that is
+// to be exchanged gets token_refused, since nothing listens at the token endpoint.
+func TestCallbackTells(t *testing.T) {
+	code := func(state string) map[string]string { return map[string]string{"state": state, "code": "a-code"} }
+	for _, c := range []struct {
+		what   string
+		change func(p *parts, ls *logins, params map[string]string, cookies *[]string)
+		want   string
+		to     string // where a redirect leads: "login" or "page"
+	}{
+		{"as it should be", nil, "token_refused", ""},
+		{"a changed state", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			params["state"] = flip(params["state"])
+		}, "invalid_state", ""},
+		{"neither code nor error", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			delete(params, "code")
+		}, "invalid_callback", ""},
+		{"code and error", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			params["error"] = "access_denied"
+		}, "invalid_callback", ""},
+		{"another issuer", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			params["iss"] = "https://evil.test/"
+		}, "invalid_callback", ""},
+		{"an error", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			delete(params, "code")
+			params["error"] = "access_denied"
+		}, "access_denied", ""},
+		{"another browser", func(_ *parts, _ *logins, _ map[string]string, cookies *[]string) {
+			*cookies = nil
+		}, "Found", "login"},
+		{"another browser, that is signed in", func(p *parts, _ *logins, _ map[string]string, cookies *[]string) {
+			_, cookie := p.session(nil)
+			*cookies = []string{cookie}
+		}, "See Other", "page"},
+		{"too late", func(p *parts, _ *logins, _ map[string]string, _ *[]string) {
+			p.clock.Add(loginLifetime + time.Second)
+		}, "Found", "login"},
+		{"too late once more", func(p *parts, ls *logins, params map[string]string, _ *[]string) {
+			l, err := ls.open(p.request("GET", "/"), p.at(), params["state"])
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			l.restarts = maxRestarts
+			if params["state"], err = ls.seal(p.t.Context(), p.at(), l, maxState); err != nil {
+				p.t.Fatal(err)
+			}
+			p.clock.Add(loginLifetime + time.Second)
+		}, "login_lost", ""},
+		{"a second time", func(p *parts, ls *logins, params map[string]string, _ *[]string) {
+			first, err := ls.used.Use(idOf("code", ls.server.issuer, params["code"]), idOf("state", params["state"]))
+			if !first || err != nil {
+				p.t.Fatal(first, err)
+			}
+		}, "Found", "login"},
+		{"a second time, by who is signed in",
+			func(p *parts, ls *logins, params map[string]string, cookies *[]string) {
+				if first, err := ls.used.Use(idOf("state", params["state"])); !first || err != nil {
+					p.t.Fatal(first, err)
+				}
+				_, cookie := p.session(nil)
+				*cookies = append(*cookies, cookie)
+			}, "See Other", "page"},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			p := newParts(t)
+			ls := p.logins()
+			_, state, cookie := p.begin(ls, "/page")
+			params, cookies := code(state), []string{cookie}
+			if c.change != nil {
+				c.change(p, ls, params, &cookies)
+			}
+			r := p.request("GET", "/oauth2/callback", "Cookie", strings.Join(cookies, "; "))
+			w, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+				return ls.finish(w, r, p.at(), params)
+			}, r)
+			to := w.Header().Get("Location")
+			leads := to == "" && c.to == "" || c.to == "page" && to == bareSite+"/page" ||
+				c.to == "login" && strings.HasPrefix(to, "https://auth.example.com/authorize?")
+			if got != c.want || !leads {
+				t.Errorf("%s, to %q; want %s, to the %s", got, to, c.want, c.to)
+			}
+		})
+	}
+}

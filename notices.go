@@ -1,0 +1,106 @@
+package aventusauth
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+)
+
+// notice is what the operator should know of a config that is valid, and may not do what they expect. It is
+// logged when the config is loaded, and the doctor says it.
+type notice struct {
+	about  string // the subdirective
+	detail string
+	advice string
+}
+
+// notices returns what there is to say of a block with these matchers.
+func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
+	var all []notice
+	if s.unauthenticated == "redirect" && !takesPagesOnly(matchers) {
+		all = append(all, notice{
+			"unauthenticated",
+			"redirect sends API clients, scripts and tools to the sign-in page as well: they take it for the " +
+				"answer, and rclone sync, for one, then deletes the local files, for the folder seems empty",
+			"use auto, which redirects pages alone; or have the matcher take only what asks for a page " +
+				"(header Accept *text/html*), and cover the rest by a second block",
+		})
+	}
+	if aventus.IsThirdParty(s.ClientID) {
+		all = append(all, s.thirdPartyNotices()...)
+	}
+	return all
+}
+
+// takesPagesOnly reports whether the matchers leave out what is no page by its method, or by the headers that
+// tell pages apart.
+func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
+	for _, set := range matchers {
+		if !slices.ContainsFunc(set, func(matcher any) bool {
+			switch matcher := matcher.(type) {
+			case *caddyhttp.MatchMethod:
+				return !slices.ContainsFunc(*matcher, func(method string) bool {
+					return method != http.MethodGet && method != http.MethodHead
+				})
+			case *caddyhttp.MatchHeader:
+				return len((*matcher)["Accept"]) > 0 || len((*matcher)["Sec-Fetch-Mode"]) > 0
+			}
+			return false
+		}) {
+			return false
+		}
+	}
+	return len(matchers) > 0
+}
+
+// thirdPartyNotices returns what a third-party client asks for in vain.
+func (s *settings) thirdPartyNotices() []notice {
+	var all []notice
+	if scopes := s.RefusedScopes(); len(scopes) > 0 {
+		all = append(all, notice{
+			"scope", "third-party clients (tpc_...) are not granted " + strings.Join(scopes, ", ") +
+				", and get no ID token",
+			"take them out: who it is comes in the access token of an API, for which audience is needed",
+		})
+	}
+	if s.Audience == "" {
+		all = append(all, notice{
+			"audience", "third-party clients (tpc_...) get no ID token, so without an audience nothing says who it is",
+			"name an API in audience, and have it granted to this client",
+		})
+	}
+	if params := s.RefusedParams(); len(params) > 0 {
+		all = append(all, notice{
+			"authorize_param", "third-party clients (tpc_...) may not send " + strings.Join(params, ", ") +
+				": the authorization server refuses every login, on a page of its own",
+			"take them out of authorize_param and authorize_url",
+		})
+	}
+	if s.logoutProvider {
+		all = append(all, notice{
+			"logout_provider",
+			"third-party clients (tpc_...) have no logout page: people who sign out end on an error page there",
+			"take logout_provider out; logout alone ends the session here",
+		})
+	}
+	if s.backchannelPath != "" {
+		all = append(all, notice{
+			"backchannel_logout", "third-party clients (tpc_...) are sent no logout tokens",
+			"take backchannel_logout out, or use a client of your own company",
+		})
+	}
+	return all
+}
+
+// logNotices says them where the config is loaded.
+func (s *settings) logNotices(logger *zap.Logger, matchers caddyhttp.MatcherSets) {
+	for _, n := range s.notices(matchers) {
+		logger.Warn(n.detail, zap.String("subdirective", n.about), zap.String("redirect_uri", s.sites.redirectURI),
+			zap.String("advice", n.advice))
+	}
+}

@@ -1,0 +1,142 @@
+package aventusauth
+
+import (
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// TestPassage: what the next handler finds in the header, by what the client sent, whose request it is and
+// where the token goes on.
+func TestPassage(t *testing.T) {
+	for _, c := range []struct {
+		what, tokenHeader string
+		takesBearers      bool
+		isAnonymous       bool
+		sent              []string
+		want              map[string]string // empty: not there
+	}{
+		{"a session", "Authorization", false, false, nil, map[string]string{"Authorization": "Bearer opaque"}},
+		{"a session beside a password", "Authorization", false, false, []string{"Authorization", "Basic eDp5"},
+			map[string]string{"Authorization": "Bearer opaque"}},
+		{"nobody with a password", "Authorization", false, true, []string{"Authorization", "Basic eDp5"},
+			map[string]string{"Authorization": ""}},
+		{"a header of its own", "X-Token", false, false, []string{"Authorization", "Basic eDp5", "X_token", "forged"},
+			map[string]string{"X-Token": "opaque", "Authorization": "Basic eDp5", "X_token": ""}},
+		{"a header of its own, nobody", "X-Token", false, true, []string{"X-Token", "forged"},
+			map[string]string{"X-Token": ""}},
+		{"a header of its own, and a token that was not verified", "X-Token", true, false,
+			[]string{"Authorization", "Bearer forged"}, map[string]string{"X-Token": "opaque", "Authorization": ""}},
+		{"a header of its own that Connection names", "X-Token", false, false,
+			[]string{"Authorization", "Basic eDp5", "Connection", "Authorization, X-Token"},
+			map[string]string{"X-Token": "opaque", "Authorization": "", "Connection": ""}},
+		{"no header", "", false, false, []string{"Authorization", "Basic eDp5"},
+			map[string]string{"Authorization": "Basic eDp5"}},
+		{"cookies", "Authorization", false, false, []string{"Cookie", "theme=dark; session=x; aventus_login=y"},
+			map[string]string{"Cookie": "theme=dark"}},
+	} {
+		p := newParts(t)
+		k, _ := p.session(nil)
+		ps := &passage{cookies: p.cookies, tokenHeader: c.tokenHeader, takesBearers: c.takesBearers,
+			vary: []string{"Cookie"}}
+		id := identity{grant: &k.grant, session: k}
+		if c.isAnonymous {
+			id = identity{}
+		}
+		r := p.request("GET", "/", c.sent...)
+		ps.introduce(r, asSent(r), id)
+		w := httptest.NewRecorder()
+		err := ps.letThrough(w, r, id, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			for name, want := range c.want {
+				if got := strings.Join(r.Header[name], "|"); got != want {
+					t.Errorf("%s: %s is %q, want %q", c.what, name, got, want)
+				}
+			}
+			return nil
+		}))
+		if err != nil || w.Header().Get("Cache-Control") != "private" || w.Header().Get("Vary") != "Cookie" {
+			t.Errorf("%s: %v, error %v", c.what, w.Header(), err)
+		}
+	}
+}
+
+// answered returns the header of an answer of the next handler's, whose header says that and which sets the
+// session's cookie or does not.
+func (p *parts) answered(says http.Header, vary []string, setsCookie bool) http.Header {
+	p.t.Helper()
+	w := httptest.NewRecorder()
+	if setsCookie {
+		p.cookies.set(w, "session", "x", time.Hour)
+	}
+	ps := &passage{cookies: p.cookies, vary: vary}
+	next := func(w http.ResponseWriter, _ *http.Request) error {
+		maps.Copy(w.Header(), says)
+		_, err := w.Write([]byte("a page"))
+		return err
+	}
+	if err := ps.letThrough(w, p.request("GET", "/"), identity{}, caddyhttp.HandlerFunc(next)); err != nil {
+		p.t.Fatal(err)
+	}
+	return w.Header()
+}
+
+// TestVaryIsOneLine: a cache that heeds but one line of Vary is not misled by the
+// others. nginx 1.22 takes the last one, which was Authorization: whoever came with
+// a cookie got the page of the first who did.
+func TestVaryIsOneLine(t *testing.T) {
+	p := newParts(t)
+	for _, own := range [][]string{{"Cookie"}, {"Cookie", "Authorization"}} {
+		all := strings.Join(own, ", ")
+		for _, c := range []struct {
+			says []string
+			want string
+		}{
+			{nil, all},
+			{[]string{"Accept-Language"}, "Accept-Language, " + all},
+			{[]string{"Accept-Language", "X-Theme"}, "Accept-Language, X-Theme, " + all},
+			{[]string{"cookie"}, "cookie" + all[len("Cookie"):]},
+			{[]string{"*"}, "*"},
+			{[]string{"Accept-Language, *"}, "*"},
+		} {
+			if got := p.answered(http.Header{"Vary": c.says}, own, false)["Vary"]; len(got) != 1 || got[0] != c.want {
+				t.Errorf("%q: Vary %q, want %q", c.says, got, c.want)
+			}
+		}
+	}
+}
+
+// TestForHowLongIsNotForWhom: who says only how long a page is good has not said that
+// a shared cache may keep it. To a request with an Authorization, which the site sees
+// and the cache does not, that would be no leave (RFC 9111, section 3.5). What brings a
+// session's cookie is kept by none, whatever the site says.
+func TestForHowLongIsNotForWhom(t *testing.T) {
+	p := newParts(t)
+	for _, c := range []struct {
+		says       []string
+		setsCookie bool
+		want       string
+	}{
+		{nil, false, "private"},
+		{[]string{"max-age=60"}, false, "max-age=60, private"},
+		{[]string{"max-age=60", "immutable"}, false, "max-age=60, immutable, private"},
+		{[]string{"no-cache"}, false, "no-cache, private"},
+		{[]string{"max-age=60, must-revalidate"}, false, "max-age=60, must-revalidate, private"},
+		{[]string{`x="public"`}, false, `x="public", private`},
+		{[]string{"max-age=60, Public"}, false, "max-age=60, Public"},
+		{[]string{"s-maxage=60"}, false, "s-maxage=60"},
+		{[]string{"max-age=60 ,\tprivate"}, false, "max-age=60 ,\tprivate"},
+		{[]string{"no-store"}, false, "no-store"},
+		{nil, true, "no-store"},
+		{[]string{"public, max-age=60"}, true, "no-store"},
+	} {
+		got := p.answered(http.Header{"Cache-Control": c.says}, []string{"Cookie"}, c.setsCookie)["Cache-Control"]
+		if len(got) != 1 || got[0] != c.want {
+			t.Errorf("%q, sets a cookie %v: Cache-Control %q, want %q", c.says, c.setsCookie, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,129 @@
+package aventusauth
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/oauth2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// answeredRenewal are renewalParts whose authorization server answers with an error, if there is one, and
+// where another process may have been first to use the refresh token.
+type answeredRenewal struct {
+	renewalParts
+	err      *aventus.Error
+	isSecond bool
+	requests atomic.Int64
+}
+
+// count returns how many refresh tokens were sent.
+func (p *answeredRenewal) count() int { return int(p.requests.Load()) }
+
+func (p *answeredRenewal) refresh(_ context.Context, token string) (*oauth2.Token, *aventus.Error) {
+	p.sent = append(p.sent, token)
+	p.requests.Add(1)
+	if p.err != nil {
+		return nil, p.err
+	}
+	return &oauth2.Token{AccessToken: "new", RefreshToken: "second", ExpiresIn: 3600}, nil
+}
+
+func (p *answeredRenewal) Use(...records.ID) (bool, error) { return !p.isSecond, nil }
+
+// TestKeepAlive: what a renewal sends, what the request gets, and what is in the record afterwards, by the age
+// of the token and by what the authorization server says. The token lasts for an hour, and the session for a day.
+func TestKeepAlive(t *testing.T) {
+	refused := &aventus.Error{Kind: aventus.Refused, Status: http.StatusBadRequest,
+		Err: &oauth2.RetrieveError{ErrorCode: "invalid_grant"}}
+	lost := &aventus.Error{Kind: aventus.TimedOut, Unanswered: true}
+	busy := &aventus.Error{Kind: aventus.Unavailable, Status: http.StatusServiceUnavailable}
+	const old, renewed, over = "old", "new", ""
+	for _, c := range []struct {
+		what     string
+		age      time.Duration
+		err      *aventus.Error
+		isSecond bool
+		change   func(record *session)
+		token    string  // that the request goes on with; empty: the session is over, unless it failed
+		failure  failure // that the request gets
+		sent     int     // refresh tokens
+		refresh  string  // in the record, when all is done
+	}{
+		{"not due", 54 * time.Minute, nil, false, nil, old, failure{}, 0, "first"},
+		{"due, in the background", 56 * time.Minute, nil, false, nil, old, failure{}, 1, "second"},
+		{"dead", 2 * time.Hour, nil, false, nil, renewed, failure{}, 1, "second"},
+		{"due, and refused", 56 * time.Minute, refused, false, nil, old, failure{}, 1, ""},
+		{"dead, and refused", 2 * time.Hour, refused, false, nil, over, failure{}, 1, ""},
+		{"dead, and not known whether it was used", 2 * time.Hour, lost, false, nil, over, failure{}, 1, ""},
+		{"due, and the server is busy", 56 * time.Minute, busy, false, nil, old, failure{}, 1, "first"},
+		{"dead, and the server is busy", 2 * time.Hour, busy, false, nil, over, errRenewal, 1, "first"},
+		{"another process is first", 2 * time.Hour, nil, true, nil, over, errRenewal, 0, "first"},
+		{"another instance was faster", 2 * time.Hour, nil, false, func(s *session) {
+			s.bearer, s.refresh, s.tokenCame = bearer+renewed, "third", s.tokenCame.Add(2*time.Hour)
+			s.tokenEnds = s.tokenCame.Add(time.Hour)
+		}, renewed, failure{}, 0, "third"},
+		{"another instance has given it up", 2 * time.Hour, nil, false, func(s *session) {
+			s.refresh, s.givenUp = "", s.tokenEnds
+			s.endBy(s.tokenEnds)
+		}, over, failure{}, 0, ""},
+		{"one that died has noted that it sends it", 2 * time.Hour, nil, false, func(s *session) {
+			s.spending = s.tokenEnds
+		}, over, failure{}, 0, ""},
+		{"one that lives may have noted that it sends it", 2 * time.Hour, nil, false, func(s *session) {
+			s.spending = s.tokenEnds.Add(time.Hour)
+		}, over, errRenewal, 0, "first"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now().Truncate(time.Second)
+			s := &session{
+				grant: grant{bearer: bearer + old}, created: start, expires: start.Add(24 * time.Hour),
+				tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+			}
+			asked := &answeredRenewal{err: c.err, isSecond: c.isSecond}
+			if asked.record = s.copy(); c.change != nil {
+				c.change(asked.record)
+			}
+			rn := &renewer{
+				locks: asked, uses: asked, records: asked, memory: asked, server: asked,
+				flights: new(singleflight.Group), tries: new(attempts), before: 5 * time.Minute, now: time.Now,
+				meter: &meter{site: bareSite}, logger: zap.NewNop(),
+			}
+			time.Sleep(c.age)
+			k, refusal := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+			got, failed := over, failure{}
+			if k != nil {
+				got = k.token()
+			}
+			if refusal != nil {
+				failed = refusal.failure
+			}
+			if got != c.token || failed != c.failure {
+				t.Errorf("%s: the request gets %q, %q; want %q, %q", c.what, got, failed.code, c.token, c.failure.code)
+			}
+			synctest.Wait() // for the background
+			if len(asked.sent) != c.sent || asked.record.refresh != c.refresh {
+				t.Errorf("%s: sent %q, the record has %q; want %d, %q", c.what, asked.sent, asked.record.refresh,
+					c.sent, c.refresh)
+			}
+			// What has failed is not tried again at once.
+			if c.failure == errRenewal {
+				if _, refusal = rn.keepAlive(t.Context(), site{}, &keptSession{
+					session: s, handle: newHandle(s),
+				}); refusal == nil ||
+					refusal.failure != errRenewal || len(asked.sent) != c.sent {
+					t.Errorf("%s: then it gets %v, sent %q", c.what, refusal, asked.sent)
+				}
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+}

@@ -1,0 +1,72 @@
+package aventusauth
+
+import (
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+)
+
+// TestRenewalByVisit: without a refresh token, a page visit near the token's end
+// goes through the authorization server, once a minute; a fetch or a form does not.
+func TestRenewalByVisit(t *testing.T) {
+	for _, store := range []string{"cookie", "storage"} {
+		w := newWorld(t, setup{
+			block:  "session {\nstore " + store + "\n}",
+			issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour },
+		})
+		b := w.browser()
+		b.login("/")
+		w.clock.Add(54 * time.Minute)
+		w.expect(b.get("/page"), http.StatusOK)
+		w.clock.Add(2 * time.Minute)
+		w.expect(b.do("GET", "/page", "Sec-Fetch-Mode", "cors"), http.StatusOK)
+		w.expect(b.do("POST", "/page", "Sec-Fetch-Mode", "navigate"), http.StatusOK)
+		w.expect(b.do("GET", "/page", "Accept", "text/html"), http.StatusOK)
+		for _, headers := range fetchedAhead {
+			w.expect(b.do("GET", "/page", append(headers, "Sec-Fetch-Mode", "navigate", "Accept", "text/html")...),
+				http.StatusOK)
+		}
+
+		a := b.do("GET", "/page?q", passedOn...)
+		w.expect(a, http.StatusFound)
+		// It did not help: the same session goes on, for a minute at least.
+		w.expect(b.get("/page?q"), http.StatusOK)
+		w.clock.Add(59 * time.Second)
+		w.expect(b.get("/page?q"), http.StatusOK)
+		w.clock.Add(time.Second)
+		a = b.get("/page?q")
+		w.expect(a, http.StatusFound)
+		if len(a.Cookies()) != 1 || a.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: %v", store, a.Header)
+		}
+		a = b.get(b.get(a.location()).location())
+		w.expect(a, http.StatusSeeOther)
+		if got := a.cookie("aventus_session").MaxAge; got != 3600 {
+			t.Errorf("%s: %s seconds to go", store, strconv.Itoa(got))
+		}
+		if a.location() != w.site+"/page?q" {
+			t.Errorf("went back to %s", a.location())
+		}
+		w.expect(b.get("/page?q"), http.StatusOK)
+	}
+}
+
+// TestRenewalByVisitWhenIdle: an idle time under four minutes, with which the cookie is sealed anew more
+// than once a minute, keeps no visit from renewing the token.
+func TestRenewalByVisitWhenIdle(t *testing.T) {
+	w := newWorld(t, setup{block: "session {\nidle 2m\n}",
+		issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour }})
+	b := w.browser()
+	b.login("/")
+	for range 55 {
+		w.clock.Add(time.Minute)
+		w.expect(b.do("GET", "/", "Sec-Fetch-Mode", "cors"), http.StatusOK)
+	}
+	w.clock.Add(20 * time.Second)
+	w.expect(b.do("GET", "/", "Sec-Fetch-Mode", "cors"), http.StatusOK)
+	w.clock.Add(20 * time.Second)
+	w.expect(b.get("/page"), http.StatusFound)
+}

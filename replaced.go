@@ -1,0 +1,221 @@
+package aventusauth
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"go.uber.org/zap"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// replacer ends the sessions that a login replaces.
+type replacer struct {
+	own    *neighbour
+	blocks *neighbours
+	latest *lastLogins
+	now    func() time.Time
+	logger *zap.Logger
+}
+
+// endReplaced ends the sessions whose cookies the login that made s overwrites, of any block: the
+// browser has none of them any more, and a copy of the cookie is not to outlive the logout that comes.
+// A failure does not fail the login; this instance knows the end in any case.
+//
+// Of two concurrent callbacks, neither brings the session that the other makes. As far as this process made
+// it, within loginLifetime, it is ended, too: by the logout, or by a login once tabsSettle has passed. Until
+// then, pages of the other tab may still be asked for with it, and to end it would send that tab to the login
+// again.
+//
+// What hosts that share the login have of the same person lives on: a page of another host may still be
+// asked for with it. It ends with its family, or by itself.
+func (rp *replacer) endReplaced(r *http.Request, at site, l *login, s *session) {
+	blocks := slices.DeleteFunc(rp.blocks.atHost(rp.own, r, at), func(b present) bool {
+		return b.cookies.session != rp.own.cookies.session
+	})
+	rp.endBrought(r, blocks, s)
+	// Without tokens: it is remembered only to be ended.
+	made := &keptSession{
+		session: &session{id: s.id, created: s.created, expires: s.expires, family: s.family},
+		handle:  &handle{expires: s.expires},
+		seen:    rp.now(),
+	}
+	replaced := slices.DeleteFunc(rp.latest.add(jarID(present{rp.own, at}, l.browser), made), s.isOfFamily)
+	rp.report(rp.endMade(rp.own.keeper, replaced, func(k *keptSession) error {
+		return rp.own.keeper.endReplaced(r.Context(), k) // whose they were is not remembered
+	}))
+}
+
+// endBrought ends the sessions of some blocks whose cookies a request brings, and s replaces.
+func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
+	sessions, err := heldBy(r.Context(), blocks, asSent(r).cookies)
+	rp.report(err)
+	for _, old := range sessions {
+		if !old.canEnd() || old.id == s.id || s.isOfFamily(old.keptSession) {
+			continue
+		}
+		newest := old.by.keeper.store.newest(r.Context(), old.by.at, old.keptSession)
+		if rp.mayShareGrant(s, old) {
+			rp.report(old.by.keeper.endReplaced(r.Context(), old.keptSession))
+			if old.family != s.family { // the user of that one is not known
+				rp.report(old.by.keeper.endFamily(r.Context(), old.session))
+			}
+		} else {
+			rp.report(old.by.keeper.end(r.Context(), old.keptSession))
+		}
+		go old.by.server.revoke(context.WithoutCancel(r.Context()), newest)
+	}
+}
+
+// isOfFamily reports whether another session is of the same family and, as far as it is known, the same
+// person's.
+func (s *session) isOfFamily(other *keptSession) bool {
+	return s.isShared() && other.family == s.family && s.subject() != ""
+}
+
+// familyOf returns the family of a session that a login makes at the host that several share: that of the
+// session which the browser has there, if it is the same person's, or else of the browser and the person.
+func (rp *replacer) familyOf(r *http.Request, at site, l *login, s *session) records.ID {
+	if sub := s.subject(); sub != "" {
+		brought, err := heldBy(r.Context(), []present{{rp.own, at}}, asSent(r).cookies)
+		rp.report(err)
+		for _, old := range brought {
+			reason := rp.own.keeper.whyOver(old.keptSession) // one that is idle here may be in use at another host
+			if old.isShared() && old.subject() == sub && (reason == "" || reason == "idle") {
+				return old.family
+			}
+		}
+	}
+	return idOf("family", rp.own.server.issuer, rp.own.server.clientID, string(l.browser[:]), s.subject())
+}
+
+// hasLeftElsewhere reports whether the person has signed out at another of the hosts that share a login since it
+// began: that host cannot delete the cookies of this one.
+func (rp *replacer) hasLeftElsewhere(r *http.Request, at site, l *login, s *session) bool {
+	if !s.isShared() {
+		return false
+	}
+	families := append(rp.own.keeper.familiesIn(r.Context(), at, asSent(r).cookies), s.family)
+	return slices.ContainsFunc(families, func(family records.ID) bool {
+		return rp.own.keeper.ends.hasFamilySince(family, l.began)
+	})
+}
+
+// endLatest ends the sessions of the latest logins of a browser, which it may not have the cookies of. They
+// stay remembered: ends that could not be written are written by the next logout.
+func (rp *replacer) endLatest(ctx context.Context, b present, browser [16]byte) error {
+	jar := jarID(b, browser)
+	rp.latest.leave(jar)
+	made := rp.latest.of(jar)
+	return rp.endMade(b.keeper, made, func(k *keptSession) error { return b.keeper.end(ctx, k) })
+}
+
+// timesLeft returns how often the browser of a login has signed out at a site of this block, as far as this
+// process remembers: whether it has while the login was being finished.
+func (rp *replacer) timesLeft(at site, l *login) uint64 {
+	return rp.latest.timesLeft(jarID(present{rp.own, at}, l.browser))
+}
+
+// endMade ends the sessions that earlier logins made, unless they are over.
+func (rp *replacer) endMade(keeper *keeper, made []*keptSession, end func(*keptSession) error) error {
+	now := rp.now()
+	var failed []error
+	for _, k := range made {
+		over := keeper.ends.hasID(k.session) && !keeper.ends.isUnwritten(k.session)
+		if now.Sub(k.seen) < loginLifetime && now.Before(k.expires) && !over {
+			failed = append(failed, end(k))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (rp *replacer) report(err error) {
+	if err != nil {
+		rp.logger.Warn("the session that a login has replaced could not be ended everywhere",
+			zap.Error(err), advice(err))
+	}
+}
+
+// mayShareGrant reports whether revoking the refresh token of a replaced session may take that of the
+// new one with it. Authorization servers keep one grant for a person and a client, and may revoke the
+// whole of it with any of its tokens (RFC 7009, section 2.1). The replaced session's refresh token is
+// deleted with its record, so nothing is left that knows it.
+func (rp *replacer) mayShareGrant(s *session, old held) bool {
+	if old.by.server.issuer != rp.own.server.issuer || old.by.server.clientID != rp.own.server.clientID {
+		return false
+	}
+	sub, replaced := s.subject(), old.subject()
+	return sub == replaced || sub == "" || replaced == ""
+}
+
+// lastLogins remembers the sessions that the latest logins of a browser made. Sessions that were evicted, or
+// made by another instance, are not ended by it.
+type lastLogins struct {
+	mu    sync.Mutex
+	byJar *lru.Cache[records.ID, []*keptSession]
+	left  *lru.Cache[records.ID, uint64] // how often a browser has signed out
+}
+
+// leave notes that a browser signs out.
+func (l *lastLogins) leave(jar records.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left == nil {
+		l.left, _ = lru.New[records.ID, uint64](rememberedLogins) // fails for no size alone
+	}
+	times, _ := l.left.Get(jar)
+	l.left.Add(jar, times+1)
+}
+
+// timesLeft returns how often a browser has signed out.
+func (l *lastLogins) timesLeft(jar records.ID) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left == nil {
+		return 0
+	}
+	times, _ := l.left.Get(jar)
+	return times
+}
+
+// add remembers a session as a browser's latest. It returns those before that are to be ended.
+func (l *lastLogins) add(jar records.ID, made *keptSession) (replaced []*keptSession) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byJar == nil {
+		l.byJar, _ = lru.New[records.ID, []*keptSession](rememberedLogins) // fails for no size alone
+	}
+	before, _ := l.byJar.Get(jar)
+	latest := []*keptSession{made}
+	for i, k := range before { // the newest first
+		if age := made.seen.Sub(k.seen); 0 <= age && age < tabsSettle && i < loginsOfOne-1 {
+			latest = append(latest, k)
+		} else {
+			replaced = append(replaced, k)
+		}
+	}
+	l.byJar.Add(jar, latest)
+	return replaced
+}
+
+// of returns the sessions of a browser.
+func (l *lastLogins) of(jar records.ID) []*keptSession {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byJar == nil {
+		return nil
+	}
+	made, _ := l.byJar.Get(jar)
+	return made
+}
+
+// jarID names the place in a browser where it keeps the cookie of a session: there is one for each
+// host and name.
+func jarID(b present, browser [16]byte) records.ID {
+	return idOf("jar", string(browser[:]), b.cookies.session, b.at.host())
+}

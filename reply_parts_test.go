@@ -1,0 +1,54 @@
+package aventusauth
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// TestAnswers: every way in which the module answers is no-store, tells visitors apart and gives its URL to no
+// other page; and nothing of a cause is shown.
+func TestAnswers(t *testing.T) {
+	secret := errors.New("a cause with a secret")
+	for what, answer := range map[string]func(a *answers, w http.ResponseWriter, r *http.Request) error{
+		"redirect": func(a *answers, w http.ResponseWriter, _ *http.Request) error {
+			return a.redirect(w, "https://auth.example.com/", http.StatusFound)
+		},
+		"plain": func(a *answers, w http.ResponseWriter, _ *http.Request) error { return a.plain(w, 403, "No.") },
+		"json": func(a *answers, w http.ResponseWriter, _ *http.Request) error {
+			return a.json(w, 200, []byte("{}"))
+		},
+		"empty": func(a *answers, w http.ResponseWriter, _ *http.Request) error { return a.empty(w, 204) },
+		"page": func(a *answers, w http.ResponseWriter, _ *http.Request) error {
+			return a.page(w, "'none'", "<title>x</title>", "<p>x</p>")
+		},
+		"form": func(a *answers, w http.ResponseWriter, _ *http.Request) error {
+			return a.sendForm(w, `https://auth.example.com/?"><script>`, "")
+		},
+		"failure": func(a *answers, w http.ResponseWriter, r *http.Request) error {
+			return a.fail(w, r, errStorage, secret)
+		},
+		"refusal": func(a *answers, w http.ResponseWriter, r *http.Request) error {
+			return a.refuse(w, r, &refusal{failure: errRenewal, cause: secret})
+		},
+	} {
+		p := newParts(t)
+		w := httptest.NewRecorder()
+		w.Header().Set("CDN-Cache-Control", "max-age=60")
+		err := answer(p.answers, w, p.request("GET", "/"))
+		for name, want := range map[string]string{
+			"Cache-Control": "no-store", "Vary": "Cookie", "Referrer-Policy": "no-referrer", "Cdn-Cache-Control": "",
+		} {
+			if got := w.Header().Get(name); got != want {
+				t.Errorf("%s: %s is %q, want %q", what, name, got, want)
+			}
+		}
+		if shown := fmt.Sprint(w.Body, w.Header(), err); strings.Contains(shown, "secret") ||
+			strings.Contains(shown, `"><script>`) {
+			t.Errorf("%s: shows %s", what, shown)
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package aventusauth
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
+)
+
+// original returns the request as it came, before any rewrite.
+func original(r *http.Request) http.Request {
+	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return orig
+	}
+	return *r
+}
+
+// clientIP returns the client's address, which Caddy takes from a header where trusted_proxies
+// says so.
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}
+
+// sentVar is where the first block of the module that a request meets keeps what
+// it takes out of it, for the others.
+const sentVar = "aventus_auth.sent"
+
+// sent holds the header lines that a request came with, and the identity that was found for it. As a
+// placeholder, it is empty: its content is for this module alone.
+type sent struct {
+	cookies, authorization []string         // the lines of these headers
+	introduced             bool             // the placeholders ask whoIs
+	whoIs                  func(string) any // the last block's word; nil: an anonymous request's
+	claim                  claims.Lookup    // of the same user, for matchers; nil: an anonymous request's
+	failed                 *failure         // what the request ended with
+	serverSaid             serverWords      // at the callback
+	visited                string           // the origin of another host, whose page the request is for; may be empty
+}
+
+// serverWords are what the authorization server says at the callback: a code, and words that are meant for the
+// person. They are text that others chose, and a page has to escape them.
+type serverWords struct{ code, description string }
+
+func (*sent) String() string { return "" }
+
+// asSent returns the sent of a request, and makes it if the request has none.
+func asSent(r *http.Request) *sent {
+	was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent)
+	if !ok {
+		was = &sent{cookies: r.Header["Cookie"], authorization: r.Header["Authorization"]}
+		caddyhttp.SetVar(r.Context(), sentVar, was)
+	}
+	return was
+}
+
+// introduce sets the placeholders {http.auth.user.*}, by what is known of the user. They are empty
+// for an anonymous request, whose whoIs and claim are nil. Of several blocks, the last one set the token that
+// goes on; the placeholders say whose that is.
+func (was *sent) introduce(r *http.Request, whoIs func(name string) any, claim claims.Lookup) {
+	was.whoIs, was.claim = whoIs, claim
+	if was.introduced {
+		return
+	}
+	was.introduced = true
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	repl.Map(func(key string) (any, bool) {
+		name, ok := strings.CutPrefix(key, "http.auth.user.")
+		switch {
+		case !ok:
+			return nil, false
+		case was.whoIs == nil:
+			return "", true
+		}
+		return was.whoIs(name), true
+	})
+}

@@ -1,0 +1,248 @@
+package aventusauth
+
+import (
+	"bytes"
+	"encoding/hex"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+var updateSealed = flag.Bool("update-sealed", false, "write the golden files of the sealed formats anew")
+
+// TestSealedFormats compares the formats of what is sealed with golden files. When one changes, so must its
+// version: instances of both releases may share a storage, and visitors come back with cookies of either.
+func TestSealedFormats(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	id := [16]byte([]byte("the session's id"))
+	readLogin := func(plaintext []byte) ([]byte, bool) {
+		l, ok := parseLogin(plaintext, at)
+		if !ok {
+			return nil, false
+		}
+		again, _ := l.marshal()
+		return again, true
+	}
+	readHandle := func(plaintext []byte) ([]byte, bool) {
+		d, ok := parseHandle(plaintext)
+		if !ok {
+			return nil, false
+		}
+		again, _ := d.marshal()
+		return again, true
+	}
+	shared := &handle{
+		id: id, expires: at, key: [32]byte([]byte("the key of the session's record!")),
+		family: [16]byte([]byte("the browser's id")),
+	}
+	page := &visit{
+		asked: at.Add(-time.Second), browser: [16]byte([]byte("the cookie hash.")), restarts: 1, renews: true,
+		host: "app.example.com", returnTo: "/page?q=1",
+	}
+	for name, c := range map[string]struct {
+		marshal func() ([]byte, error)
+		reads   func([]byte) ([]byte, bool) // and marshals again
+	}{
+		"login": {
+			(&login{browser: id, nonce: [16]byte([]byte("the login's once")), restarts: 1,
+				returnTo: "/page?q=1"}).marshal, readLogin,
+		},
+		"login-visit": {
+			(&login{browser: id, nonce: [16]byte([]byte("the login's once")), restarts: 1, visit: page}).marshal,
+			readLogin,
+		},
+		"handle": {
+			(&handle{id: id, expires: at, key: [32]byte([]byte("the key of the session's record!"))}).marshal,
+			readHandle,
+		},
+		"handle-shared": {shared.marshal, readHandle},
+		"last-use": {
+			func() ([]byte, error) { return marshalLastUse(at), nil },
+			func(plaintext []byte) ([]byte, bool) {
+				last, ok := parseLastUse(plaintext)
+				return marshalLastUse(last), ok
+			},
+		},
+		"request": {
+			page.marshal,
+			func(plaintext []byte) ([]byte, bool) {
+				v, ok := parseVisit(plaintext, page.asked)
+				if !ok {
+					return nil, false
+				}
+				again, _ := v.marshal()
+				return again, true
+			},
+		},
+		"state": {
+			func() ([]byte, error) {
+				return marshalState([16]byte([]byte("the config's sum")), []byte("a login"))
+			},
+			func(plaintext []byte) ([]byte, bool) {
+				config, login, ok := parseState(plaintext)
+				if !ok {
+					return nil, false
+				}
+				again, _ := marshalState(config, login)
+				return again, true
+			},
+		},
+		"ticket": {
+			(&ticket{issued: at, visit: page, handle: shared}).marshal,
+			func(plaintext []byte) ([]byte, bool) {
+				t, ok := parseTicket(plaintext, at)
+				if !ok {
+					return nil, false
+				}
+				again, _ := t.marshal()
+				return again, true
+			},
+		},
+		"session-jwt": {
+			(&session{
+				grant: grant{bearer: bearer + "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln", scope: "openid",
+					idToken: []byte(`{"name":"Ada"}`)},
+				id: id, created: at, expires: at.Add(24 * time.Hour), tokenCame: at, tokenEnds: at.Add(time.Hour),
+			}).marshal, readSession,
+		},
+		"session-refresh": {
+			(&session{
+				grant: grant{bearer: bearer + "opaque"}, id: id, created: at, expires: at.Add(24 * time.Hour),
+				tokenCame: at.Add(time.Hour), tokenEnds: at.Add(2 * time.Hour), refresh: "refresh", attempt: 3,
+				spending: at.Add(90 * time.Minute),
+			}).marshal, readSession,
+		},
+		"session-given-up": {
+			(&session{
+				grant: grant{bearer: bearer + "opaque"}, id: id, created: at, expires: at.Add(2 * time.Hour),
+				tokenCame: at.Add(time.Hour), tokenEnds: at.Add(2 * time.Hour), givenUp: at.Add(90 * time.Minute),
+			}).marshal, readSession,
+		},
+		"index": {
+			listed{
+				Sub: "auth0|ada", ServerSession: "the server's session", Site: "https://example.com",
+				ClientID: "the-client",
+				Created:  at.UTC(), Expires: at.Add(24 * time.Hour).UTC(), Family: "00112233445566778899aabbccddeeff",
+			}.marshal,
+			func(plaintext []byte) ([]byte, bool) {
+				l, ok := parseListed(plaintext)
+				if !ok {
+					return nil, false
+				}
+				again, _ := l.marshal()
+				return again, true
+			},
+		},
+	} {
+		plaintext, err := c.marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join("testdata", "sealed", name+".hex")
+		if *updateSealed {
+			if err := os.WriteFile(file, []byte(hex.EncodeToString(plaintext)+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := hex.DecodeString(strings.TrimSpace(readFile(t, file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(plaintext, golden) {
+			t.Errorf("%s is %x, want %x: a new format needs a new version", name, plaintext, golden)
+		}
+		if again, ok := c.reads(golden); !ok || !bytes.Equal(again, golden) {
+			t.Errorf("%s is read as %x", name, again)
+		}
+		for n := range golden { // half of it is nothing, and no other version is read
+			// which may have any length
+			if _, ok := c.reads(golden[:n]); ok && !endsInPage(golden[:n]) && name != "state" {
+				t.Errorf("%s is read when cut off after %d bytes", name, n)
+			}
+		}
+		other := bytes.Clone(golden)
+		other[0] = 99
+		if _, ok := c.reads(other); ok {
+			t.Errorf("%s is read with an unknown version", name)
+		}
+	}
+}
+
+func readSession(plaintext []byte) ([]byte, bool) {
+	s, ok := parseSession(plaintext)
+	if !ok {
+		return nil, false
+	}
+	again, _ := s.marshal()
+	return again, true
+}
+
+// endsInPage reports whether a plaintext ends in the beginning of the page of these tests.
+func endsInPage(plaintext []byte) bool {
+	for n := range "/page?q=1" {
+		if bytes.HasSuffix(plaintext, []byte("/page?q=1"[:n+1])) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestFormatsShareNoVersion reads what is sealed in each format as each of the others.
+func TestFormatsShareNoVersion(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "sealed", "*.hex"))
+	if err != nil || len(files) < 9 {
+		t.Fatalf("%v %v", files, err)
+	}
+	formats := map[string]func([]byte) bool{
+		"login":   func(b []byte) bool { _, ok := parseLogin(b, time.Time{}); return ok },
+		"handle":  func(b []byte) bool { _, ok := parseHandle(b); return ok },
+		"session": func(b []byte) bool { _, ok := parseSession(b); return ok },
+		"request": func(b []byte) bool { _, ok := parseVisit(b, time.Time{}); return ok },
+		"ticket":  func(b []byte) bool { _, ok := parseTicket(b, time.Time{}); return ok },
+	}
+	versions := make(map[byte]string)
+	for _, file := range files {
+		golden, err := hex.DecodeString(strings.TrimSpace(readFile(t, file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		is, _, _ := strings.Cut(strings.TrimSuffix(filepath.Base(file), ".hex"), "-")
+		for format, reads := range formats {
+			if reads(golden) != (format == is) {
+				t.Errorf("%s read as a %s: %v", file, format, !(format == is))
+			}
+		}
+		if other, ok := versions[golden[0]]; ok && other != is {
+			t.Errorf("%s and %s share a version", file, other)
+		}
+		versions[golden[0]] = is
+	}
+	page := &visit{host: "app.example.com", returnTo: "/", asked: time.Unix(1, 0)}
+	request, _ := page.marshal()
+	sealed, _ := (&ticket{visit: page, handle: &handle{family: [16]byte{1}}}).marshal()
+	if len(sealed) != len(request)+ticketExtra {
+		t.Errorf("a ticket is %d bytes longer than its request, not %d", len(sealed)-len(request), ticketExtra)
+	}
+}
+
+// TestSessionRoundTrip: a token comes back to the letter, and nothing opens that has
+// something behind its end.
+func TestSessionRoundTrip(t *testing.T) {
+	for _, token := range []string{"opaque", "YQ.YQ.YQ", "YQ.YR.YQ", "YQ.Y-_.", "a.b.c", "..", "YQ.YQ=.YQ"} {
+		plaintext, err := (&session{grant: grant{bearer: bearer + token}}).marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, ok := parseSession(plaintext); !ok || s.token() != token {
+			t.Errorf("%q came back as %v", token, s)
+		}
+		for _, changed := range [][]byte{append(plaintext, 0), plaintext[:len(plaintext)-1]} {
+			if _, ok := parseSession(changed); ok {
+				t.Errorf("%q: %x opens", token, changed)
+			}
+		}
+	}
+}
