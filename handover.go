@@ -238,6 +238,10 @@ func (ho *handOvers) answerCallback(w http.ResponseWriter, r *http.Request) erro
 	}
 	at, err := ho.sites.of(r)
 	if err != nil {
+		// Of several blocks with this path, another may be the one for this host.
+		if others := ho.logins.others.servedAt(ho, r); len(others) > 0 {
+			return others[0].answerCallback(w, r)
+		}
 		return ho.answers.noSite(w, r, err)
 	}
 	params, err := parseCallback(orig.URL.RawQuery)
@@ -246,9 +250,15 @@ func (ho *handOvers) answerCallback(w http.ResponseWriter, r *http.Request) erro
 	}
 	request, asks := params[requestParam]
 	sealed, brings := params[ticketParam]
+	if !asks && !brings {
+		// This host may be one of those that share another host's login, and have a login of its own as well.
+		for _, by := range append([]*handOvers{ho}, ho.logins.others.servedAt(ho, r)...) {
+			if there, err := by.sites.of(r); err == nil && there.isLoginHost() {
+				return by.logins.finish(w, r, there, params)
+			}
+		}
+	}
 	switch {
-	case !asks && !brings && at.isLoginHost():
-		return ho.logins.finish(w, r, at, params)
 	case len(params) != 1, asks == brings:
 		return ho.answers.fail(w, r, errCallback, errors.New(
 			"the callback's parameters are not what is taken at this host, or more than that"))
@@ -348,7 +358,7 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 	if err := ho.keeper.adopt(w, r.Context(), at, k); err != nil {
 		return ho.answers.fail(w, r, errStorage, err)
 	}
-	ho.replacer.endBrought(r, []present{{ho.replacer.own, at}}, k.session)
+	ho.replacer.endBrought(r, ho.replacer.overwritten(r, at), k.session)
 	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
 }
 
