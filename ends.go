@@ -156,6 +156,14 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
+// hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
+func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
+	return e.ended.After(family).After(now) && !e.isFamilyUnwritten(family)
+}
+
+// isFamilyUnwritten is isUnwritten for a family.
+func (e *ends) isFamilyUnwritten(family records.ID) bool { return e.ended.IsUnwritten(family) }
+
 // after returns the first moment at which a session of a user may begin, and of a family, and not have
 // ended with those before it.
 func (e *ends) after(s *session) time.Time {
@@ -175,7 +183,7 @@ func (e *ends) after(s *session) time.Time {
 // isUnwritten reports whether a session's end holds here, and is still to be written for the other
 // instances.
 func (e *ends) isUnwritten(s *session) bool {
-	return e.ended.IsUnwritten(s.id) || s.isShared() && e.ended.IsUnwritten(s.family)
+	return e.ended.IsUnwritten(s.id) || s.isShared() && e.isFamilyUnwritten(s.family)
 }
 
 // subjectID is the id that ends all sessions of a user.
