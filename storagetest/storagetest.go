@@ -5,7 +5,9 @@
 //		storagetest.Test(t, func() certmagic.Storage { return open(t) })
 //	}
 //
-// The doctor (`caddy aventus-auth doctor`) makes the same checks of the storage at hand.
+// The doctor (`caddy aventus-auth doctor`) makes these checks of the storage at hand, but for those that aventus_auth
+// does without ([Fault.Without] is empty): both listings as such, Stat, Exists, deleting what is missing and folders,
+// and a lock taken twice by one instance.
 //
 // One thing is left to the engine's tests, since it takes a process that dies: a lock whose holder has died must pass
 // on, within a minute or so.
