@@ -275,6 +275,9 @@ func (s *subdirective) readArgs(c *Config, args []string) error {
 	case *[]string:
 		least = 1
 	}
+	if _, isText := field.(*string); isText && len(args) == 0 {
+		return fmt.Errorf("%s takes one argument, and {$NAME} is none where that variable is not set", s.name)
+	}
 	if n := len(args); n < least || most > 0 && n > most || most < 0 && n > 0 {
 		return fmt.Errorf("%s takes %s", s.name, takes)
 	}
