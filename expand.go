@@ -106,7 +106,8 @@ func placeholderError(err error) error {
 	match := namedPlaceholder.FindStringSubmatch(err.Error())
 	switch {
 	case match == nil:
-		return errors.New(`unknown or empty placeholder; write a literal brace as \{`)
+		return errors.New("unknown or empty placeholder; write {env.NAME} for an environment variable, " +
+			`and \{ for a literal brace`)
 	case match[1] == "http":
 		return fmt.Errorf("%s is known only while a request is served", match[0])
 	case match[1] == "file":

@@ -70,6 +70,12 @@ func TestPlantedFaults(t *testing.T) {
 		"two paths in one": {replaced("backchannel_logout /ended", "logout /oauth2/callback"),
 			"/oauth2/callback", "Caddyfile:"},
 		"a short key": {replaced("verify_token", "session {\nkey c2hvcnQ\n}"), "session key", "32 bytes"},
+		"a variable of Caddy's that is not set": {replaced("{env.TEST_CLIENT_SECRET}", "{$NOT_SET}"),
+			"client_secret takes one argument, and {$NAME} is none where that variable is not set", "Caddyfile:"},
+		"a variable as in a shell": {replaced("{env.TEST_CLIENT_SECRET}", "${TEST_CLIENT_SECRET}"),
+			"client_secret: unknown or empty placeholder; write {env.NAME}", ", at Caddyfile:"},
+		"a cookie's domain as a host": {replaced("verify_token", "hosts .example.com"),
+			"hosts takes *.example.com for the names below a domain", "Caddyfile:"},
 		"logout tokens without openid": {replaced("scope openid profile", "scope profile"),
 			"backchannel_logout needs the scope openid", "Caddyfile:"},
 
@@ -106,6 +112,10 @@ func TestPlantedFaults(t *testing.T) {
 			"API clients meet another aventus_auth there", "give each block that a request meets accept_bearer"},
 		"redirects for what is no page": {site(block("", "unauthenticated redirect") + "file_server"),
 			"redirect sends API clients, scripts and tools to the sign-in page", "use auto"},
+		"a variable as in another shell": {replaced("{env.TEST_CLIENT_SECRET}", "$TEST_CLIENT_SECRET"),
+			"client_secret: looks like a variable of a shell, which Caddy does not replace", "write {env.NAME}"},
+		"a domain that is no address": {replaced("verify_token", "require_claim email example.com"),
+			`require_claim: email "example.com" is no address`, "write *@example.com for all of a domain"},
 		"logout tokens for a third party": {replaced("client_id the-client", "client_id tpc_theirs"),
 			"third-party clients (tpc_...) are sent no logout tokens", "take backchannel_logout out"},
 

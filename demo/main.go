@@ -104,8 +104,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 
-	// The site and the stand-in have hosts of their own, since browsers do not
-	// part cookies by port. Another host shares the site's login.
+	// The site and the stand-in have hosts of their own, since browsers send a host's
+	// cookies to all of its ports. Another host shares the site's login.
 	port := siteListener.Addr().(*net.TCPAddr).Port
 	site, other := fmt.Sprintf("http://localhost:%d", port), fmt.Sprintf("http://app.localhost:%d", port)
 	client := aventustest.Client{
@@ -116,6 +116,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		Issuer:    "http://" + issuerListener.Addr().String() + "/",
 		Clients:   []aventustest.Client{client},
 		Audiences: []string{site + "/app/"},
+		Claims:    verified, IDClaims: verified,
 	}
 	app := &upstream{issuer: issuer.Issuer, audience: issuer.Audiences[0]}
 	for listener, handler := range map[net.Listener]http.Handler{
@@ -158,6 +159,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	return nil
 }
 
+// verified says that a user's address was verified, which require_claim asks of addresses of a domain.
+func verified(aventustest.User) map[string]any { return map[string]any{"email_verified": true} }
+
 // printUsers lists the users that can sign in.
 func printUsers(stdout io.Writer) {
 	fmt.Fprint(stdout, "\n  Sign in as one of these; there are no passwords.\n\n")
@@ -187,8 +191,8 @@ func readCaddyfile() ([]byte, error) {
 
 // listen opens a port on this machine alone.
 func listen(flag string, port int) (net.Listener, error) {
-	// Another server may use the port without preventing us from listening, such as
-	// one on ::1, where a browser connects first.
+	// A server on ::1 does not keep this one from listening on 127.0.0.1, but
+	// browsers would go there first.
 	if conn, err := net.DialTimeout("tcp", net.JoinHostPort("localhost", strconv.Itoa(port)),
 		time.Second); err == nil {
 		conn.Close()

@@ -68,7 +68,9 @@ func runOwn(ctx context.Context, file string, port, issuerPort int, verbose bool
 		listener.Close()
 	}
 
-	issuer := &aventustest.Server{Issuer: d.issuer, Clients: d.clients}
+	issuer := &aventustest.Server{
+		Issuer: d.issuer, Clients: d.clients, Claims: verified, IDClaims: verified,
+	}
 	server := &http.Server{Handler: issuer, ReadHeaderTimeout: 10 * time.Second}
 	defer server.Close()
 	go server.Serve(issuerListener)

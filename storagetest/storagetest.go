@@ -5,7 +5,9 @@
 //		storagetest.Test(t, func() certmagic.Storage { return open(t) })
 //	}
 //
-// The doctor (`caddy aventus-auth doctor`) makes the same checks with the storage of a config.
+// The doctor (`caddy aventus-auth doctor`) makes these checks of the storage at hand, but for those that aventus_auth
+// does without ([Fault.Without] is empty): both listings as such, Stat, Exists, deleting what is missing and folders,
+// and a lock taken twice by one instance.
 //
 // One requirement is left to the engine's own tests, since it takes a process that dies: the lock of a process that
 // died must become free, within a minute or so.
