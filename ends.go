@@ -43,14 +43,36 @@ func (e *ends) names(sub, sid string) []records.ID {
 	return []records.ID{subjectID(e.issuer, sub), serverSessionID(e.issuer, sid)}
 }
 
-// hasMeanwhile reports whether the session that a login is about to make has ended at the authorization
-// server while the login was under way, from when it began.
-func (e *ends) hasMeanwhile(s *session, began time.Time) bool {
+// hasMeanwhile reports whether the session that a login is about to make has ended while the login was under way,
+// from when it began: at the authorization server, or by a logout at another host, which ends its families.
+//
+// A login that is started again for that begins after those ends, whatever the clocks say: several ends within a
+// second are noted a second apart, and another instance may have noted them by a clock that is ahead. Therefore
+// hasMeanwhile also returns a digest of the ends that are known now. The next time, the login brings it as seen, and
+// the same ends do not count.
+func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, seen records.ID) (bool, records.ID) {
 	e.ended.Begin()
 	sub, sid := s.subject(), s.serverSession()
-	return e.ended.Has(loginsID(e.issuer, sub), began) ||
-		sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began) ||
-		sid == "" && e.ended.Has(unnamedLoginsID(e.issuer, sub), began)
+	ended := false
+	var known []string
+	note := func(name records.ID, hasEnded bool) {
+		ended = ended || hasEnded
+		known = append(known, string(name[:]), e.ended.After(name).String())
+	}
+	names := []records.ID{loginsID(e.issuer, sub)}
+	if sid == "" {
+		names = append(names, unnamedLoginsID(e.issuer, sub))
+	}
+	for _, name := range names {
+		note(name, e.ended.Has(name, began))
+	}
+	for _, family := range families {
+		note(family, e.hasFamilySince(family, began))
+	}
+	digest := idOf(known...)
+	// A session at the authorization server never begins again.
+	isOver := sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began)
+	return isOver || ended && digest != seen, digest
 }
 
 // endAt ends the sessions that a logout token names: a session at the server and, since those cannot be told

@@ -48,7 +48,7 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 	}
 
 	b := ls.cookies.bindingIn(asSent(r).cookies)
-	l = &login{browser: browserOf(b.id), restarts: l.restarts, returnTo: l.returnTo, visit: l.visit}
+	l = &login{browser: browserOf(b.id), restarts: l.restarts, known: l.known, returnTo: l.returnTo, visit: l.visit}
 	_, _ = rand.Read(l.nonce[:])
 	location := ls.server.client.AuthorizeURL(at.redirectURI, "", "", ls.idNonce(l))
 	room := roomIn(w.Header()) - len(location) - ls.cookies.roomForBinding()

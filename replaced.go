@@ -98,16 +98,13 @@ func (rp *replacer) familyOf(r *http.Request, at site, l *login, s *session) rec
 	return idOf("family", rp.own.server.issuer, rp.own.server.clientID, string(l.browser[:]), s.subject())
 }
 
-// hasLeftElsewhere reports whether the person has signed out at another of the hosts that share a login since it
-// began: that host cannot delete the cookies of this one.
-func (rp *replacer) hasLeftElsewhere(r *http.Request, at site, l *login, s *session) bool {
+// familiesOf returns the families by which the sessions end that the browser of a login has: a logout at another
+// of the hosts that share them cannot delete the cookies of this one.
+func (rp *replacer) familiesOf(r *http.Request, at site, s *session) []records.ID {
 	if !s.isShared() {
-		return false
+		return nil
 	}
-	families := append(rp.own.keeper.familiesIn(r.Context(), at, asSent(r).cookies), s.family)
-	return slices.ContainsFunc(families, func(family records.ID) bool {
-		return rp.own.keeper.ends.hasFamilySince(family, l.began)
-	})
+	return append(rp.own.keeper.familiesIn(r.Context(), at, asSent(r).cookies), s.family)
 }
 
 // endLatest ends the sessions of the latest logins of a browser, which it may not have the cookies of. They

@@ -48,6 +48,7 @@ func TestSealedFormats(t *testing.T) {
 	}{
 		"login": {
 			(&login{browser: id, nonce: [16]byte([]byte("the login's once")), restarts: 1,
+				known:    [16]byte([]byte("the known ends !")),
 				returnTo: "/page?q=1"}).marshal, readLogin,
 		},
 		"login-visit": {
