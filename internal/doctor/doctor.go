@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -52,7 +53,8 @@ type Block struct {
 	WithNonce   bool   // an ID token is requested
 
 	// The hosts that share the login with the redirect URI's host. *.example.com stands for one label.
-	Hosts []string
+	Hosts  []string
+	Sealed []Setting // that all of these have to have in common; the same names in each block
 
 	KeysInStorage bool // the sealing keys are in the storage, not in the config
 
@@ -321,6 +323,10 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	}
 	for _, host := range b.block.Hosts {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return d.findListed(b, host) })
+	}
+	apart := d.apart(b)
+	for _, host := range slices.Sorted(maps.Keys(apart)) {
+		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return apart[host] })
 	}
 	for _, host := range b.unlisted() {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return b.strayHost(host) })
