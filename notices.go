@@ -90,7 +90,9 @@ func (s *settings) thirdPartyNotices() []notice {
 	}
 	if s.backchannelPath != "" {
 		all = append(all, notice{
-			"backchannel_logout", "third-party clients (tpc_...) are sent no logout tokens",
+			"backchannel_logout",
+			"third-party clients (tpc_...) are sent no logout tokens, and get no ID token: nobody can sign in, for " +
+				"with backchannel_logout a login needs one",
 			"take backchannel_logout out, or use a client of your own company",
 		})
 	}

@@ -119,6 +119,12 @@ func TestThirdPartyInVain(t *testing.T) {
 			t.Errorf("the log does not say %s", want)
 		}
 	}
+	w = thirdParty(t, []string{"https://api.example.com/"}, "scope openid\nbackchannel_logout /ended")
+	b := w.browser()
+	w.expect(b.get(b.begin("/")), http.StatusBadGateway)
+	if !strings.Contains(w.log(), "nobody can sign in, for with backchannel_logout a login needs one") {
+		t.Error("the log does not say that nobody can sign in")
+	}
 	w = newWorld(t, setup{opaque: true, sites: func(w *world) string {
 		return w.site + " {\n" + strings.ReplaceAll(w.directive("", ""), "the-client", "tpc_theirs") + "\n}"
 	}})
