@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -77,7 +78,18 @@ func places(
 // findCallback sees whether a request for the callback comes to the block, or to one
 // that shares its redirect URI, and what stands in its way.
 func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
-	target, err := url.Parse(redirectURI)
+	return l.find(b, redirectURI, func(s *scout) { s.seeks = b.block.RedirectURI })
+}
+
+// findLogout is findCallback for what the authorization server says of a session's end. It may come to any block
+// that has the path.
+func (l *loaded) findLogout(b *block, uri string) aventus.Finding {
+	return l.find(b, uri, func(s *scout) { s.tells, s.r.Method = true, http.MethodPost })
+}
+
+// find sees whether a request for a URL, for which a scout is set up, comes to the block.
+func (l *loaded) find(b *block, uri string, setUp func(*scout)) aventus.Finding {
+	target, err := url.Parse(uri)
 	if err != nil {
 		return skipped("the name of the host is not known")
 	}
@@ -96,7 +108,7 @@ func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
 	}
 	best := skipped("cannot be told: the block was not found among the routes")
 	for i, server := range servers {
-		f := l.seekCallback(server, b, target, direct)
+		f := l.seek(server, b, target, direct, setUp)
 		if i == 0 || f.Status == aventus.Pass {
 			best = f
 		}
@@ -104,10 +116,13 @@ func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
 	return best
 }
 
-// seekCallback is findCallback for one server.
-func (l *loaded) seekCallback(server *caddyhttp.Server, b *block, target *url.URL, direct bool) aventus.Finding {
+// seek is find for one server.
+func (l *loaded) seek(
+	server *caddyhttp.Server, b *block, target *url.URL, direct bool, setUp func(*scout),
+) aventus.Finding {
 	s := l.newScout(server, target)
-	s.seeks, s.direct = b.block.RedirectURI, direct
+	setUp(s)
+	s.direct = direct
 	switch came := s.follow(server.Routes); {
 	case came == arrives:
 		return aventus.Finding{Status: aventus.Pass, Detail: "comes to aventus_auth"}
@@ -169,6 +184,7 @@ func listensOn(server *caddyhttp.Server, u *url.URL) bool {
 // handler answer it: that could have effects. What it cannot foresee, it leaves open.
 type scout struct {
 	r       *http.Request
+	blocks  []*Block                                 // of the config
 	blockOf func(caddyhttp.MiddlewareHandler) *Block // nil: it is none
 	seeks   string                                   // the redirect URI, as the config has it; empty: any block
 	direct  bool                                     // it comes as it was sent
@@ -180,6 +196,7 @@ type scout struct {
 	hostMatched, hostMissed bool
 
 	describes bool // it asks for what blocks say of themselves to API clients
+	tells     bool // it says that a session has ended at the authorization server
 
 	through bool     // it goes on after a block that protects it
 	met     []*Block // those blocks
@@ -209,7 +226,7 @@ func (l *loaded) newScout(server *caddyhttp.Server, target *url.URL) *scout {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, ServerName: target.Hostname()}
 	}
 	return &scout{
-		blockOf: l.blockOf, groups: make(map[string]bool), named: server.NamedRoutes,
+		blocks: l.blocks, blockOf: l.blockOf, groups: make(map[string]bool), named: server.NamedRoutes,
 		r: caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server),
 	}
 }
@@ -313,6 +330,19 @@ func (s *scout) meetBlock(b *Block) outcome {
 		s.why = "another aventus_auth (client_id " + aventus.CleanText(b.Config.ClientID) + ")"
 		return stops
 	}
+	if s.tells {
+		isOwn := slices.Contains(b.OtherPaths, path) && !s.isForAnother(b)
+		switch {
+		case isOwn && path == b.BackchannelPath:
+			return arrives
+		case isOwn, path == b.CallbackPath, protects == routing.Yes && !b.Passes:
+			s.why = "another aventus_auth (client_id " + aventus.CleanText(b.Config.ClientID) + ")"
+			return stops
+		case protects == routing.Maybe && !b.Passes:
+			return cannotTell
+		}
+		return goesOn
+	}
 	if s.seeks == "" {
 		if protects == routing.Yes && s.through {
 			s.met = append(s.met, b)
@@ -330,6 +360,14 @@ func (s *scout) meetBlock(b *Block) outcome {
 		return cannotTell
 	}
 	return goesOn
+}
+
+// isForAnother reports whether the request names the host of another block, and not that of b, which then leaves
+// its own paths to the other, but for the callback.
+func (s *scout) isForAnother(b *Block) bool {
+	host := strings.ToLower((&url.URL{Host: s.r.Host}).Hostname())
+	names := func(b *Block) bool { return !b.leavesHost() && b.covers(host) }
+	return !b.leavesHost() && !names(b) && slices.ContainsFunc(s.blocks, names)
 }
 
 // acts reports whether a handler may do more than look at the request, or at what is
