@@ -128,6 +128,15 @@ func (b *browser) login(path string) answer {
 	return a
 }
 
+// loginAgain logs in by a login that starts over once: the sessions of the user have ended within the last minutes,
+// and by another clock it may have begun before that.
+func (b *browser) loginAgain(path string) {
+	b.w.t.Helper()
+	a := b.get(b.begin(path))
+	b.w.expect(a, http.StatusFound)
+	b.w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)
+}
+
 // loginAs logs somebody in who is not the one who is always signed in.
 func (b *browser) loginAs(path, sub string) {
 	b.w.t.Helper()

@@ -2,6 +2,7 @@ package aventus
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -20,6 +21,7 @@ type Logout struct {
 	ID        string // the token's own (jti), which no other token has
 	SessionID string // the session at the server that has ended (sid); empty: all of Subject's have
 	Subject   string // whose session it was; may be empty if SessionID is not
+	Issued    time.Time
 }
 
 // LogoutVerifier checks logout tokens (OpenID Connect Back-Channel Logout 1.0, section
@@ -37,8 +39,33 @@ func NewLogoutVerifier(issuer, clientID string, keys *KeySet, now func() time.Ti
 	return &LogoutVerifier{issuer: issuer, clientID: clientID, keys: keys, now: now}
 }
 
+// Parties are who made a token, and for whom, by what the token itself says.
+type Parties struct {
+	issuer   string
+	audience []string
+}
+
+// PartiesOf returns the parties of a token, or none if it says nothing of them. No signature is verified.
+func PartiesOf(token string) (p Parties) {
+	if len(token) > maxToken || !isCompact(token) {
+		return p
+	}
+	fields, err := unverified(token)
+	if err != nil {
+		return p
+	}
+	p.issuer, _ = stringField(fields, "iss")
+	p.audience = audiences(fields["aud"])
+	return p
+}
+
+// IsFor reports whether a token that has these parties may be good.
+func (v *LogoutVerifier) IsFor(p Parties) bool {
+	return slices.Contains(p.audience, v.clientID) && SameIssuer(p.issuer, v.issuer)
+}
+
 // Verify returns what a good logout token says. The errors are those of
-// [TokenVerifier.Verify].
+// [TokenVerifier.Verify]. A token that is signed with a key at hand is judged also by a context that is done.
 func (v *LogoutVerifier) Verify(ctx context.Context, token string) (Logout, error) {
 	jws, err := parseJWT(token)
 	if err != nil {
@@ -80,7 +107,7 @@ func (v *LogoutVerifier) judge(payload []byte) (Logout, error) {
 		return Logout{}, refuse("it has a nonce, as ID tokens do")
 	}
 
-	var said Logout
+	said := Logout{Issued: issued}
 	for _, claim := range []struct {
 		name string
 		to   *string
