@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -74,7 +76,9 @@ func (b *browser) do(method, target string, headers ...string) answer {
 	met, _ := b.met.LoadOrStore(req.URL.Host, new(atomic.Int64)) // each host has connections of its own
 	isFirst := b.w.isFirst(met.(*atomic.Int64))
 	resp, err := b.client.Do(req)
-	if err != nil && isFirst && method == "GET" {
+	// A server that stops closes its socket in the background: under load, also connections that came to it later.
+	isReset := errors.Is(err, syscall.ECONNRESET) && b.w.loads.Load() > 1
+	if err != nil && (isFirst || isReset) && method == "GET" {
 		poll(time.Second, func() bool {
 			resp, err = b.client.Do(req)
 			return err == nil

@@ -23,6 +23,8 @@ func TestRedirectOfTools(t *testing.T) {
 		{"method GET HEAD", "redirect", false},
 		{"header Accept *text/html*", "redirect", false},
 		{"header Sec-Fetch-Mode navigate", "redirect", false},
+		{"header Accept *", "redirect", true},
+		{"header Sec-Fetch-Mode cors", "redirect", true},
 		{"", "auto", false},
 		{"", "deny", false},
 	} {
