@@ -24,18 +24,18 @@ type backchannel struct {
 	ends     *ends
 	used     *records.Once                       // the ids of logout tokens
 	remember func(context.Context) time.Duration // how long a session that has ended could have lasted, at most
-	busy     chan struct{}                       // has room for each good token that is at work
-	waiting  chan struct{}                       // has room for each token that waits for keys
+	busy     chan struct{}                       // limits the valid tokens in progress
+	waiting  chan struct{}                       // limits the tokens that wait for keys
 	answers  *answers
 	meter    *meter
 	now      func() time.Time
 }
 
-// backchannels are those of all blocks of a config.
+// backchannels holds the back-channel logouts of all blocks of a config.
 type backchannels struct{ roster[*backchannel] }
 
-// receiver returns the block that a token is for, which came to bc: one with the same path, whose client the token
-// names. Where there is none, bc says so.
+// receiver returns the block that a token which bc received is meant for: one with the same path whose client the
+// token names. If there is none, it returns bc, which refuses the token.
 func (bcs *backchannels) receiver(bc *backchannel, token string) *backchannel {
 	parties := aventus.PartiesOf(token)
 	for _, other := range append([]*backchannel{bc}, bcs.list()...) {
@@ -65,12 +65,13 @@ func (bc *backchannel) serve(w http.ResponseWriter, r *http.Request) error {
 	return bc.blocks.receiver(bc, token).take(w, r, token, patience.C)
 }
 
-// take answers a token that may be for this block's client.
+// take verifies a token, ends what it names, and answers.
 func (bc *backchannel) take(w http.ResponseWriter, r *http.Request, token string, patience <-chan time.Time) error {
-	// What is signed with a key at hand does not stand in line with what is not: anyone can make that up.
-	atHand, cancel := context.WithCancel(r.Context())
+	// A token that is signed with a cached key does not queue behind those that wait for keys: anyone can make up such
+	// tokens. A context that is done waits for no keys.
+	isDone, cancel := context.WithCancel(r.Context())
 	cancel()
-	said, err := bc.verify(atHand, token)
+	said, err := bc.verify(isDone, token)
 	room := bc.busy
 	if isUndecided(err) {
 		room = bc.waiting
@@ -127,7 +128,7 @@ func logoutToken(w http.ResponseWriter, r *http.Request) (string, error) {
 	return form["logout_token"][0], nil
 }
 
-// verify returns what a good token says, and has it hold here, however long the storage takes.
+// verify returns the content of a valid token, and applies it at this instance without waiting for the storage.
 func (bc *backchannel) verify(ctx context.Context, token string) (aventus.Logout, error) {
 	said, err := bc.verifier.Verify(ctx, token)
 	if err == nil {
@@ -136,13 +137,13 @@ func (bc *backchannel) verify(ctx context.Context, token string) (aventus.Logout
 	return said, err
 }
 
-// isUndecided reports whether it could not be told, for want of keys, if a token is good.
+// isUndecided reports whether a token could not be verified because its key is not available.
 func isUndecided(err error) bool {
 	var unknown *aventus.Error
 	return errors.As(err, &unknown)
 }
 
-// end ends what a good token names, unless it came before.
+// end ends what a valid token names at all instances, unless the token was used before.
 func (bc *backchannel) end(ctx context.Context, said aventus.Logout) error {
 	first, useErr := bc.used.Use(idOf("logout", bc.ends.issuer, said.ID))
 	// That it could not be noted whether it is new keeps nothing alive. One whose end was not written may

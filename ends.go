@@ -79,7 +79,7 @@ func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, 
 func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, lifetime time.Duration) error {
 	e.ended.Begin()
 	at := now
-	if said.Issued.After(at) { // by a clock that is ahead
+	if said.Issued.After(at) { // the server's clock is ahead
 		at = said.Issued
 	}
 	var failed []error
@@ -93,25 +93,25 @@ func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, li
 	return errors.Join(failed...)
 }
 
-// expectAt ends here what endAt is about to end, without asking the storage. It goes by when the token was issued:
-// so one that comes again ends nothing new.
+// expectAt ends at this instance alone what endAt is about to end, and does not access the storage. It takes the
+// time at which the token was issued, so a token that is sent again ends nothing new.
 func (e *ends) expectAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
 	for _, name := range e.namedBy(said, said.Issued, now, lifetime) {
 		e.ended.ExpectBefore(name.id, name.since, name.until)
 	}
 }
 
-// named is an end of all that has a name: what began by since, or the whole of it until then.
+// named is an end of everything with a name: of what began by since or, if isWhole, of all that begins by until.
 type named struct {
 	id           records.ID
 	since, until time.Time
 	isWhole      bool
 }
 
-// namedBy returns what a logout token ends that came at some time: a session at the server and, since those cannot
-// be told apart, all of its user's that do not say which one they came of; or all that the user has. What it names
-// may yet begin, by a login that is under way. A session, or a login, that began by a clock that is ahead has begun
-// by now, too; hasMeanwhile tells it from a login that begins again.
+// namedBy returns what a logout token ends that arrived at some time: a session at the server and, since those
+// cannot be distinguished, all sessions of its user that do not say which one they came from; or all sessions of the
+// user. It also ends logins that are under way. A session or a login may have begun by a clock that is ahead, so
+// ClockSkew is added to the time; hasMeanwhile lets a login pass that has started over for these ends.
 func (e *ends) namedBy(said aventus.Logout, at, now time.Time, lifetime time.Duration) []named {
 	since, forLogins := at.Add(records.ClockSkew), now.Add(2*loginLifetime)
 	if said.SessionID == "" {
@@ -185,6 +185,14 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
+// hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
+func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
+	return e.ended.After(family).After(now) && !e.isFamilyUnwritten(family)
+}
+
+// isFamilyUnwritten is isUnwritten for a family.
+func (e *ends) isFamilyUnwritten(family records.ID) bool { return e.ended.IsUnwritten(family) }
+
 // after returns the first moment at which a session of a user may begin, and of a family, and not have
 // ended with those before it.
 func (e *ends) after(s *session) time.Time {
@@ -204,7 +212,7 @@ func (e *ends) after(s *session) time.Time {
 // isUnwritten reports whether a session's end holds here, and is still to be written for the other
 // instances.
 func (e *ends) isUnwritten(s *session) bool {
-	return e.ended.IsUnwritten(s.id) || s.isShared() && e.ended.IsUnwritten(s.family)
+	return e.ended.IsUnwritten(s.id) || s.isShared() && e.isFamilyUnwritten(s.family)
 }
 
 // subjectID is the id that ends all sessions of a user.

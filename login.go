@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,7 +114,7 @@ func (ls *logins) open(r *http.Request, at site, state string) (*login, error) {
 	if isAgain(state) != (l.restarts > 0) {
 		return nil, keyring.ErrInvalid
 	}
-	if l.visit != nil && ls.sites.hosts == nil { // it is of a block that has other hosts, or had them when it began
+	if l.visit != nil && ls.sites.hosts == nil { // of another block, or hosts was removed since
 		return nil, &outdatedError{plaintext, began}
 	}
 	return l, nil
@@ -142,6 +143,15 @@ func (ls *logins) idNonce(l *login) string {
 
 // callbacks are the logins of all blocks of a config, with their hand-overs.
 type callbacks struct{ roster[*handOvers] }
+
+// servedAt returns the others whose callback has the path of a block's own, at the host that a request names.
+func (c *callbacks) servedAt(own *handOvers, r *http.Request) []*handOvers {
+	return slices.DeleteFunc(c.list(), func(other *handOvers) bool {
+		there, err := other.sites.of(r)
+		return err != nil || other == own || there.host() != hostOf(r) ||
+			there.route() != own.sites.with(own.sites.redirectURI).route()
+	})
+}
 
 // sharing returns the others to which a callback may belong that reached ls, whose site it is for: those with
 // the same path, at the same host or at the one that the request names. The sealed state tells which of them it

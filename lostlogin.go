@@ -22,7 +22,7 @@ func (ls *logins) unreadable(r *http.Request, state string, cause error) *login 
 			if isAgain(state) != (l.restarts > 0) || !ls.cookies.beganIn(asSent(r).cookies, l.browser) {
 				return nil
 			}
-			if l.visit != nil && ls.sites.hosts == nil { // no other host shares the login any more
+			if l.visit != nil && ls.sites.hosts == nil { // the config has no other hosts any more
 				l.visit, l.returnTo = nil, "/"
 			}
 			return l

@@ -35,10 +35,7 @@ type replacer struct {
 // What hosts that share the login have of the same person lives on: a page of another host may still be
 // asked for with it. It ends with its family, or by itself.
 func (rp *replacer) endReplaced(r *http.Request, at site, l *login, s *session) {
-	blocks := slices.DeleteFunc(rp.blocks.atHost(rp.own, r, at), func(b present) bool {
-		return b.cookies.session != rp.own.cookies.session
-	})
-	rp.endBrought(r, blocks, s)
+	rp.endBrought(r, rp.overwritten(r, at), s)
 	// Without tokens: it is remembered only to be ended.
 	made := &keptSession{
 		session: &session{id: s.id, created: s.created, expires: s.expires, family: s.family},
@@ -49,6 +46,13 @@ func (rp *replacer) endReplaced(r *http.Request, at site, l *login, s *session) 
 	rp.report(rp.endMade(rp.own.keeper, replaced, func(k *keptSession) error {
 		return rp.own.keeper.endReplaced(r.Context(), k) // whose they were is not remembered
 	}))
+}
+
+// overwritten returns the blocks whose session's cookie a new session overwrites at a host.
+func (rp *replacer) overwritten(r *http.Request, at site) []present {
+	return slices.DeleteFunc(rp.blocks.atHost(rp.own, r, at), func(b present) bool {
+		return b.cookies.session != rp.own.cookies.session
+	})
 }
 
 // endBrought ends the sessions of some blocks whose cookies a request brings, and s replaces.

@@ -82,7 +82,7 @@ type Ended struct {
 
 	mu        sync.RWMutex
 	ended     map[ID]end
-	expected  map[ID]end        // ends of what began by some time that hold here, and are about to be written
+	expected  map[ID]end        // by EndBefore: ends that are about to be written
 	learned   time.Time         // when all of it was last known to be learned
 	unwritten map[endFile]int64 // until when it counts: what the storage did not take, to be written again
 	failed    error             // of the last attempt to learn; nil: it succeeded
@@ -227,16 +227,16 @@ func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) er
 	return e.end(ctx, id, how)
 }
 
-// ExpectBefore ends all that is called id and began by since here alone, without asking the storage, for a
-// caller that is about to end it everywhere. To expect the same end again changes nothing.
+// ExpectBefore ends all that is called id and began by since, at this instance alone and without accessing the
+// storage, for a caller that is about to call EndBefore. It may be repeated without effect.
 func (e *Ended) ExpectBefore(id ID, since, until time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.expect(id, end{until: until.Unix(), since: since.Unix()})
 }
 
-// expect notes an end that is not written yet, apart from those that are: the one that is written will be later
-// than these. The mutex must be held.
+// expect notes an end that is about to be written. It is kept apart from the others, since the end that is written
+// must be later than each of those. The mutex must be held.
 func (e *Ended) expect(id ID, how end) {
 	e.inPart.Store(true)
 	known := e.expected[id]
@@ -289,8 +289,8 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	return err
 }
 
-// afterKnown returns an end of what began by some time that is later than the one that is known. The mutex
-// must be held.
+// afterKnown returns an end by EndBefore, made later than the one that is known. It returns other ends unchanged.
+// The mutex must be held.
 func (e *Ended) afterKnown(id ID, how end) end {
 	if known := e.ended[id]; how.since > 0 && known.since > 0 {
 		how.since = max(how.since, known.since+1)
@@ -320,7 +320,7 @@ func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
 	return nil
 }
 
-// saysAll reports whether an end with the first since says all that one with the other says.
+// saysAll reports whether an end with the first value of since includes one with the other.
 func saysAll(since, other int64) bool {
 	switch {
 	case since == 0 || other == 0:
