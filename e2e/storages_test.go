@@ -185,9 +185,7 @@ func (c *cluster) tryScenario() (startsWithout bool) {
 		c.expect(copied.fetch(1), http.StatusOK, "a copy of the cookie")
 		began := time.Now()
 		c.expect(b.send(0, "/logout", "navigate"), http.StatusOK, "the logout")
-		eventually(t, "the other node knows of it", func() bool {
-			return copied.fetch(1).status == http.StatusUnauthorized
-		})
+		c.becomes(copied, 1, http.StatusUnauthorized, site+": the other node knows of a logout")
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("%s: the other node knew of the logout after %s", site, took)
 		}
@@ -233,7 +231,7 @@ func (c *cluster) tryScenario() (startsWithout bool) {
 			t.Errorf("revoking: %v, %s", err, out)
 		}
 	}
-	eventually(t, "it is revoked", func() bool { return b.fetch(0).status == http.StatusUnauthorized })
+	c.becomes(b, 0, http.StatusUnauthorized, "it is revoked")
 	// The node that lists them learns of one after the other.
 	eventually(t, "no session is listed", func() bool { return len(sessions()) == 0 })
 
@@ -241,6 +239,10 @@ func (c *cluster) tryScenario() (startsWithout bool) {
 	if wrong := <-given; wrong != "" {
 		t.Error(wrong)
 	}
+	// certmagic-s3 leaves a loop behind where a lock was waited for in vain.
+	c.nodes[0].kill()
+	c.nodes[0].start()
+	c.nodes[0].await()
 	c.tryJam()
 	return c.tryOutage()
 }
@@ -355,7 +357,21 @@ func (c *cluster) tryJam() {
 	c.expectWithin(time.Since(began), 7*time.Second, "a logout")
 	c.expect(copied.fetch(0), http.StatusUnauthorized, "the same node after it")
 	over()
-	eventually(c.t, "the logout is known", func() bool { return copied.fetch(1).status == http.StatusUnauthorized })
+	c.becomes(copied, 1, http.StatusUnauthorized, "the logout is known after the jam")
+}
+
+// becomes waits until a browser gets a status at a node. Where it does not, it says what came instead.
+func (c *cluster) becomes(b *browser, node, status int, what string) {
+	c.t.Helper()
+	seen := make(map[string]int)
+	for began := time.Now(); time.Since(began) < time.Minute; time.Sleep(20 * time.Millisecond) {
+		a := b.fetch(node)
+		if a.status == status {
+			return
+		}
+		seen[a.String()]++
+	}
+	c.t.Fatalf("%s: it does not come to %d, but gets %v", what, status, seen)
 }
 
 func (c *cluster) expectWithin(took, limit time.Duration, what string) {
@@ -389,11 +405,9 @@ func (c *cluster) tryOutage() (starts bool) {
 	c.expect(leaving.send(0, "/logout", "navigate"), http.StatusServiceUnavailable, "a logout, during the outage")
 	c.expectWithin(time.Since(began), 7*time.Second, "a logout")
 	back()
-	eventually(t, "the session in the storage is back", func() bool {
-		return unknown.fetch(1).status == http.StatusOK
-	})
+	c.becomes(unknown, 1, http.StatusOK, "the session in the storage is back")
 	eventually(t, "the callback is good", func() bool { return arriving.visit(0, callback).status == http.StatusOK })
-	eventually(t, "the logout is known", func() bool { return copied.fetch(1).status == http.StatusUnauthorized })
+	c.becomes(copied, 1, http.StatusUnauthorized, "the logout is known after the outage")
 	for n := range c.nodes {
 		c.expect(inCookies.fetch(n), http.StatusOK, "after the outage")
 	}
