@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -45,6 +46,7 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 		Matchers:      h.gate.matching.sets, Passes: s.unauthenticated == "pass", TakesBearers: s.acceptBearer,
 		Begins:       s.unauthenticated == "auto" || s.unauthenticated == "redirect",
 		CallbackPath: s.callbackPath, OtherPaths: []string{s.logoutPath, s.backchannelPath, s.profilePath},
+		Cookie: s.cookieName, BoundTo: fmt.Sprintf("%x", s.memoryID()),
 		BackchannelPath: s.backchannelPath, LogoutReturn: h.gate.logouts.registered(),
 	}
 }

@@ -63,6 +63,9 @@ type Block struct {
 	CallbackPath string
 	OtherPaths   []string // that are its own
 
+	Cookie  string // the name of the session's cookie
+	BoundTo string // what its sessions are bound to, but for the origin of each
+
 	Notices []Notice // what its config says, and may not be meant
 
 	BackchannelPath string // where the authorization server says that a session has ended; empty: nowhere
@@ -170,8 +173,8 @@ type block struct {
 }
 
 type check struct {
-	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, errors, named,
-	// storage, keys
+	// dns, connect, clock, jwks, authorize, token, config, protects, cookie, metadata, hosts, callback, errors,
+	// named, storage, keys
 	Name   string `json:"check"`
 	Target string `json:"target"`
 	aventus.Finding
@@ -306,6 +309,13 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 		if !told[target+f.Detail] {
 			told[target+f.Detail] = true
 			d.ask(&b.Checks, "protects", target, func() aventus.Finding { return f })
+		}
+	}
+	for _, place := range b.places {
+		target := strings.Join(place.hosts, ", ")
+		if rival := d.rival(place); rival != nil && !told["cookie"+target] {
+			told["cookie"+target] = true
+			d.ask(&b.Checks, "cookie", target, func() aventus.Finding { return rivalry(rival) })
 		}
 	}
 	for _, uri := range b.RedirectURIs {
