@@ -79,25 +79,7 @@ func TestPlantedFaults(t *testing.T) {
 		"logout tokens without openid": {replaced("scope openid profile", "scope profile"),
 			"backchannel_logout needs the scope openid", "Caddyfile:"},
 
-		// The authorization server has no login for it.
-		"a wrong secret": {replaced("{env.TEST_CLIENT_SECRET}", "not-the-secret"),
-			"answered 401 access_denied", "check client_id, client_secret and token_auth"},
-		"an unknown client": {replaced("client_id the-client", "client_id nobody"), "Unknown client",
-			"check client_id"},
-		"a callback that is not registered": {replaced("/oauth2/callback", "/oauth2/call"),
-			"Callback URL mismatch", "register the callback URL above"},
-		"an unknown audience": {replaced("audience https://api.example.com/", "audience https://other.example.com/"),
-			"Service not found: https://other.example.com/", "check audience"},
-		"an issuer that is no such page": {replaced("issuer "+w.issuer.Issuer, "issuer "+w.issuer.Issuer+"tenant"),
-			"answered 404", "check issuer"},
-		"another body than the server wants": {replaced("verify_token", "token_request form"),
-			"The body must be application/json", "see token_request"},
-		"another way for the secret": {replaced("verify_token", "token_auth basic"),
-			"The client's secret must come in the body", "token_auth"},
-		"a server that is down": {replaced("issuer "+w.issuer.Issuer, "issuer http://localhost:"+freePort(t)),
-			"connection refused", "check that the server is up"},
-		"a name that does not exist": {replaced("issuer "+w.issuer.Issuer, "issuer https://auth.aventus.invalid/"),
-			"FAIL dns", "check the name in issuer"},
+		// The authorization server fails. TestDoctorFinds has the other faults there, with each check's verdict.
 		"keys that answer 5xx": {func(*testing.T) string {
 			return strings.ReplaceAll(broken, "issuer", "audience a\nverify_token\nissuer")
 		}, "FAIL jwks", "the authorization server is down for now"},
