@@ -21,7 +21,8 @@ func besideGroup(own, further string, inFront bool) setup {
 		if !inFront {
 			blocks[0], blocks[1] = blocks[1], blocks[0]
 		}
-		return fmt.Sprintf("%s {\n%s\nreverse_proxy %s\n}\n%s, http://app.localhost:%s {\nroute {\n%s\nreverse_proxy %s\n}\n}",
+		return fmt.Sprintf("%s {\n%s\nreverse_proxy %s\n}\n"+
+			"%s, http://app.localhost:%s {\nroute {\n%s\nreverse_proxy %s\n}\n}",
 			w.site, w.directive("", hosts+further), w.app, at, w.port, strings.Join(blocks, "\n"), w.app)
 	}}
 }
