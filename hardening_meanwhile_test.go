@@ -242,6 +242,20 @@ func TestEditedOpenID(t *testing.T) {
 	}
 }
 
+// TestLogoutTokensOfAnotherClient: that logout tokens count for another client is no reason to refuse a login without
+// an ID token.
+func TestLogoutTokensOfAnotherClient(t *testing.T) {
+	w := newWorld(t, setup{opaque: true, sites: func(w *world) string {
+		other := strings.Replace(w.directive("/a/*", "backchannel_logout "+backchannelPath+"\nsession {\nname a\n}"),
+			"client_id the-client", "client_id another", 1)
+		return w.site + " {\nroute {\n" + other + "\n" + w.directive("", "") + "\nreverse_proxy " + w.app +
+			"\n}" + errorsShown + "\n}"
+	}})
+	b := w.browser()
+	w.expect(b.edited("/", "scope", "profile"), http.StatusSeeOther)
+	w.expect(b.get("/"), http.StatusOK)
+}
+
 // TestLogoutElsewhereDuringVisit is TestLogoutDuringVisit at several hosts: the renewal is under way at the login
 // host, and its visitor signs out at another, which cannot delete the login host's cookies.
 func TestLogoutElsewhereDuringVisit(t *testing.T) {

@@ -314,3 +314,26 @@ func TestLogoutWithoutStorage(t *testing.T) {
 	w.expect(w.browser().do("GET", "/", "Cookie", "aventus_session="+copied.Value, "Sec-Fetch-Mode", "navigate"),
 		http.StatusFound)
 }
+
+// TestLogoutCannotTell: where it cannot be told whether the browser has a session, nobody is told that they are
+// signed out, and nothing is forgotten.
+func TestLogoutCannotTell(t *testing.T) {
+	for _, store := range []string{"cookie", "storage"} {
+		w := newWorld(t, setup{block: "logout /logout\nlogout_provider\nsession {\nstore " + store + "\n}"})
+		b := w.browser()
+		b.login("/")
+		cookie := b.cookieHeader()
+		recovers := w.storageFails()
+		w.restart()
+		for _, target := range []string{"/logout?signed_out", "/logout?forget", "/logout"} {
+			a := w.browser().do("GET", target, "Cookie", cookie)
+			w.expect(a, http.StatusServiceUnavailable)
+			if strings.Contains(a.body, "signed out") || a.Header["Clear-Site-Data"] != nil {
+				t.Errorf("%s, %s: %v %s", store, target, a.Header, a.body)
+			}
+		}
+		recovers()
+		w.expect(b.get("/"), http.StatusOK)
+		w.expect(b.get("/logout?signed_out"), http.StatusSeeOther)
+	}
+}
