@@ -43,14 +43,36 @@ func (e *ends) names(sub, sid string) []records.ID {
 	return []records.ID{subjectID(e.issuer, sub), serverSessionID(e.issuer, sid)}
 }
 
-// hasMeanwhile reports whether the session that a login is about to make has ended at the authorization
-// server while the login was under way, from when it began.
-func (e *ends) hasMeanwhile(s *session, began time.Time) bool {
+// hasMeanwhile reports whether the session that a login is about to make has ended while the login was under way,
+// from when it began: at the authorization server, or by a logout at another host, which ends its families.
+//
+// A login that is started again for that begins after those ends, whatever the clocks say: several ends within a
+// second are noted a second apart, and another instance may have noted them by a clock that is ahead. Therefore
+// hasMeanwhile also returns a digest of the ends that are known now. The next time, the login brings it as seen, and
+// the same ends do not count.
+func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, seen records.ID) (bool, records.ID) {
 	e.ended.Begin()
 	sub, sid := s.subject(), s.serverSession()
-	return e.ended.Has(loginsID(e.issuer, sub), began) ||
-		sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began) ||
-		sid == "" && e.ended.Has(unnamedLoginsID(e.issuer, sub), began)
+	ended := false
+	var known []string
+	note := func(name records.ID, hasEnded bool) {
+		ended = ended || hasEnded
+		known = append(known, string(name[:]), e.ended.After(name).String())
+	}
+	names := []records.ID{loginsID(e.issuer, sub)}
+	if sid == "" {
+		names = append(names, unnamedLoginsID(e.issuer, sub))
+	}
+	for _, name := range names {
+		note(name, e.ended.Has(name, began))
+	}
+	for _, family := range families {
+		note(family, e.hasFamilySince(family, began))
+	}
+	digest := idOf(known...)
+	// A session at the authorization server never begins again.
+	isOver := sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began)
+	return isOver || ended && digest != seen, digest
 }
 
 // endAt ends the sessions that a logout token names: a session at the server and, since those cannot be told
@@ -134,6 +156,14 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
+// hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
+func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
+	return e.ended.After(family).After(now) && !e.isFamilyUnwritten(family)
+}
+
+// isFamilyUnwritten is isUnwritten for a family.
+func (e *ends) isFamilyUnwritten(family records.ID) bool { return e.ended.IsUnwritten(family) }
+
 // after returns the first moment at which a session of a user may begin, and of a family, and not have
 // ended with those before it.
 func (e *ends) after(s *session) time.Time {
@@ -153,7 +183,7 @@ func (e *ends) after(s *session) time.Time {
 // isUnwritten reports whether a session's end holds here, and is still to be written for the other
 // instances.
 func (e *ends) isUnwritten(s *session) bool {
-	return e.ended.IsUnwritten(s.id) || s.isShared() && e.ended.IsUnwritten(s.family)
+	return e.ended.IsUnwritten(s.id) || s.isShared() && e.isFamilyUnwritten(s.family)
 }
 
 // subjectID is the id that ends all sessions of a user.

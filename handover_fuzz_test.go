@@ -83,7 +83,7 @@ func FuzzHostRequest(f *testing.F) {
 		if _, isTicket := parseTicket(plaintext, b.clock.Now()); isTicket && isVisit {
 			t.Fatal("it is both a request and a ticket")
 		}
-		sealed, err := b.house.handOvers.requestBox.Seal(t.Context(), plaintext, at.group)
+		sealed, err := b.house.handOvers.requests.box.Seal(t.Context(), plaintext, at.group)
 		if err != nil {
 			t.Fatal(err)
 		}

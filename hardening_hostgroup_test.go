@@ -71,7 +71,7 @@ func TestRequestsAreMadeByUsAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, cookie := range b.cookiesAt(g.at(host)) {
-				if _, err := h.house.handOvers.openRequest(t.Context(), at, cookie); !errors.Is(err,
+				if _, err := h.house.handOvers.requests.open(t.Context(), at, cookie); !errors.Is(err,
 					keyring.ErrInvalid) {
 					t.Errorf("%s: a cookie as a request: %v", host, err)
 				}

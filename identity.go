@@ -141,7 +141,7 @@ func (b *bearers) identify(ctx context.Context, lines []string) (identity, *refu
 	}
 	scheme, token, _ := strings.Cut(lines[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		refused.cause = errors.New("its Authorization names Bearer, and is of another scheme, or of none")
+		refused.cause = errors.New("its Authorization header has the word Bearer, but not as its scheme")
 		return identity{}, refused
 	}
 	token = strings.Trim(token, " ")

@@ -164,6 +164,10 @@ const (
 	// loginsOfOne the logins of each browser, at some hundred bytes a login.
 	rememberedLogins = 4096
 	loginsOfOne      = 32
+
+	// maxWrittenAt limits the texts with placeholders whose lines are remembered: more than a Caddyfile has, as
+	// a rule. A process may adapt any number of Caddyfiles, for each of its reloads.
+	maxWrittenAt = 4096
 )
 
 // Work that a request or a config can cause.

@@ -1,7 +1,9 @@
 package aventusauth
 
 import (
+	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,11 +33,33 @@ func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
 				"(header Accept *text/html*), and cover the rest by a second block",
 		})
 	}
+	for _, value := range []struct{ name, text string }{
+		{"client_id", s.ClientID}, {"client_secret", s.ClientSecret},
+	} {
+		if shellVariable.MatchString(value.text) {
+			all = append(all, notice{
+				value.name, "looks like a variable of a shell, which Caddy does not replace", "write {env.NAME}",
+			})
+		}
+	}
+	for _, rule := range s.requireClaim {
+		for _, value := range rule.values {
+			if local, _, isAddress := strings.Cut(value, "@"); rule.claim == "email" && (!isAddress || local == "") {
+				all = append(all, notice{
+					"require_claim", fmt.Sprintf("email %q is no address, so nobody has it", value),
+					"write *@example.com for all of a domain; for everybody, leave it out",
+				})
+			}
+		}
+	}
 	if aventus.IsThirdParty(s.ClientID) {
 		all = append(all, s.thirdPartyNotices()...)
 	}
 	return all
 }
+
+// shellVariable matches what a shell would replace. The value is never printed: it may be a secret after all.
+var shellVariable = regexp.MustCompile(`^\$[A-Z_][A-Z0-9_]*$`)
 
 // takesPagesOnly reports whether the matchers leave out what is no page by its method, or by the headers that
 // tell pages apart.

@@ -213,8 +213,21 @@ func (e *Ended) End(ctx context.Context, id ID, until time.Time) error {
 // before, at the time that After returned, is ended too, however soon that was: at this instance, and
 // at others whose ends the storage tells of.
 func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) error {
+	// Here it holds at once, however long the storage takes, but for the last second: the end that is
+	// written has to be later than each that is known.
+	e.mu.Lock()
+	e.note(id, e.afterKnown(id, end{until: until.Unix(), since: since.Unix() - 1}))
+	e.mu.Unlock()
 	_ = e.Learn(ctx) // where it fails, what is known counts
 	return e.end(ctx, id, end{until: until.Unix(), since: since.Unix()})
+}
+
+// ExpectBefore ends all that is called id and began by since, here alone and without asking the storage,
+// for a caller that is about to end it for all instances. To expect the same end again changes nothing.
+func (e *Ended) ExpectBefore(id ID, since, until time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.note(id, end{until: until.Unix(), since: since.Unix()})
 }
 
 // Replace ends id as End does, where something else lives on what was granted to it.
@@ -237,9 +250,7 @@ func (e *Ended) EndNamed(ctx context.Context, id ID, until time.Time) error {
 
 func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
-	if known := e.ended[id]; how.since != 0 && known.since != 0 {
-		how.since = max(how.since, known.since+1)
-	}
+	how = e.afterKnown(id, how)
 	e.note(id, how)
 	e.mu.Unlock()
 	now := e.clock.Now()
@@ -262,6 +273,15 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	return err
 }
 
+// afterKnown returns an end of what began by some time that is later than the one that is known. The mutex
+// must be held.
+func (e *Ended) afterKnown(id ID, how end) end {
+	if known := e.ended[id]; how.since > 0 && known.since > 0 {
+		how.since = max(how.since, known.since+1)
+	}
+	return how
+}
+
 // write writes the record of an end, which counts until then. A record that the storage does not take stays
 // unwritten. A record among those that other instances list as new is filed under the time of the write.
 func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
@@ -279,9 +299,20 @@ func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
 	}
 	// It also says what earlier records of the same id would.
 	maps.DeleteFunc(e.unwritten, func(old endFile, end int64) bool {
-		return old.id == r.id && old.place == r.place && old.since <= r.since && end <= until
+		return old.id == r.id && old.place == r.place && saysAll(r.since, old.since) && end <= until
 	})
 	return nil
+}
+
+// saysAll reports whether an end with the first since says all that one with the other says.
+func saysAll(since, other int64) bool {
+	switch {
+	case since == 0 || other == 0:
+		return since == 0
+	case since < 0 || other < 0:
+		return since < 0
+	}
+	return other <= since
 }
 
 // isBlind reports whether the last attempt to learn was not shown what has ended lately.
