@@ -98,7 +98,7 @@ func TestKeepAlive(t *testing.T) {
 
 // lingeringRenewal are renewalParts of which the first renewal ends an hour after its result is known.
 type lingeringRenewal struct {
-	answeredRenewal
+	renewalParts
 	ended bool
 }
 
@@ -107,7 +107,7 @@ func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
 		p.ended = true
 		time.Sleep(time.Hour)
 	}
-	return p.answeredRenewal.settled(d)
+	return p.renewalParts.settled(d)
 }
 
 // TestRenewalThatIsEnding: a renewal whose result is known by now, and has become due itself, is not shared: it has
@@ -115,28 +115,24 @@ func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
 func TestRenewalThatIsEnding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)
-		s := &session{
+		asked := new(lingeringRenewal)
+		asked.record = &session{
 			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
 			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
 		}
-		asked := new(lingeringRenewal)
-		asked.record = s.copy()
-		rn := &renewer{
-			locks: asked, uses: asked, records: asked, memory: asked, server: asked,
-			flights: new(singleflight.Group), tries: new(attempts), before: 5 * time.Minute, now: time.Now,
-			meter: &meter{site: bareSite}, logger: zap.NewNop(),
-		}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
 		for sent := 1; sent <= 2; sent++ {
 			time.Sleep(56 * time.Minute)
-			s = asked.record.copy()
+			s := asked.record.copy()
 			if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{
 				session: s, handle: newHandle(s),
 			}); k == nil || refused != nil {
 				t.Errorf("the request gets %v, %v", k, refused)
 			}
 			synctest.Wait()
-			if asked.count() != sent {
-				t.Errorf("%d refresh tokens were sent, want %d", asked.count(), sent)
+			if len(asked.sent) != sent {
+				t.Errorf("%d refresh tokens were sent, want %d", len(asked.sent), sent)
 			}
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
