@@ -152,7 +152,7 @@ func TestEarlyHintsKeepTheCookie(t *testing.T) {
 		own.WriteHeader(http.StatusEarlyHints)
 	}
 	own.WriteHeader(http.StatusOK)
-	if header := w.Result().Header; len(header["Set-Cookie"]) != 1 || header.Get("Cache-Control") != "no-store" {
+	if header := w.Header(); len(header["Set-Cookie"]) != 1 || header.Get("Cache-Control") != "no-store" {
 		t.Errorf("the answer has %v", header)
 	}
 }

@@ -494,3 +494,24 @@ func TestEndedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestKnownAfterTheClock: what was learned while the clock was ahead is not known once the clock is right, and the
+// storage is down: how long ago that was cannot be told.
+func TestKnownAfterTheClock(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	clock.Set(3 * time.Hour)
+	e := use(t, s, clock)
+	if err := e.Known(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.on(failing)
+	clock.Set(-3 * time.Hour)
+	if err := e.Known(t.Context()); !errors.Is(err, ErrUnknown) {
+		t.Errorf("the storage is down: %v", err)
+	}
+	s.on(nil)
+	clock.Add(askAgain)
+	if err := e.Known(t.Context()); err != nil {
+		t.Errorf("it is back: %v", err)
+	}
+}
