@@ -450,8 +450,8 @@ func TestEndedSleep(t *testing.T) {
 		if err := e.Learn(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if e.learned.IsZero() || e.learned != e.learned.Round(0) {
-			t.Errorf("learned at %v", e.learned)
+		if e.Learned().IsZero() || e.Learned() != e.Learned().Round(0) {
+			t.Errorf("learned at %v", e.Learned())
 		}
 	}
 }
