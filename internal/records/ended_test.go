@@ -126,11 +126,12 @@ func TestEndedSlow(t *testing.T) {
 		if err := a.End(t.Context(), ID{1}, clock.Now().Add(10*time.Hour)); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(2 * time.Second) // for a sweep, which the next one would not wait for
 		clock.Add(2 * time.Hour)
 		if err := a.End(t.Context(), ID{2}, clock.Now().Add(10*time.Hour)); err != nil { // sweeps
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		if err := errors.Join(a.Learn(t.Context()), a.End(t.Context(), ID{2}, clock.Now().Add(10*time.Hour))); err !=
 			nil {
 			t.Fatal(err)
@@ -147,7 +148,8 @@ func TestEndedSlow(t *testing.T) {
 			t.Errorf("it waited for %v", waited)
 		}
 		if b.Has(ID{1}, clock.Now()) || !b.Has(ID{2}, clock.Now()) {
-			t.Error("what ended lately is not known, or what ended long ago is")
+			t.Errorf("what ended lately is known: %v; what ended long ago: %v", b.Has(ID{2}, clock.Now()),
+				b.Has(ID{1}, clock.Now()))
 		}
 		if err := a.End(t.Context(), ID{3}, clock.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
@@ -350,6 +352,7 @@ func TestEndedOutage(t *testing.T) {
 	for _, off := range []time.Duration{-ClockSkew, 0, ClockSkew} {
 		for _, minutes := range []int{1, 15, 19, 20, 21, 25, 28, 31, 35, 39, 45} {
 			synctest.Test(t, func(t *testing.T) {
+				t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
 				s, clock, early, others := newStorage(t), newClock(), newClock(), newClock()
 				early.Add(off)
 				writer, busy := use(t, s.view(), early), use(t, s.view(), others)
@@ -408,6 +411,7 @@ func TestEndedOutage(t *testing.T) {
 func TestEndedClockSetBack(t *testing.T) { synctest.Test(t, testEndedClockSetBack) }
 
 func testEndedClockSetBack(t *testing.T) {
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
 	s, clock, ahead := newStorage(t), newClock(), newClock()
 	other := use(t, s.view(), clock)
 	ahead.Add(3 * time.Hour)
@@ -464,6 +468,7 @@ func TestEndedToTheEnd(t *testing.T) {
 	} {
 		for _, off := range []time.Duration{-ClockSkew, 0, ClockSkew} {
 			synctest.Test(t, func(t *testing.T) {
+				t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
 				s, clock, other := newStorage(t), newClock(), newClock()
 				other.Add(off)
 				a, b := use(t, s, clock), use(t, s, other)
@@ -678,6 +683,7 @@ func TestEndsAddUp(t *testing.T) {
 func TestEndedReload(t *testing.T) { synctest.Test(t, testEndedReload) }
 
 func testEndedReload(t *testing.T) {
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
 	s, clock := newStorage(t), newClock()
 	other := use(t, s.view(), clock)
 	old := s.view()
@@ -805,6 +811,7 @@ func TestEndedAtOnce(t *testing.T) {
 func TestEndWrittenLater(t *testing.T) {
 	for _, part := range []string{"aventus_auth/ended/", "aventus_auth/ended/all/", "aventus_auth/ended/lately/"} {
 		synctest.Test(t, func(t *testing.T) {
+			t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
 			s, clock := newStorage(t), newClock()
 			here, running := use(t, s, clock), use(t, s.view(), clock)
 			s.on(func(method, key string) error {

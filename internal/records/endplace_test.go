@@ -166,13 +166,10 @@ func TestFoldedIsReadOnce(t *testing.T) {
 	knows(t, "folded", there, clock, 1, foldFrom)
 	knows(t, "single", there, clock, 2, 1)
 	clock.Add(latelyFor + 2*ClockSkew)
-	if err := here.End(t.Context(), ID{9}, clock.Now().Add(time.Hour)); err != nil { // sweeps
-		t.Fatal(err)
+	here.lately.sweepNow(t.Context(), here.lately.of(clock.Now().Add(-latelyFor)))
+	if tick(t, there); len(there.read) != 0 {
+		t.Errorf("%d keys are remembered that are gone", len(there.read))
 	}
-	eventually(t, "what was read is forgotten with its period", func() bool {
-		tick(t, there)
-		return len(there.read) == 0
-	})
 }
 
 // TestFoldedCutShort: wherever a process dies while it folds, or the storage fails, no end is lost.
@@ -208,8 +205,8 @@ func TestFoldedCutShort(t *testing.T) {
 				clock.Add(2 * learnTimeout)
 			}
 			if single, folded := filedAt(t, s); single != 0 || folded != 2 {
-				t.Errorf("%s after %d calls: later, there are %d single keys and %d folded ones", fails, after, single,
-					folded)
+				t.Errorf("%s after %d calls: later, there are %d single keys and %d folded ones", fails, after,
+					single, folded)
 			}
 			late = NewEnded(s.view(), clock.steady())
 			tick(t, late)
@@ -221,9 +218,10 @@ func TestFoldedCutShort(t *testing.T) {
 // TestFoldedAndLost: a folded key that the storage does not show any more, or shows otherwise, has no single key
 // removed; and one that is damaged is no less than an error.
 func TestFoldedAndLost(t *testing.T) {
+	ctx := context.Background()
 	for what, harm := range map[string]func(s *testStorage, key string) error{
-		"lost":    func(s *testStorage, key string) error { return s.FileStorage.Delete(context.Background(), key) },
-		"damaged": func(s *testStorage, key string) error { return s.FileStorage.Store(context.Background(), key, nil) },
+		"lost":    func(s *testStorage, key string) error { return s.FileStorage.Delete(ctx, key) },
+		"damaged": func(s *testStorage, key string) error { return s.FileStorage.Store(ctx, key, nil) },
 	} {
 		s, clock := newStorage(t), newClock()
 		here := NewEnded(s, clock.steady())

@@ -64,6 +64,7 @@ func TestShelf(t *testing.T) {
 // the hours that do not have it, and each hour is swept once it is over.
 func TestShelfHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
 		storage, clock := newStorage(t), newClock()
 		s := NewShelf(storage, "shelf", clock.steady())
 		put := func(id string, in time.Duration) time.Time {
