@@ -63,7 +63,7 @@ func TestMayRemoveStale(t *testing.T) {
 func TestClockFarAhead(t *testing.T) { synctest.Test(t, testClockFarAhead) }
 
 func testClockFarAhead(t *testing.T) {
-	t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 	const year = 365 * 24 * time.Hour
 	s, clock := newStorage(t), newClock()
 	ctx, began, until := t.Context(), clock.Now(), clock.Now().Add(10*time.Hour)

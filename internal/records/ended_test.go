@@ -352,7 +352,7 @@ func TestEndedOutage(t *testing.T) {
 	for _, off := range []time.Duration{-ClockSkew, 0, ClockSkew} {
 		for _, minutes := range []int{1, 15, 19, 20, 21, 25, 28, 31, 35, 39, 45} {
 			synctest.Test(t, func(t *testing.T) {
-				t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
+				t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 				s, clock, early, others := newStorage(t), newClock(), newClock(), newClock()
 				early.Add(off)
 				writer, busy := use(t, s.view(), early), use(t, s.view(), others)
@@ -411,7 +411,7 @@ func TestEndedOutage(t *testing.T) {
 func TestEndedClockSetBack(t *testing.T) { synctest.Test(t, testEndedClockSetBack) }
 
 func testEndedClockSetBack(t *testing.T) {
-	t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 	s, clock, ahead := newStorage(t), newClock(), newClock()
 	other := use(t, s.view(), clock)
 	ahead.Add(3 * time.Hour)
@@ -468,7 +468,7 @@ func TestEndedToTheEnd(t *testing.T) {
 	} {
 		for _, off := range []time.Duration{-ClockSkew, 0, ClockSkew} {
 			synctest.Test(t, func(t *testing.T) {
-				t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
+				t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 				s, clock, other := newStorage(t), newClock(), newClock()
 				other.Add(off)
 				a, b := use(t, s, clock), use(t, s, other)
@@ -683,7 +683,7 @@ func TestEndsAddUp(t *testing.T) {
 func TestEndedReload(t *testing.T) { synctest.Test(t, testEndedReload) }
 
 func testEndedReload(t *testing.T) {
-	t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
+	t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 	s, clock := newStorage(t), newClock()
 	other := use(t, s.view(), clock)
 	old := s.view()
@@ -811,7 +811,7 @@ func TestEndedAtOnce(t *testing.T) {
 func TestEndWrittenLater(t *testing.T) {
 	for _, part := range []string{"aventus_auth/ended/", "aventus_auth/ended/all/", "aventus_auth/ended/lately/"} {
 		synctest.Test(t, func(t *testing.T) {
-			t.Cleanup(func() { time.Sleep(time.Minute) }) // until the sweeps have ended that its writes may disturb
+			t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 			s, clock := newStorage(t), newClock()
 			here, running := use(t, s, clock), use(t, s.view(), clock)
 			s.on(func(method, key string) error {
