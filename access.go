@@ -36,9 +36,25 @@ func (a *accessRules) lacks(id identity) *refusal {
 		if !claims.Holds(id.claim, rule.claim, rule.values) {
 			refused := &refusal{failure: errClaim, user: id.grant}
 			refused.description = fmt.Sprintf(
-				"You are signed in, but your account lacks what is needed here (%s).", rule.claim)
+				"You are signed in, but your account lacks what is needed here (%s).", rule.missing(id))
 			return refused
 		}
 	}
 	return nil
+}
+
+// missing returns the claim that keeps an identity from meeting the rule: an address may be the right one,
+// and only not be verified.
+func (rule claimRule) missing(id identity) string {
+	const verified = "email_verified"
+	ifVerified := func(path string) (any, bool) {
+		if path == verified {
+			return true, true
+		}
+		return id.claim(path)
+	}
+	if claims.Holds(ifVerified, rule.claim, rule.values) {
+		return verified
+	}
+	return rule.claim
 }

@@ -24,10 +24,12 @@ func TestChallengeNamesAllScopes(t *testing.T) {
 // TestLackingSaysWhat: whoever lacks a scope or a claim is told which, and how to use another account, also where
 // the site has no error pages.
 func TestLackingSaysWhat(t *testing.T) {
+	const lacks = "You are signed in, but your account lacks what is needed here "
 	for rule, names := range map[string]string{
-		"require_scope admin":           "You are signed in, but lack the scope admin.",
-		"require_claim org.role a b":    "You are signed in, but your account lacks what is needed here (org.role).",
-		"require_claim email *@acme.io": "You are signed in, but your account lacks what is needed here (email).",
+		"require_scope admin":               "You are signed in, but lack the scope admin.",
+		"require_claim org.role a b":        lacks + "(org.role).",
+		"require_claim email *@acme.io":     lacks + "(email).",
+		"require_claim email *@example.com": lacks + "(email_verified).", // the stand-in says nothing about that
 	} {
 		w := newWorld(t, setup{block: rule + "\nlogout /bye"})
 		b := w.browser()

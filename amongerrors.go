@@ -7,9 +7,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// serveAmongErrors is route for a block among the error routes. It serves no
+// serveAmongErrors is [gate.route] for a block among the error routes. It serves no
 // callback, logout or profile, begins no login and renews nothing: the request has
-// failed, and if it was the callback, one more login would end here again. Without a
+// failed, and if it was the callback, another login would end here again. Without a
 // session, the answer is a refusal with the status of the error.
 func (g *gate) serveAmongErrors(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, cause error) error {
 	protected, err := g.matching.protects(r)
@@ -42,8 +42,8 @@ func (g *gate) serveAmongErrors(w http.ResponseWriter, r *http.Request, next cad
 	return g.answers.plain(w, status, sentence)
 }
 
-// knownIdentity returns the identity of a request among the error routes: a session whose token has
-// died is none there. An error means that it cannot be told.
+// knownIdentity returns the identity of a request among the error routes, where a session whose token has
+// expired does not count. An error means that the identity could not be determined.
 func (g *gate) knownIdentity(r *http.Request, was *sent) (identity, error) {
 	at, err := g.sites.of(r)
 	if err != nil {

@@ -162,14 +162,15 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		// Another instance may have ended the family a moment ago, by a logout at another host.
 		ls.keeper.ends.learn(r.Context())
 	}
-	if ls.keeper.ends.hasMeanwhile(s, l.began) || ls.replacer.timesLeft(at, l) != left ||
-		ls.replacer.hasLeftElsewhere(r, at, l, s) {
+	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
+	if ended || ls.replacer.timesLeft(at, l) != left {
 		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
 		if l.restarts >= maxRestarts {
 			return ls.answers.fail(w, r, errLoginLost, errors.New(
 				"the authorization server has ended the session meanwhile, or the person has signed out"))
 		}
 		l.restarts++
+		l.known = known
 		return ls.start(w, r, l, http.StatusFound)
 	}
 	// A user whose sessions were ended a moment ago, by a clock that may be ahead of

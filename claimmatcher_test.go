@@ -100,8 +100,8 @@ func TestClaimMatcherConfig(t *testing.T) {
 		"@x aventus_claim email {env.TEST_NOT_SET}\nrespond @x yes":    "aventus_claim {env.TEST_NOT_SET} is not set",
 		"@x aventus_claim role {http.auth.user.role}\nrespond @x yes":  "is known only while a request is served",
 		"@x aventus_claim role a {\nx\n}\nrespond @x yes":              "aventus_claim",
-		"@x aventus_claim role a\n" + completed("aventus_auth @x"):     "asked before it is known who it is",
-		"@x not aventus_claim role a\n" + completed("aventus_auth @x"): "asked before it is known who it is",
+		"@x aventus_claim role a\n" + completed("aventus_auth @x"):     "before the visitor is identified",
+		"@x not aventus_claim role a\n" + completed("aventus_auth @x"): "before the visitor is identified",
 		completed("aventus_auth", "require_claim email *@"):            "does not name one domain",
 		completed("aventus_auth", "require_claim email *@a.c,*@b.c"):   "does not name one domain",
 	} {

@@ -86,9 +86,9 @@ type Config struct {
 	JWKSURL string `json:"jwks_url,omitempty"`
 
 	// Check each access token from the token endpoint, at the login and at each
-	// renewal: its signature, `iss`, `aud` and `exp`. Needs an audience. Default: false.
-	// Then the signature is not checked, since the token came over TLS from the token
-	// endpoint; `iss` and `aud` are compared if there is an audience.
+	// renewal: its signature, `iss`, `aud` and `exp`. Needs an audience. Default: false:
+	// the signature is not checked, since the token came over TLS from the token
+	// endpoint, and `iss` and `aud` are compared only if there is an audience.
 	VerifyToken bool `json:"verify_token,omitempty"`
 
 	// Let API clients in that send a verified token of their own, as
@@ -116,8 +116,8 @@ type Config struct {
 	Hosts []string `json:"hosts,omitempty"`
 
 	// How a session is kept. Default: in its cookie, or in Caddy's storage if it is too
-	// large for a cookie or has a refresh token; until its token expires and cannot be
-	// renewed, and 24 hours at most.
+	// large for a cookie, has a refresh token or is shared by hosts; until its token
+	// expires and cannot be renewed, and 24 hours at most.
 	Session Session `json:"session,omitzero"`
 
 	// A path that ends the session. Default: none.
@@ -153,9 +153,9 @@ type ClaimRequirement struct {
 // Session says how a session is kept.
 type Session struct {
 	// Where a session is kept. `cookie`: in its own cookie, unless it is too large for
-	// one (4,096 bytes) or has a refresh token; then in Caddy's storage. `storage`:
-	// always in Caddy's storage, with a cookie that holds only a handle. Default:
-	// `cookie`.
+	// one (4,096 bytes), has a refresh token or is shared by hosts; then in Caddy's
+	// storage. `storage`: always in Caddy's storage, with a cookie that holds only a
+	// handle. Default: `cookie`.
 	Store string `json:"store,omitempty"`
 
 	// The name of the session's cookie. Where the redirect URI is https, it gets
@@ -274,6 +274,9 @@ func (s *subdirective) readArgs(c *Config, args []string) error {
 		least, most, takes = 0, -1, "no argument"
 	case *[]string:
 		least = 1
+	}
+	if _, isText := field.(*string); isText && len(args) == 0 {
+		return fmt.Errorf("%s takes one argument, and {$NAME} is none where that variable is not set", s.name)
 	}
 	if n := len(args); n < least || most > 0 && n > most || most < 0 && n > 0 {
 		return fmt.Errorf("%s takes %s", s.name, takes)

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -255,5 +256,20 @@ func TestRevokeURL(t *testing.T) {
 		if strings.Contains(w.log(), "could not be revoked") {
 			t.Errorf("%s: a revocation has failed", line)
 		}
+	}
+}
+
+// TestWrittenAtIsBounded: a process that adapts ever new Caddyfiles remembers the lines of the latest texts alone.
+func TestWrittenAtIsBounded(t *testing.T) {
+	const last = maxWrittenAt
+	for i := range last + 1 {
+		noteLine([]string{fmt.Sprintf("{env.TEST_%d}", i)}, caddyfile.Token{File: "Caddyfile", Line: i})
+	}
+	if writtenAt.Contains("{env.TEST_0}") || writtenAt.Len() != maxWrittenAt {
+		t.Errorf("%d lines are remembered", writtenAt.Len())
+	}
+	at, _ := writtenAt.Get(fmt.Sprintf("{env.TEST_%d}", last))
+	if want := fmt.Sprintf("Caddyfile:%d", last); at != want {
+		t.Errorf("the last text is at %q, want %q", at, want)
 	}
 }

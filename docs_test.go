@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"strings"
@@ -57,5 +58,31 @@ func TestFieldDocs(t *testing.T) {
 	}
 	if documented < 30 {
 		t.Errorf("only %d fields were found", documented)
+	}
+}
+
+// TestLogLines: docs/operating.md names each line of the log.
+func TestLogLines(t *testing.T) {
+	_, table, _ := strings.Cut(readFile(t, "docs/operating.md"), "\n## Logs\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, line := range regexp.MustCompile(`logger\.(Info|Warn|Error)\("([^"]+)"`).FindAllStringSubmatch(
+			readFile(t, file), -1) {
+			found++
+			if !strings.Contains(table, "| "+strings.ToUpper(line[1])+" | `"+line[2]+"` |") {
+				t.Errorf("%s: there is no %s %q in the table", file, line[1], line[2])
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("only %d lines were found", found)
 	}
 }

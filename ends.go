@@ -43,46 +43,97 @@ func (e *ends) names(sub, sid string) []records.ID {
 	return []records.ID{subjectID(e.issuer, sub), serverSessionID(e.issuer, sid)}
 }
 
-// hasMeanwhile reports whether the session that a login is about to make has ended at the authorization
-// server while the login was under way, from when it began.
-func (e *ends) hasMeanwhile(s *session, began time.Time) bool {
+// hasMeanwhile reports whether the session that a login is about to make has ended while the login was under way,
+// from when it began: at the authorization server, or by a logout at another host, which ends its families.
+//
+// A login that is started again for that begins after those ends, whatever the clocks say: several ends within a
+// second are noted a second apart, and another instance may have noted them by a clock that is ahead. Therefore
+// hasMeanwhile also returns a digest of the ends that are known now. The next time, the login brings it as seen, and
+// the same ends do not count.
+func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, seen records.ID) (bool, records.ID) {
 	e.ended.Begin()
 	sub, sid := s.subject(), s.serverSession()
-	return e.ended.Has(loginsID(e.issuer, sub), began) ||
-		sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began) ||
-		sid == "" && e.ended.Has(unnamedLoginsID(e.issuer, sub), began)
+	ended := false
+	var known []string
+	note := func(name records.ID, hasEnded bool) {
+		ended = ended || hasEnded
+		known = append(known, string(name[:]), e.ended.After(name).String())
+	}
+	names := []records.ID{loginsID(e.issuer, sub)}
+	if sid == "" {
+		names = append(names, unnamedLoginsID(e.issuer, sub))
+	}
+	for _, name := range names {
+		note(name, e.ended.Has(name, began))
+	}
+	for _, family := range families {
+		note(family, e.hasFamilySince(family, began))
+	}
+	digest := idOf(known...)
+	// A session at the authorization server never begins again.
+	isOver := sid != "" && e.ended.Has(serverSessionID(e.issuer, sid), began)
+	return isOver || ended && digest != seen, digest
 }
 
-// endAt ends the sessions that a logout token names: a session at the server and, since those cannot be told
-// apart, all of its user's that do not say which one they came of; or all that the user has. What it names
-// may yet begin, by a login that is under way. A session lasts no longer than lifetime.
+// endAt ends the sessions that a logout token names. A session lasts no longer than lifetime.
 func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, lifetime time.Duration) error {
 	e.ended.Begin()
-	forLogins := now.Add(2 * loginLifetime)
+	at := now
+	if said.Issued.After(at) { // the server's clock is ahead
+		at = said.Issued
+	}
+	var failed []error
+	for _, name := range e.namedBy(said, at, now, lifetime) {
+		if name.isWhole {
+			failed = append(failed, e.ended.EndNamed(ctx, name.id, name.until))
+		} else {
+			failed = append(failed, e.ended.EndBefore(ctx, name.id, name.since, name.until))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// expectAt ends at this instance alone what endAt is about to end, and does not access the storage. It takes the
+// time at which the token was issued, so a token that is sent again ends nothing new.
+func (e *ends) expectAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
+	for _, name := range e.namedBy(said, said.Issued, now, lifetime) {
+		e.ended.ExpectBefore(name.id, name.since, name.until)
+	}
+}
+
+// named is an end of everything with a name: of what began by since or, if isWhole, of all that begins by until.
+type named struct {
+	id           records.ID
+	since, until time.Time
+	isWhole      bool
+}
+
+// namedBy returns what a logout token ends that arrived at some time: a session at the server and, since those
+// cannot be distinguished, all sessions of its user that do not say which one they came from; or all sessions of the
+// user. It also ends logins that are under way. A session or a login may have begun by a clock that is ahead, so
+// ClockSkew is added to the time; hasMeanwhile lets a login pass that has started over for these ends.
+func (e *ends) namedBy(said aventus.Logout, at, now time.Time, lifetime time.Duration) []named {
+	since, forLogins := at.Add(records.ClockSkew), now.Add(2*loginLifetime)
 	if said.SessionID == "" {
-		return errors.Join(e.endUser(ctx, said.Subject, now),
-			e.ended.EndBefore(ctx, loginsID(e.issuer, said.Subject), now, forLogins))
+		return []named{
+			{id: subjectID(e.issuer, said.Subject), since: since, until: now.Add(rememberUserEnd)},
+			{id: loginsID(e.issuer, said.Subject), since: since, until: forLogins},
+		}
 	}
 	until := now.Add(lifetime + 24*time.Hour)
-	err := e.ended.EndNamed(ctx, serverSessionID(e.issuer, said.SessionID), until)
+	names := []named{{serverSessionID(e.issuer, said.SessionID), until, until, true}}
 	if said.Subject != "" {
-		err = errors.Join(err,
-			e.ended.EndBefore(ctx, unnamedID(e.issuer, said.Subject), now.Add(records.ClockSkew), until),
-			e.ended.EndBefore(ctx, unnamedLoginsID(e.issuer, said.Subject), now, forLogins))
+		names = append(names,
+			named{id: unnamedID(e.issuer, said.Subject), since: since, until: until},
+			named{id: unnamedLoginsID(e.issuer, said.Subject), since: since, until: forLogins})
 	}
-	return err
+	return names
 }
 
 // isUnwrittenAt is isUnwritten for the sessions that a logout token names.
 func (e *ends) isUnwrittenAt(said aventus.Logout) bool {
-	names := []records.ID{subjectID(e.issuer, said.Subject), loginsID(e.issuer, said.Subject)}
-	if said.SessionID != "" {
-		names = []records.ID{
-			serverSessionID(e.issuer, said.SessionID),
-			unnamedID(e.issuer, said.Subject), unnamedLoginsID(e.issuer, said.Subject),
-		}
-	}
-	return slices.ContainsFunc(names, e.ended.IsUnwritten)
+	names := e.namedBy(said, time.Time{}, time.Time{}, 0)
+	return slices.ContainsFunc(names, func(name named) bool { return e.ended.IsUnwritten(name.id) })
 }
 
 // known returns an error if this instance does not know which sessions have ended. It may then let in none.
@@ -134,6 +185,14 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
+// hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
+func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
+	return e.ended.After(family).After(now) && !e.isFamilyUnwritten(family)
+}
+
+// isFamilyUnwritten is isUnwritten for a family.
+func (e *ends) isFamilyUnwritten(family records.ID) bool { return e.ended.IsUnwritten(family) }
+
 // after returns the first moment at which a session of a user may begin, and of a family, and not have
 // ended with those before it.
 func (e *ends) after(s *session) time.Time {
@@ -153,7 +212,7 @@ func (e *ends) after(s *session) time.Time {
 // isUnwritten reports whether a session's end holds here, and is still to be written for the other
 // instances.
 func (e *ends) isUnwritten(s *session) bool {
-	return e.ended.IsUnwritten(s.id) || s.isShared() && e.ended.IsUnwritten(s.family)
+	return e.ended.IsUnwritten(s.id) || s.isShared() && e.isFamilyUnwritten(s.family)
 }
 
 // subjectID is the id that ends all sessions of a user.

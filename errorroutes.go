@@ -16,9 +16,9 @@ import (
 )
 
 // Caddy runs a server's error routes (handle_errors) with the path that the visitor
-// asked for. A file server or a proxy there would answer a refused request with what
-// was refused. This file decides ahead of the error routes whether they can do that.
-// If they can, the refusal is answered here, without them.
+// asked for. A file server or a proxy there would answer a refused request with the very
+// content that was refused. This file decides in advance whether the error routes can do
+// that. If they can, the module answers the refusal itself, without them.
 
 // errorPages decides for a block whether the site's error routes may answer.
 type errorPages struct {
@@ -39,14 +39,14 @@ func (s *errorRoutesOfServers) of(server *caddyhttp.Server) *errorRoutes {
 	return e.(*errorRoutes)
 }
 
-// areNone reports whether the server has no error routes: Caddy's answer to an error has no words then.
+// areNone reports whether the server has no error routes: Caddy's answer to an error is then empty.
 func (e *errorPages) areNone(r *http.Request) bool {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	return server != nil && len(e.all.of(server).lists) == 0
 }
 
 // mayAnswer reports whether the error routes may answer the request, which was
-// refused. It removes from the request what an upstream of theirs must not receive.
+// refused. It removes from the request whatever their upstreams must not receive.
 func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure) bool {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil {
@@ -80,7 +80,7 @@ func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure
 		}
 		return true
 	}
-	if _, told := routes.told.LoadOrStore(why, true); !told {
+	if _, logged := routes.logged.LoadOrStore(why, true); !logged {
 		e.logger.Warn("the error routes are not used for refused requests",
 			zap.String("reason", why), zap.String("advice", errorRoutesAdvice))
 	}
@@ -90,8 +90,8 @@ func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure
 const errorRoutesAdvice = "in handle_errors, put a rewrite to a page of its own before file_server and " +
 	"reverse_proxy, such as: rewrite * /errors/{err.status_code}.html?"
 
-// errorRequestHeaders are what an upstream of the error routes receives of a refused
-// request's header: nothing that identifies the visitor, and nothing by which an app
+// errorRequestHeaders are the only headers of a refused request that an upstream of the
+// error routes receives: none that identifies the visitor, and none by which an app
 // may take the request for another one (X-Original-URL, X-HTTP-Method-Override).
 var errorRequestHeaders = []string{
 	"Accept", "Accept-Encoding", "Accept-Language", "User-Agent",
@@ -100,11 +100,10 @@ var errorRequestHeaders = []string{
 
 func isBare(method string) bool { return method == http.MethodGet || method == http.MethodHead }
 
-// withholdsBody reports whether the error routes get no body of a refused request. It
-// reads nothing: a client could send nothing, and not end the request either. Over
+// withholdsBody reports whether the error routes get no body with a refused request. It
+// does not read the body: a client could send nothing, and not end the request either. Over
 // HTTP/1.1 and HTTP/2, the length of a request without a body is 0. Over HTTP/3, it is
-// not known: a GET or a HEAD then has none, and what was sent all the same is taken
-// from the request.
+// unknown: the body of a GET or a HEAD is then removed.
 func withholdsBody(r *http.Request) bool {
 	if r.ContentLength < 0 && r.ProtoMajor == 3 && isBare(r.Method) && isBare(original(r).Method) {
 		r.Body, r.ContentLength = http.NoBody, 0
@@ -116,28 +115,28 @@ func withholdsBody(r *http.Request) bool {
 type errorRoutes struct {
 	server *caddyhttp.Server
 	lists  []errorList
-	hosts  []*caddyhttp.MatchHost // all of those that stand in the lists
-	// What the server's other routes leave behind: variables and the outputs of map,
-	// by placeholder, and groups of routes.
+	hosts  []*caddyhttp.MatchHost // all host matchers in the lists
+	// Set by the server's other routes: variables and the outputs of map, by placeholder,
+	// and groups of routes.
 	known    map[string]level
 	groups   map[string]bool
 	newHost  bool     // one of them may change the request's host
 	verdicts sync.Map // verdict by failure and hosts
-	told     sync.Map // what was logged
+	logged   sync.Map // reasons that were logged
 }
 
 // errorList is a list of error routes: the server's, or a subroute's.
 type errorList struct {
-	around     []caddyhttp.MatcherSets // of the routes that the subroute stands in
+	around     []caddyhttp.MatcherSets // of the routes around the subroute
 	routes     caddyhttp.RouteList
 	ofSubroute bool
 }
 
 // verdict says what error routes can do with a refused request.
 type verdict struct {
-	unsafe        string // the handler that could answer with what was asked for; empty: none
+	unsafe        string // the handler that could answer with the refused content; empty: none
 	asks          bool   // an upstream is asked, for a page of the site's choice
-	method, query bool   // the upstream receives those of the request
+	method, query bool   // the upstream receives the request's method, its query
 }
 
 // newErrorRoutes collects the error routes of a server.
@@ -159,9 +158,9 @@ func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
 	return e
 }
 
-// collect collects from routes that are no error routes. A subroute may have error
-// routes of its own. A named route is looked at once: what it is invoked for does not
-// change what it leaves behind.
+// collect reads routes that are not error routes. A subroute among them may have error
+// routes of its own. A named route is read once: it sets the same values whichever route
+// invokes it.
 func (e *errorRoutes) collect(routes caddyhttp.RouteList, around []caddyhttp.MatcherSets, invoked map[string]bool) {
 	for _, route := range routes {
 		e.groups[route.Group] = route.Group != ""
@@ -227,7 +226,7 @@ func (e *errorRoutes) collectHostsIn(routes caddyhttp.RouteList) {
 	}
 }
 
-// hostsOf says, in one byte for each host matcher, whether it matches the request. A matcher with a
+// hostsOf returns one byte for each host matcher: whether it matches the request. A matcher with a
 // placeholder is Maybe: the error routes may set a variable before they evaluate it.
 func (e *errorRoutes) hostsOf(r *http.Request) string {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
@@ -272,13 +271,13 @@ func (e *errorRoutes) verdict(f failure, hosts string) verdict {
 lists:
 	for _, list := range e.lists {
 		for _, sets := range list.around {
-			if w.matches(sets, trail{otherError: true}) == routing.No { // there was no error yet
+			if w.matches(sets, trail{otherError: true}) == routing.No { // evaluated before there was an error
 				continue lists
 			}
 		}
-		// What a server's error routes do not answer gets the status of the error. What a
-		// subroute's do not answer goes on to the handlers behind the subroute, which may
-		// be those that the block protects.
+		// A request that a server's error routes do not answer gets the status of the error.
+		// One that a subroute's do not answer goes on to the handlers behind the subroute,
+		// which may be those that the block protects.
 		if on := w.follow(list.routes, start); list.ofSubroute && len(on) > 0 && w.found.unsafe == "" {
 			w.found.unsafe = "what stands behind a subroute with error routes"
 		}

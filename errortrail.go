@@ -13,39 +13,39 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
 )
 
-// level says what a text with placeholders depends on, least trusted first. Several texts together have
-// the lowest of their levels.
+// level says what the value of a text with placeholders depends on, least trusted first. Several texts
+// together have the lowest of their levels.
 type level int
 
 const (
-	asked   level = iota // what the visitor asks for, or what cannot be told
-	sender               // who asks, and nothing of what is asked for
-	byHost               // the site that is asked
+	asked   level = iota // the resource asked for, or anything unknown
+	sender               // the sender, but not the resource asked for
+	byHost               // the site's host alone
 	byError              // the config and the error alone
 )
 
-// trail is what becomes of a request on one way through the error routes. Its zero
+// trail is the state of a request on one way through the error routes. Its zero
 // value is the request as the error routes get it. It is comparable.
 type trail struct {
 	path, query, method level
-	leaks               bool   // its header, query or body may say what was asked for
+	leaks               bool   // its header, query or body may name the resource asked for
 	newHost             bool   // its host may be another one
 	otherError          bool   // error routes may have made another error of ours
-	known               string // placeholders with their levels, as set along the way
+	known               string // placeholders set along the way, with their levels
 	groups              string // groups of routes that are satisfied
 }
 
-// matches says whether one of the sets matches; none at all does.
+// matches says whether one of the sets matches, or whether there is no set.
 func (w *errorWalk) matches(sets []caddyhttp.MatcherSet, t trail) routing.Certainty {
 	return routing.AnyOf(sets, func(matcher any) routing.Certainty { return w.ask(matcher, t) })
 }
 
-// aboutTheError matches expressions that look at nothing but the error. The first is
-// what handle_errors 404 5xx is adapted to.
+// aboutTheError matches expressions that depend on nothing but the error, such as those
+// that handle_errors 404 5xx is adapted to.
 var aboutTheError = regexp.MustCompile(`^(?:\{http\.error\.status_code\}|\{http\.aventus_auth\.error\}` +
 	`|"[^"\\{}]*"|'[^'\\{}]*'|\bin\b|[\d\s,\[\]()<>=!&|])*$`)
 
-// ask puts the request to a matcher, if it looks at the error or the host alone.
+// ask evaluates a matcher if it depends on the error or the host alone. Any other is Maybe.
 func (w *errorWalk) ask(matcher any, t trail) routing.Certainty {
 	var about []string
 	switch matcher := matcher.(type) {
@@ -92,8 +92,8 @@ func (w *errorWalk) ask(matcher any, t trail) routing.Certainty {
 // fileMatch stands for the placeholders that a file matcher sets.
 const fileMatch = "http.matchers.file."
 
-// afterFiles returns what becomes of the request where a route is taken, and where it
-// is not: a file matcher may have set its placeholders in either case.
+// afterFiles returns the trail on which a route is taken, and the one on which it is not:
+// a file matcher may have set its placeholders in either case.
 func (w *errorWalk) afterFiles(sets []caddyhttp.MatcherSet, t trail) (taken, missed trail) {
 	found, fixed := w.files(sets, t)
 	everySet := len(sets) > 0 && !slices.ContainsFunc(sets, func(set caddyhttp.MatcherSet) bool {
@@ -111,7 +111,7 @@ func (w *errorWalk) afterFiles(sets []caddyhttp.MatcherSet, t trail) (taken, mis
 }
 
 // files reports whether matchers look for files, and whether the error alone decides
-// which.
+// which files.
 func (w *errorWalk) files(sets []caddyhttp.MatcherSet, t trail) (found, fixed bool) {
 	fixed = true
 	for _, set := range sets {
@@ -150,7 +150,7 @@ func (t trail) with(placeholder string, l level) trail {
 	return t
 }
 
-// levelOf returns what with has noted.
+// levelOf returns the level that with has set for a placeholder.
 func (t trail) levelOf(placeholder string) (level, bool) {
 	_, after, found := strings.Cut(t.known, "\x00"+placeholder+"\x01")
 	if !found {
@@ -159,8 +159,8 @@ func (t trail) levelOf(placeholder string) (level, bool) {
 	return level(after[0] - '0'), true
 }
 
-// levelOf returns the least level of the placeholders in a text. What the replacer
-// may not take for a placeholder counts as one.
+// levelOf returns the lowest level of the placeholders in a text. All braces count as
+// placeholders, also those that the replacer may leave alone.
 func (w *errorWalk) levelOf(text string, t trail) level {
 	least := byError
 	for {
@@ -209,7 +209,7 @@ func (w *errorWalk) levelOfPlaceholder(placeholder string, t trail) level {
 // for any other.
 func levelAnywhere(placeholder string) level {
 	if strings.ContainsAny(placeholder, `{\`) {
-		return asked // one within another
+		return asked // nested or escaped braces
 	}
 	switch placeholder {
 	case "http.error", "http.error.id", "http.error.message", "http.error.status_code", "http.error.status_text",
@@ -233,8 +233,8 @@ func levelAnywhere(placeholder string) level {
 	return asked
 }
 
-// levelOfValue returns the level of a variable's value, wherever it is set. What other
-// variables are there, is not known.
+// levelOfValue returns the level of a variable's value, wherever it is set. Other
+// variables in it count as unknown.
 func levelOfValue(value any) level {
 	text, ok := value.(string)
 	if !ok {
@@ -244,9 +244,9 @@ func levelOfValue(value any) level {
 	return (&errorWalk{errorRoutes: anywhere}).levelOf(text, trail{})
 }
 
-// levelOfOutputs returns the level of what a map puts into one of its placeholders.
-// Which output it is may depend on the request: all of them are the site's own words,
-// unless they repeat what an expression has found.
+// levelOfOutputs returns the level of the values that a map gives one of its placeholders.
+// The choice among them may depend on the request, but all of them are the site's own
+// text, unless they repeat what a regular expression captured.
 func levelOfOutputs(handler *maphandler.Handler, destination int) level {
 	least := byError
 	for _, mapping := range handler.Mappings {

@@ -23,13 +23,13 @@ import (
 // routes.
 type errorWalk struct {
 	*errorRoutes
-	r       *http.Request // has the error's placeholders, and nothing else
+	r       *http.Request // an empty request with the error's placeholders
 	matched map[*caddyhttp.MatchHost]routing.Certainty
 	depth   int
 	found   verdict
 }
 
-// follow returns the trails that go on behind the routes.
+// follow returns the trails that continue behind the routes.
 func (w *errorWalk) follow(routes caddyhttp.RouteList, trails []trail) []trail {
 	if w.depth++; w.depth > maxDepth {
 		w.found.unsafe = "routes within routes"
@@ -48,7 +48,7 @@ func (w *errorWalk) follow(routes caddyhttp.RouteList, trails []trail) []trail {
 			}
 			matches := w.matches(route.MatcherSets, t)
 			if route.Group != "" && w.groups[route.Group] {
-				matches = min(matches, routing.Maybe) // the routes before may have satisfied it
+				matches = min(matches, routing.Maybe) // an earlier route may have satisfied the group
 			}
 			taken, missed := w.afterFiles(route.MatcherSets, t)
 			if matches != routing.Yes {
@@ -77,7 +77,7 @@ func (w *errorWalk) follow(routes caddyhttp.RouteList, trails []trail) []trail {
 	return trails
 }
 
-// distinct returns trails without those that are there twice.
+// distinct returns the trails without duplicates.
 func (w *errorWalk) distinct(trails []trail) []trail {
 	var distinct []trail
 	for _, t := range trails {
@@ -94,8 +94,8 @@ func (w *errorWalk) distinct(trails []trail) []trail {
 
 // meet returns the trails on which a handler calls the next one.
 func (w *errorWalk) meet(handler caddyhttp.MiddlewareHandler, t trail) []trail {
-	// Routes that run after the next handlers may get a path, query and method that those have changed, so
-	// these count as asked.
+	// Routes that run after the next handlers may get a path, query and method that those handlers have
+	// changed, so these count as asked.
 	anew := trail{leaks: t.leaks, newHost: t.newHost, otherError: t.otherError, known: t.known, groups: t.groups}
 	switch handler := handler.(type) {
 	case *caddyhttp.Subroute:
@@ -116,7 +116,7 @@ func (w *errorWalk) meet(handler caddyhttp.MiddlewareHandler, t trail) []trail {
 		}
 		return []trail{t}
 	case *caddyhttp.StaticResponse:
-		// It goes on behind Early Hints.
+		// After Early Hints (103), the next handler is called.
 		if status := handler.StatusCode.String(); status != "103" && !strings.Contains(status, "{") {
 			return nil
 		}
@@ -186,8 +186,8 @@ func (w *errorWalk) meetFiles(handler *fileserver.FileServer, t trail) []trail {
 	return nil
 }
 
-// meetProxy is meet for a proxy. FastCGI tells an app the path that was asked for,
-// after any rewrite.
+// meetProxy is meet for a proxy. FastCGI tells an app the path that was asked for, whatever
+// it was rewritten to, so only an HTTP transport is safe.
 func (w *errorWalk) meetProxy(handler *reverseproxy.Handler, t trail) []trail {
 	request := t
 	if handler.Rewrite != nil {
@@ -214,8 +214,8 @@ func (w *errorWalk) meetProxy(handler *reverseproxy.Handler, t trail) []trail {
 	return on
 }
 
-// leaks reports whether an upstream is told something in the request's header that
-// depends on what was asked for.
+// leaks reports whether the header operations put a value into the request that depends
+// on the resource asked for.
 func (w *errorWalk) leaks(ops *headers.HeaderOps, t trail) bool {
 	if ops == nil {
 		return false
@@ -252,7 +252,7 @@ func changesHost(ops *headers.HeaderOps) bool {
 	})
 }
 
-// rewritten returns what a rewrite makes of a request.
+// rewritten returns the trail after a rewrite.
 func (w *errorWalk) rewritten(to *rewrite.Rewrite, t trail) trail {
 	before := t
 	fixed := func(text string) bool { return w.levelOf(text, before) == byError }
@@ -278,7 +278,7 @@ func (w *errorWalk) rewritten(to *rewrite.Rewrite, t trail) trail {
 			case fixed(query):
 				t.query = byError
 			case w.levelOf(query, withoutQuery) < byError:
-				t.leaks = true // what else of the request gets into it
+				t.leaks = true // another part of the request gets into the query
 			}
 		}
 	}

@@ -7,10 +7,10 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
-	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // expanded returns a copy of the config with its placeholders replaced.
@@ -27,15 +27,15 @@ func (c *Config) expanded() (*Config, error) {
 	return &out, nil
 }
 
-// writtenAt has where a text with placeholders stands in a Caddyfile that this process adapted: a config in JSON
-// has no lines. If the same text stands in several places, it is the last one.
-var writtenAt sync.Map // of the text, a string such as "Caddyfile:12"
+// writtenAt holds the lines of texts with placeholders in the Caddyfiles that this process has adapted, such as
+// "Caddyfile:12": a config in JSON has no lines. For a text in several lines, it is the last of them.
+var writtenAt, _ = lru.New[string, string](maxWrittenAt) // fails for no size alone
 
-// noteLine notes where texts stand.
+// noteLine notes the line of texts.
 func noteLine(texts []string, at caddyfile.Token) {
 	for _, text := range texts {
 		if strings.Contains(text, "{") {
-			writtenAt.Store(text, fmt.Sprintf("%s:%d", at.File, at.Line))
+			writtenAt.Add(text, fmt.Sprintf("%s:%d", at.File, at.Line))
 		}
 	}
 }
@@ -53,7 +53,7 @@ func expandInto(failed *error, forRequest string) func(string) string {
 			var err error
 			if parts[i], err = repl.ReplaceOrErr(part, true, true); err != nil && *failed == nil {
 				*failed = placeholderError(err)
-				if at, ok := writtenAt.Load(text); ok {
+				if at, ok := writtenAt.Get(text); ok {
 					*failed = fmt.Errorf("%w, at %s", *failed, at)
 				}
 			}
@@ -106,7 +106,8 @@ func placeholderError(err error) error {
 	match := namedPlaceholder.FindStringSubmatch(err.Error())
 	switch {
 	case match == nil:
-		return errors.New(`unknown or empty placeholder; write a literal brace as \{`)
+		return errors.New("unknown or empty placeholder; write {env.NAME} for an environment variable, " +
+			`and \{ for a literal brace`)
 	case match[1] == "http":
 		return fmt.Errorf("%s is known only while a request is served", match[0])
 	case match[1] == "file":

@@ -88,7 +88,7 @@ func (g *gate) guard(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 	}
 	if id.session != nil {
 		if g.renewsByVisit(r, was, id.session) {
-			return g.handOvers.start(w, r, true, http.StatusFound)
+			return g.handOvers.start(w, r, toRenewSession, http.StatusFound)
 		}
 		if err := g.keeper.touch(w, r.Context(), at, id.session); err != nil {
 			return g.answers.fail(w, r, errStorage, err)
@@ -136,10 +136,10 @@ func (g *gate) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddy
 	case mode == "pass":
 		return g.passage.letThrough(w, r, identity{}, next)
 	case mode != "deny" && isPage(r):
-		return g.handOvers.start(w, r, false, http.StatusFound)
+		return g.handOvers.start(w, r, toBeginSession, http.StatusFound)
 	case mode == "redirect" && !isWebSocket(r):
 		// The browser is to come back by GET, whatever it came with.
-		return g.handOvers.start(w, r, false, http.StatusSeeOther)
+		return g.handOvers.start(w, r, toBeginSession, http.StatusSeeOther)
 	}
 	return g.answers.refuse(w, r, &refusal{failure: errLoginRequired})
 }

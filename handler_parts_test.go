@@ -11,7 +11,7 @@ import (
 
 // gate returns a gate of the parts, which protects what is below /private.
 func (p *parts) gate(asked *renewalParts) *gate {
-	logins, renewer := p.logins(), p.renewer(asked)
+	logins, renewer := p.logins(), asked.renewer(p.clock.Now)
 	return &gate{
 		inFront: new(frontCheck), sites: p.sites, keeper: p.keeper, rules: new(accessRules), answers: p.answers,
 		matching:   &matching{caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/private*"}}}},

@@ -60,6 +60,10 @@ import (
 //   - Run a member host: it is trusted with the sessions of its visitors. Therefore a wildcard may not
 //     cover hosts of different owners.
 //
+// The logout of a host that has no session to end asks the login host, too, since the browser may be signed in
+// there and at others. Its T does not sign in, but ends the session in it, in the browser that asked. It is never
+// asked for again by itself: whoever sends a browser on with a T for another one signs nobody out.
+//
 // A visit asks once more if the browser did not bring the binding cookie, and up to maxRounds times if the
 // ticket was late or spent, or the session had ended meanwhile. After that, the host answers with an error
 // that names it.
@@ -128,25 +132,34 @@ func unlisted(v *visit) error {
 	return fmt.Errorf("%s, which asks for a ticket, is not listed in hosts", v.host)
 }
 
+// hostRequests makes the requests by which a host asks the login host for a ticket.
+type hostRequests struct {
+	cookies *cookies
+	box     *keyring.Box
+	answers *answers
+	now     func() time.Time
+}
+
 // handOvers begins and ends logins, and brings their sessions to the other hosts that share them.
 type handOvers struct {
-	sites      *sites
-	cookies    *cookies
-	answers    *answers
-	keeper     *keeper
-	renewer    *renewer
-	logins     *logins
-	tickets    *tickets
-	requestBox *keyring.Box
-	used       *records.Once // tickets
-	replacer   *replacer
-	now        func() time.Time
-	meter      *meter
+	sites    *sites
+	cookies  *cookies
+	answers  *answers
+	keeper   *keeper
+	renewer  *renewer
+	logins   *logins
+	tickets  *tickets
+	requests *hostRequests
+	logouts  *logouts
+	used     *records.Once // tickets
+	replacer *replacer
+	now      func() time.Time
+	meter    *meter
 }
 
 // start answers a page visit that needs a session: at the login host with the login, at another host with a
-// request for a ticket. With renews, there is a session, whose token is to be renewed.
-func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, renews bool, status int) error {
+// request for a ticket.
+func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, aim aim, status int) error {
 	at, err := ho.sites.of(r)
 	if err != nil {
 		return ho.answers.noSite(w, r, err)
@@ -154,7 +167,7 @@ func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, renews bool, 
 	if at.isLoginHost() {
 		return ho.logins.start(w, r, &login{returnTo: returnPath(r)}, status)
 	}
-	return ho.ask(w, r, at, &visit{renews: renews, returnTo: returnPath(r)}, status)
+	return ho.requests.ask(w, r, at, &visit{aim: aim, returnTo: returnPath(r)}, status)
 }
 
 // isDue reports whether a session's token is to be renewed by a visit of the authorization server: that is
@@ -167,35 +180,35 @@ func (ho *handOvers) isDue(was *sent, k *keptSession) bool {
 }
 
 // ask sends a page visit to the login host, for a ticket.
-func (ho *handOvers) ask(w http.ResponseWriter, r *http.Request, at site, v *visit, status int) error {
+func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *visit, status int) error {
 	if isFetchedAhead(r) { // as logins.start has it
-		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
+		return hr.answers.refuse(w, r, &refusal{failure: errLoginRequired})
 	}
-	b := ho.cookies.bindingIn(asSent(r).cookies)
+	b := hr.cookies.bindingIn(asSent(r).cookies)
 	v = &visit{
-		browser: browserOf(b.id), restarts: v.restarts, renews: v.renews, host: at.host(), returnTo: v.returnTo,
+		browser: browserOf(b.id), restarts: v.restarts, aim: v.aim, host: at.host(), returnTo: v.returnTo,
 	}
 	// What fits here fits the ticket, which is longer.
 	plaintext, err := marshalToFit(maxState-keyring.EncodedLen(ticketExtra)+keyring.EncodedLen(0),
 		&v.returnTo, v.marshal)
 	if err != nil {
-		return ho.answers.fail(w, r, errInternal, err)
+		return hr.answers.fail(w, r, errInternal, err)
 	}
-	sealed, err := ho.requestBox.Seal(r.Context(), plaintext, at.group)
+	sealed, err := hr.box.Seal(r.Context(), plaintext, at.group)
 	if err != nil {
-		return ho.answers.fail(w, r, errStorage, err)
+		return hr.answers.fail(w, r, errStorage, err)
 	}
-	ho.cookies.bind(w, b, ho.now())
+	hr.cookies.bind(w, b, hr.now())
 	to := at.callbackAt(at.login) + "?" + requestParam + "=" + sealed
 	if isForm(r) {
-		return ho.answers.sendForm(w, to, "")
+		return hr.answers.sendForm(w, to, "")
 	}
-	return ho.answers.redirect(w, to, status)
+	return hr.answers.redirect(w, to, status)
 }
 
-// openRequest returns the visit that a host asks a ticket for, or ErrInvalid.
-func (ho *handOvers) openRequest(ctx context.Context, at site, sealed string) (*visit, error) {
-	plaintext, asked, err := ho.requestBox.Open(ctx, sealed, at.group)
+// open returns the visit that a host asks a ticket for, or ErrInvalid.
+func (hr *hostRequests) open(ctx context.Context, at site, sealed string) (*visit, error) {
+	plaintext, asked, err := hr.box.Open(ctx, sealed, at.group)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +222,7 @@ func (ho *handOvers) openRequest(ctx context.Context, at site, sealed string) (*
 // finish serves the callback, and counts if a login fails.
 func (ho *handOvers) finish(w http.ResponseWriter, r *http.Request) error {
 	err := ho.answerCallback(w, r)
-	if f := asSent(r).failed; f != nil && f.code != errLoginRequired.code {
+	if f := asSent(r).failed; f != nil && f.code != errLoginRequired.code && f.code != errForcedLogout.code {
 		ho.meter.loginFailed(f, clientIP(r))
 	}
 	return err
@@ -225,6 +238,10 @@ func (ho *handOvers) answerCallback(w http.ResponseWriter, r *http.Request) erro
 	}
 	at, err := ho.sites.of(r)
 	if err != nil {
+		// Of several blocks with this path, another may be the one for this host.
+		if others := ho.logins.others.servedAt(ho, r); len(others) > 0 {
+			return others[0].answerCallback(w, r)
+		}
 		return ho.answers.noSite(w, r, err)
 	}
 	params, err := parseCallback(orig.URL.RawQuery)
@@ -233,9 +250,15 @@ func (ho *handOvers) answerCallback(w http.ResponseWriter, r *http.Request) erro
 	}
 	request, asks := params[requestParam]
 	sealed, brings := params[ticketParam]
+	if !asks && !brings {
+		// This host may be one of those that share another host's login, and have a login of its own as well.
+		for _, by := range append([]*handOvers{ho}, ho.logins.others.servedAt(ho, r)...) {
+			if there, err := by.sites.of(r); err == nil && there.isLoginHost() {
+				return by.logins.finish(w, r, there, params)
+			}
+		}
+	}
 	switch {
-	case !asks && !brings && at.isLoginHost():
-		return ho.logins.finish(w, r, at, params)
 	case len(params) != 1, asks == brings:
 		return ho.answers.fail(w, r, errCallback, errors.New(
 			"the callback's parameters are not what is taken at this host, or more than that"))
@@ -250,7 +273,7 @@ func (ho *handOvers) answerCallback(w http.ResponseWriter, r *http.Request) erro
 		}
 		if asks {
 			var v *visit
-			if v, err = by.openRequest(r.Context(), at, request); err == nil {
+			if v, err = by.requests.open(r.Context(), at, request); err == nil {
 				return by.answerRequest(w, r, at, v)
 			}
 		} else {
@@ -275,7 +298,11 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	}
 	was := asSent(r)
 	was.visited = to.origin
-	if ho.now().Sub(v.asked) > loginLifetime { // the host asks again
+	if ho.now().Sub(v.asked) > loginLifetime {
+		if v.aim == toEndSession {
+			return ho.answers.fail(w, r, errState, errors.New("the logout at another host began too long ago"))
+		}
+		// The host asks again.
 		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
 	}
 	k, err := ho.keeper.load(r.Context(), at, was.cookies)
@@ -285,11 +312,17 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	}
 	// If a session that is valid here was rejected there twice, its lifetime there is shorter: only a new
 	// login helps.
-	isGood := k != nil && k.isShared() && v.restarts < maxRounds-1
+	isShared := k != nil && k.isShared()
+	isGood := isShared && v.restarts < maxRounds-1
 	switch {
 	case err != nil:
 		return ho.answers.fail(w, r, errStorage, err)
-	case isGood && !(v.renews && ho.isDue(was, k)):
+	case v.aim == toEndSession && !isShared: // nothing is to be ended, or what could not be written is
+		if err := ho.logouts.endAgain(r, at); err != nil {
+			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+		}
+		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusSeeOther)
+	case v.aim == toEndSession, isGood && !(v.aim == toRenewSession && ho.isDue(was, k)):
 		return ho.tickets.issue(w, r, v, k, false)
 	case isEmbedded(r): // nobody can sign in there
 		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
@@ -299,6 +332,9 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 
 // redeem exchanges a ticket for a session cookie of this host.
 func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *ticket, sealed string) error {
+	if t.visit.aim == toEndSession {
+		return ho.endHanded(w, r, at, t, sealed)
+	}
 	if !t.isFresh(ho.now()) {
 		return ho.askAgain(w, r, at, t.visit, maxRounds)
 	}
@@ -323,7 +359,28 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 	if err := ho.keeper.adopt(w, r.Context(), at, k); err != nil {
 		return ho.answers.fail(w, r, errStorage, err)
 	}
-	ho.replacer.endBrought(r, []present{{ho.replacer.own, at}}, k.session)
+	ho.replacer.endBrought(r, ho.replacer.overwritten(r, at), k.session)
+	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
+}
+
+// endHanded ends the session of a ticket that the logout of this host has asked for. In another browser, or too
+// late, it ends nothing, and does not ask again: an attacker may have sent the person here.
+func (ho *handOvers) endHanded(w http.ResponseWriter, r *http.Request, at site, t *ticket, sealed string) error {
+	if !t.isFresh(ho.now()) {
+		return ho.answers.fail(w, r, errState, errors.New("the ticket for a logout is too old"))
+	}
+	first, err := ho.used.Use(idOf("ticket", sealed), requestID(t.visit))
+	if err != nil {
+		return ho.answers.fail(w, r, errStorage, err)
+	}
+	if !ho.cookies.beganIn(asSent(r).cookies, t.visit.browser) {
+		return ho.answers.fail(w, r, errForcedLogout, nil)
+	}
+	if first {
+		if err := ho.logouts.endHanded(r, at, t.handle); err != nil {
+			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+		}
+	}
 	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
 }
 
@@ -346,6 +403,6 @@ func (ho *handOvers) askAgain(w http.ResponseWriter, r *http.Request, at site, v
 		return ho.answers.fail(w, r, errLoginLost.naming(at.host()), nil)
 	}
 	again := *v
-	again.restarts, again.renews = v.restarts+1, false
-	return ho.ask(w, r, at, &again, http.StatusFound)
+	again.restarts, again.aim = v.restarts+1, toBeginSession
+	return ho.requests.ask(w, r, at, &again, http.StatusFound)
 }

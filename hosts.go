@@ -100,6 +100,8 @@ func checkListed(host string, isHTTPS bool) error {
 		return fmt.Errorf("takes names such as app.example.com, not the URL %q", host)
 	case strings.Contains(host, ":"):
 		return fmt.Errorf("takes no port or address, as in %q: the port is that of redirect_uri", host)
+	case strings.HasPrefix(domain, "."): // as in the Domain of a cookie
+		return fmt.Errorf("takes *%s for the names below a domain, not %q", domain, host)
 	case strings.Contains(domain, "*"):
 		return fmt.Errorf("takes an asterisk for the whole first label, as in *.example.com, not %q", host)
 	case strings.ContainsFunc(domain, func(r rune) bool { return r > '~' }):

@@ -50,7 +50,7 @@ func TestHostsThatMayBeListed(t *testing.T) {
 		{"bücher.example", "Punycode"},
 		{"", "is not one"},
 		{".", "is not one"},
-		{".example.com", "is not one"},
+		{".example.com", `takes *.example.com for the names below a domain, not ".example.com"`},
 		{"app..example.com", "is not one"},
 		{"app example.com", "is not one"},
 		{"user@example.com", "is not one"},

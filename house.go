@@ -148,20 +148,25 @@ func (h *Handler) setUp(in surroundings) error {
 		used: shared.used, replacer: replacer, tickets: tickets, others: &in.peers.callbacks,
 		asksForRefresh: cfg.asksForRefresh(), now: in.now, meter: meter,
 	}
-	handOvers := &handOvers{
-		sites: sites, cookies: cookies, answers: answers, keeper: keeper, renewer: renewer,
-		logins: logins, tickets: tickets, requestBox: ring.Box("host request", cfg.ClientID),
-		used: shared.used, replacer: replacer, now: in.now, meter: meter,
+	requests := &hostRequests{
+		cookies: cookies, box: ring.Box("host request", cfg.ClientID), answers: answers, now: in.now,
 	}
 	logouts := &logouts{
 		path: cfg.logoutPath, returnURL: cfg.logoutURL, provider: cfg.logoutProvider,
-		own: own, blocks: &in.peers.blocks, replacer: replacer, answers: answers,
+		own: own, blocks: &in.peers.blocks, replacer: replacer, requests: requests,
+		remember: longestOf(ring), answers: answers,
+	}
+	handOvers := &handOvers{
+		sites: sites, cookies: cookies, answers: answers, keeper: keeper, renewer: renewer,
+		logins: logins, tickets: tickets, requests: requests, logouts: logouts,
+		used: shared.used, replacer: replacer, now: in.now, meter: meter,
 	}
 
 	backchannel := &backchannel{
+		path: cfg.backchannelPath, blocks: &in.peers.backchannels,
 		verifier: aventus.NewLogoutVerifier(cfg.issuer, cfg.ClientID, keySet, in.now), ends: keeper.ends,
-		used: shared.used, remember: longestOf(ring), busy: make(chan struct{}, logoutsAtOnce), answers: answers,
-		meter: meter, now: in.now,
+		used: shared.used, remember: longestOf(ring), busy: make(chan struct{}, logoutsAtOnce),
+		waiting: make(chan struct{}, logoutsAtOnce), answers: answers, meter: meter, now: in.now,
 	}
 
 	h.house = &house{

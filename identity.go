@@ -41,7 +41,7 @@ type reader struct {
 	now      func() time.Time
 }
 
-// sessionReader is what of the keeper of sessions is read.
+// sessionReader is the part of the keeper that only reads.
 type sessionReader interface {
 	load(ctx context.Context, at site, cookies []string) (*keptSession, error)
 	endOf(k *keptSession) time.Time
@@ -141,7 +141,7 @@ func (b *bearers) identify(ctx context.Context, lines []string) (identity, *refu
 	}
 	scheme, token, _ := strings.Cut(lines[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		refused.cause = errors.New("its Authorization names Bearer, and is of another scheme, or of none")
+		refused.cause = errors.New("its Authorization header has the word Bearer, but not as its scheme")
 		return identity{}, refused
 	}
 	token = strings.Trim(token, " ")

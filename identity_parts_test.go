@@ -74,7 +74,7 @@ func TestIdentifies(t *testing.T) {
 		{"a session whose token has died", refreshes, 2 * time.Hour, nil, "session", "session", 1, false},
 	} {
 		p := newParts(t)
-		asked := &answeredRenewal{}
+		asked := new(renewalParts)
 		rd := reader{p.keeper, p.bearers(good, p.clock.Now().Add(time.Hour)), p.clock.Now}
 		if c.noBearers {
 			rd.bearers = nil
@@ -85,8 +85,7 @@ func TestIdentifies(t *testing.T) {
 			asked.record, cookies = k.session, []string{cookie}
 		}
 		p.clock.Add(c.after)
-		rn := p.renewer(&asked.renewalParts)
-		rn.server, rn.uses = asked, asked
+		rn := asked.renewer(p.clock.Now)
 		was := &sent{cookies: cookies, authorization: c.header}
 		for stage, want := range map[string]string{"the profile": c.reads, "the gate": c.want} {
 			var id identity
@@ -109,7 +108,7 @@ func TestIdentifies(t *testing.T) {
 				t.Errorf("%s, %s: %s, want %s", c.what, stage, got, want)
 			}
 		}
-		await(t, c.what+": the renewals", func() bool { return rn.flights != nil && asked.count() == c.renewals })
+		await(t, c.what+": the renewals", func() bool { return int(asked.requests.Load()) == c.renewals })
 	}
 }
 
@@ -119,17 +118,16 @@ func TestFetchedAheadIdentifies(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newParts(t)
 			k, cookie := p.session(func(s *session) { s.refresh = "refresh" })
-			asked := &answeredRenewal{renewalParts: renewalParts{record: k.session}}
-			rn := p.renewer(&asked.renewalParts)
-			rn.server, rn.uses = asked, asked
+			asked := &renewalParts{record: k.session}
+			rn := asked.renewer(p.clock.Now)
 			p.clock.Add(after)
 			ids := &identifier{reader{sessions: p.keeper, now: p.clock.Now}, rn, p.meter}
 			id, refused := ids.identify(p.request("GET", "/", "Sec-Purpose", "prefetch"), p.at(),
 				&sent{cookies: []string{cookie}})
 			synctest.Wait() // for what goes on in the background
-			if refused != nil || id.session == nil || asked.count() != want {
-				t.Errorf("after %s: %v, %v; %d refresh tokens were sent, want %d", after, id, refused,
-					asked.count(), want)
+			if refused != nil || id.session == nil || len(asked.sent) != want {
+				t.Errorf("after %s: %v, %v; the refresh tokens %q were sent, want %d", after, id, refused,
+					asked.sent, want)
 			}
 		})
 	}

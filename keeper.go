@@ -224,7 +224,7 @@ func (kp *keeper) familiesIn(ctx context.Context, at site, cookies []string) (fa
 		if err != nil {
 			continue
 		}
-		if handle, ok := parseHandle(plaintext); ok {
+		if handle, ok := parseHandle(plaintext); ok && handle.family != (records.ID{}) {
 			families = append(families, handle.family)
 		}
 	}

@@ -164,6 +164,10 @@ const (
 	// loginsOfOne the logins of each browser, at some hundred bytes a login.
 	rememberedLogins = 4096
 	loginsOfOne      = 32
+
+	// maxWrittenAt limits the texts with placeholders whose lines are remembered: more than a Caddyfile has, as
+	// a rule. A process may adapt any number of Caddyfiles, for each of its reloads.
+	maxWrittenAt = 4096
 )
 
 // Work that a request or a config can cause.
@@ -171,7 +175,8 @@ const (
 	// maxLogoutRequest limits the body of a logout request, whose token has some hundred characters.
 	maxLogoutRequest = 64 << 10
 
-	// logoutsAtOnce limits the logout tokens that are looked at. Anyone can send some.
+	// logoutsAtOnce limits the logout tokens of a block that are at work, and those that wait for keys. Anyone
+	// can send some of these.
 	logoutsAtOnce = 64
 
 	// maxReadings limits the interpretations tried per path. Only a crafted path has more.

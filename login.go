@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 	}
 
 	b := ls.cookies.bindingIn(asSent(r).cookies)
-	l = &login{browser: browserOf(b.id), restarts: l.restarts, returnTo: l.returnTo, visit: l.visit}
+	l = &login{browser: browserOf(b.id), restarts: l.restarts, known: l.known, returnTo: l.returnTo, visit: l.visit}
 	_, _ = rand.Read(l.nonce[:])
 	location := ls.server.client.AuthorizeURL(at.redirectURI, "", "", ls.idNonce(l))
 	room := roomIn(w.Header()) - len(location) - ls.cookies.roomForBinding()
@@ -110,9 +111,11 @@ func (ls *logins) open(r *http.Request, at site, state string) (*login, error) {
 	if !ok {
 		return nil, &outdatedError{began: began}
 	}
-	isOfHosts := l.visit != nil && ls.sites.hosts == nil // a block's that has other hosts
-	if isAgain(state) != (l.restarts > 0) || isOfHosts {
+	if isAgain(state) != (l.restarts > 0) {
 		return nil, keyring.ErrInvalid
+	}
+	if l.visit != nil && ls.sites.hosts == nil { // of another block, or hosts was removed since
+		return nil, &outdatedError{plaintext, began}
 	}
 	return l, nil
 }
@@ -140,6 +143,15 @@ func (ls *logins) idNonce(l *login) string {
 
 // callbacks are the logins of all blocks of a config, with their hand-overs.
 type callbacks struct{ roster[*handOvers] }
+
+// servedAt returns the others whose callback has the path of a block's own, at the host that a request names.
+func (c *callbacks) servedAt(own *handOvers, r *http.Request) []*handOvers {
+	return slices.DeleteFunc(c.list(), func(other *handOvers) bool {
+		there, err := other.sites.of(r)
+		return err != nil || other == own || there.host() != hostOf(r) ||
+			there.route() != own.sites.with(own.sites.redirectURI).route()
+	})
+}
 
 // sharing returns the others to which a callback may belong that reached ls, whose site it is for: those with
 // the same path, at the same host or at the one that the request names. The sealed state tells which of them it

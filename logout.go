@@ -1,11 +1,13 @@
 package aventusauth
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +19,9 @@ const (
 	// signedOut is the query with which the authorization server sends the browser
 	// back to the logout path, when it has ended its session.
 	signedOut = "signed_out"
+
+	// ended is the query with which a ticket leads back to the logout path, when the session in it was ended.
+	ended = "ended"
 
 	// forget is the query of an image that has the browser drop the pages it keeps.
 	forget = "forget"
@@ -31,6 +36,8 @@ type logouts struct {
 	own      *neighbour
 	blocks   *neighbours
 	replacer *replacer
+	requests *hostRequests
+	remember func(context.Context) time.Duration // how long a session may last
 	answers  *answers
 }
 
@@ -51,8 +58,8 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 		switch query := orig.URL.RawQuery; {
 		case query == forget:
 			return lo.serveForget(w, r, at)
-		case query == signedOut && lo.provider:
-			return lo.serveSignedOut(w, r, at)
+		case query == signedOut && lo.provider, query == ended && lo.own.sites.hosts != nil:
+			return lo.serveSignedOut(w, r, at, query)
 		}
 	}
 	// Another site may link to the logout, but then the person, who sees nothing
@@ -72,22 +79,43 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 			b.cookies.clear(w)
 		}
 	}
-	// A storage that hangs has the rest of it go on without the visitor, and without the request, which is
-	// in use here.
-	ctx, cookies, ip := context.WithoutCancel(r.Context()), asSent(r).cookies, clientIP(r)
-	done := make(chan error, 1)
-	go func() { done <- lo.end(ctx, blocks, cookies, ip) }()
-	select {
-	case err = <-done:
-	case <-time.After(logoutPatience):
-		err = fmt.Errorf("%w: it takes more than %s", records.ErrStorage, logoutPatience)
-	}
-	if err != nil {
+	var shared bool
+	cookies, ip := asSent(r).cookies, clientIP(r)
+	if err := patiently(r, func(ctx context.Context) (err error) {
+		shared, err = lo.end(ctx, blocks, cookies, ip)
+		return err
+	}); err != nil {
 		return lo.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 	}
-	if lo.provider { // or whoever comes back is signed in again in silence, whatever is done here
-		lo.forgetLogins(w, blocks, cookies)
+	// The browser may be signed in at other hosts, as the login host knows.
+	if lo.own.sites.hosts != nil && !at.isLoginHost() && !shared && isNavigation(r) {
+		path, _, _ := strings.Cut(returnPath(r), "?")
+		return lo.requests.ask(w, r, at, &visit{aim: toEndSession, returnTo: path + "?" + ended},
+			http.StatusSeeOther)
 	}
+	return lo.goOn(w, r, blocks)
+}
+
+// patiently calls what ends sessions. A storage that hangs has it go on without the visitor, and without the
+// request, which is in use here.
+func patiently(r *http.Request, end func(context.Context) error) error {
+	ctx := context.WithoutCancel(r.Context())
+	done := make(chan error, 1)
+	go func() { done <- end(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(logoutPatience):
+		return fmt.Errorf("%w: it takes more than %s", records.ErrStorage, logoutPatience)
+	}
+}
+
+// goOn answers a browser whose sessions have ended. The first of the blocks is the logout's own.
+func (lo *logouts) goOn(w http.ResponseWriter, r *http.Request, blocks []present) error {
+	if lo.provider { // or whoever comes back is signed in again in silence, whatever is done here
+		lo.forgetLogins(w, blocks, asSent(r).cookies)
+	}
+	at := blocks[0].at
 	to := lo.next(at)
 	switch {
 	case to == "":
@@ -109,17 +137,80 @@ func (lo *logouts) forgetLogins(w http.ResponseWriter, blocks []present, lines [
 	}
 }
 
-// end ends the sessions that a browser has at some blocks, all at once: each has ended here at once, whatever
-// becomes of the others.
-func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, ip string) error {
+// end ends the sessions that a browser has at some blocks. It reports whether one of them was shared with the
+// other hosts of the logout's own block.
+func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, ip string) (shared bool, err error) {
 	sessions, err := heldBy(ctx, blocks, cookies)
+	sessions = slices.DeleteFunc(sessions, func(s held) bool { return !s.canEnd() })
+	shared = slices.ContainsFunc(sessions, func(s held) bool {
+		return s.isShared() && bytes.Equal(s.by.at.group, blocks[0].at.group)
+	})
+	failed := []error{err, endAll(ctx, sessions, ip)}
+	for _, b := range blocks {
+		// What is left of one that is over, or was replaced, tells which others are of its family.
+		for _, family := range b.keeper.familiesIn(ctx, b.at, cookies) {
+			if !slices.ContainsFunc(sessions, func(s held) bool { return s.family == family }) {
+				failed = append(failed, lo.endFamily(ctx, b, family))
+			}
+		}
+		// What endReplaced would end at the next login.
+		for value := range cookieValues(cookies, b.cookies.binding) {
+			id, _, _ := strings.Cut(value, ".")
+			failed = append(failed, lo.replacer.endLatest(ctx, b, browserOf(id)))
+		}
+	}
+	return shared, errors.Join(failed...)
+}
+
+// endFamily ends a family of which the browser has no session here, unless it has ended within the last minutes:
+// whoever plays such a cookie back has nothing written each time.
+func (lo *logouts) endFamily(ctx context.Context, b present, family records.ID) error {
+	ends, now := b.keeper.ends, b.keeper.now()
+	if ends.hasFamilyUntil(family, now) {
+		return nil
+	}
+	// The login host makes its sessions. That one's block may have another lifetime.
+	return ends.endFamily(ctx, family, now, now.Add(lo.remember(ctx)+records.ClockSkew))
+}
+
+// endHanded ends the session of a ticket, which the browser has at another host. By the limits of this block, it
+// may be over already.
+func (lo *logouts) endHanded(r *http.Request, at site, d *handle) error {
+	s, err := lo.own.keeper.store.fetch(r.Context(), at, d)
+	if err != nil || s == nil {
+		return err
+	}
+	handed := held{&keptSession{session: s, handle: d}, present{lo.own, at}}
+	if !handed.canEnd() {
+		return nil
+	}
+	ip := clientIP(r)
+	return patiently(r, func(ctx context.Context) error {
+		return endAll(ctx, []held{handed}, ip)
+	})
+}
+
+// endAgain writes the ends of what a browser had here, as far as the storage did not take them.
+func (lo *logouts) endAgain(r *http.Request, at site) error {
+	b := present{lo.own, at}
+	cookies := asSent(r).cookies
+	return patiently(r, func(ctx context.Context) error {
+		var failed []error
+		for _, family := range b.keeper.familiesIn(ctx, at, cookies) {
+			if b.keeper.ends.isFamilyUnwritten(family) {
+				failed = append(failed, lo.endFamily(ctx, b, family))
+			}
+		}
+		return errors.Join(failed...)
+	})
+}
+
+// endAll ends sessions, all at once: each has ended here at once, whatever becomes of the others.
+func endAll(ctx context.Context, sessions []held, ip string) error {
 	var ending sync.WaitGroup
 	failed := make([]error, len(sessions))
 	for i, s := range sessions {
 		ending.Go(func() {
-			if !s.canEnd() {
-				return
-			}
 			var newest *session
 			if newest, failed[i] = s.by.keeper.endNewest(ctx, s.by.at, s.keptSession); failed[i] == nil {
 				s.by.meter.tell("logout", "signed out", s.by.at.origin, newest.subject(), newest.name(), ip)
@@ -128,13 +219,6 @@ func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, 
 		})
 	}
 	ending.Wait()
-	failed = append(failed, err)
-	for _, b := range blocks { // what endReplaced would end at the next login
-		for value := range cookieValues(cookies, b.cookies.binding) {
-			id, _, _ := strings.Cut(value, ".")
-			failed = append(failed, lo.replacer.endLatest(ctx, b, browserOf(id)))
-		}
-	}
 	return errors.Join(failed...)
 }
 
@@ -165,13 +249,15 @@ func (lo *logouts) next(at site) string {
 }
 
 // serveSignedOut answers the browser that comes back from the authorization server's
-// logout. Whoever is signed in, by another tab or by a link that was made up, is not
-// told otherwise, and stays signed in.
-func (lo *logouts) serveSignedOut(w http.ResponseWriter, r *http.Request, at site) error {
+// logout, or by way of the login host. Whoever is signed in, by another tab or by a link
+// that was made up, is not told otherwise, and stays signed in.
+func (lo *logouts) serveSignedOut(w http.ResponseWriter, r *http.Request, at site, query string) error {
 	signedIn, err := lo.isSignedIn(r, at)
 	switch {
 	case err != nil:
 		return lo.answers.fail(w, r, errStorage, err)
+	case !signedIn && query == ended:
+		return lo.goOn(w, r, lo.blocks.atHost(lo.own, r, at))
 	case !signedIn:
 		return lo.showSignedOut(w)
 	case isCrossSite(r):

@@ -16,8 +16,8 @@ import (
 type matching struct{ sets caddyhttp.MatcherSets }
 
 // protects reports whether the matcher, if there is one, matches the request: its method,
-// host and path as Caddy reads them, or as another server may. A method has upper and
-// lower case (RFC 9110, section 9.1), but frameworks take post for POST (Django, Symfony).
+// host and path as Caddy reads them, or as another server may. A method is case-sensitive
+// (RFC 9110, section 9.1), but some frameworks treat post as POST (Django, Symfony).
 func (m *matching) protects(r *http.Request) (bool, error) {
 	if len(m.sets) == 0 {
 		return true, nil
@@ -31,7 +31,7 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 	return m.matchesHost(r)
 }
 
-// replaceMethod gives a request another method, and its placeholders too, as replaceHost does.
+// replaceMethod sets the method of a request and the placeholders for it. The returned function undoes that.
 func replaceMethod(r *http.Request, method string) (undo func()) {
 	sent := r.Method
 	r.Method = method
@@ -50,9 +50,9 @@ func replaceMethod(r *http.Request, method string) (undo func()) {
 	}
 }
 
-// matchesHost reports whether the matcher matches the request by its host. A host name has no upper and
-// lower case (RFC 4343), and with a dot at its end it is the same, fully qualified. What is no host and
-// port, such as a.test:80:80, is a.test to whoever cuts it at the first colon: it matches.
+// matchesHost reports whether the matcher matches the request by its host. A host name is case-insensitive
+// (RFC 4343), and a final dot only makes it fully qualified. A Host header that is not a host and port, such as
+// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test.
 func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	matches, err := m.matchesPath(r)
 	if matches || err != nil {
@@ -70,8 +70,8 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	return m.matchesPath(r)
 }
 
-// replaceHost gives a request another host, and its placeholders too: they may refer to
-// another copy of the request. It returns what undoes that.
+// replaceHost sets the host of a request, and the placeholders for it as well: they may refer to
+// another copy of the request. The returned function undoes that.
 func replaceHost(r *http.Request, host, port string) (undo func()) {
 	sent := r.Host
 	r.Host = host + port
@@ -92,7 +92,7 @@ func replaceHost(r *http.Request, host, port string) (undo func()) {
 	}
 }
 
-// matchesPath reports whether the matcher matches the request by one of the readings of
+// matchesPath reports whether the matcher matches the request for one of the readings of
 // its path, or of the path before any rewrite.
 func (m *matching) matchesPath(r *http.Request) (bool, error) {
 	matches, err := m.sets.AnyMatchWithError(r)
@@ -126,7 +126,7 @@ func (m *matching) matchesReading(r *http.Request, u *url.URL, placeholder strin
 		u.Path, u.RawPath = path, ""
 		reading := u.RequestURI()
 		if i == 0 && reading == uri {
-			continue // the matcher has seen it
+			continue // the matcher has already judged it
 		}
 		repl.Set(placeholder, reading)
 		if matches, err = m.sets.AnyMatchWithError(r); matches || err != nil {
@@ -136,24 +136,24 @@ func (m *matching) matchesReading(r *http.Request, u *url.URL, placeholder strin
 	return false, nil
 }
 
-// readings returns what servers make of a path that Caddy reads in its own way,
-// for the next one may be the app: some decode it twice, or not where that would
-// change its structure; take backslashes for slashes; take what follows a semicolon
-// for a parameter, and no part of a name; end it where a URL's path would end; resolve
-// it as a URL reference, in which two slashes introduce a host; or take what follows the
-// name of a script for the path. It reports false where there are too many to go through,
-// and for a target without a path (http:x), which upstreams are sent as it is.
+// readings returns the paths that servers may read in a URL. The app behind Caddy may read
+// another path than Caddy does. Some servers decode a path twice, or keep an escape that
+// would change its structure; read backslashes as slashes; read the text after a semicolon
+// as a parameter, and not as part of a name; end it where a URL's path would end; resolve
+// it as a URL reference, in which two slashes introduce a host; or read the text after the
+// name of a script as the path. It reports false if there are too many readings to try,
+// and for a target without a path (http:x), which upstreams receive unchanged.
 //
 // The first is the path as Caddy reads it: {uri} has the client's spelling of it. The
 // last are without dot segments and repeated slashes, which Caddy's path matcher removes
-// by itself, and a matcher that asks by placeholder does not.
+// itself, but a matcher of a placeholder does not.
 func readings(u *url.URL) (paths []string, all bool) {
 	if u.Opaque != "" {
 		return nil, false
 	}
 	paths = []string{u.Path}
 	if !strings.HasPrefix(u.Path, "/") { // "" or "*", with any method
-		paths = append(paths, "/"+u.Path) // which is what a client of an upstream makes of it, or an app
+		paths = append(paths, "/"+u.Path) // a proxy's client or an app may add the slash
 	}
 	add := func(path string) {
 		if !slices.Contains(paths, path) {
@@ -200,14 +200,14 @@ func readings(u *url.URL) (paths []string, all bool) {
 	return paths, true
 }
 
-// keepEscaped escapes the characters that structure a path once more, so that they are still escaped after
-// one decoding.
+// keepEscaped doubles the escape of the characters that structure a path, so that they are still escaped
+// after one decoding.
 var keepEscaped = strings.NewReplacer(
 	"%00", "%2500", "%23", "%2523", "%25", "%2525", "%2e", "%252e", "%2E", "%252E", "%2f", "%252f", "%2F", "%252F",
 	"%3b", "%253b", "%3B", "%253B", "%3f", "%253f", "%3F", "%253F", "%5c", "%255c", "%5C", "%255C",
 )
 
-// unescape decodes what is percent-encoded, and leaves what only looks like it.
+// unescape decodes percent-encoding, and keeps a percent sign without two hexadecimal digits.
 func unescape(s string) string {
 	first, rest, found := strings.Cut(s, "%")
 	if !found {
@@ -228,17 +228,17 @@ func unescape(s string) string {
 	return string(b)
 }
 
-// withoutAuthority returns the path of a URL reference that begins with two slashes: what
-// stands behind its host (RFC 3986, section 4.2). Further slashes in front of the host are
+// withoutAuthority returns the path of a URL reference that begins with two slashes: the part
+// after its host (RFC 3986, section 4.2). Further slashes in front of the host are
 // skipped, as by the WHATWG's URL parser (https://url.spec.whatwg.org/#special-authority-ignore-slashes-state).
 func withoutAuthority(path string) string {
 	_, behind, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
 	return "/" + behind
 }
 
-// indexScript returns where the name of a PHP script ends in a path, or -1 without one. What
-// follows is the PATH_INFO, as php_fastcgi splits it (RFC 3875, section 4.1.5), and frameworks with a
-// front controller take it for the path: /index.php/private is /private.
+// indexScript returns where the name of a PHP script ends in a path, or -1 without one. The rest
+// is the PATH_INFO, as php_fastcgi splits it (RFC 3875, section 4.1.5). Frameworks with a
+// front controller use it as the path: /index.php/private is /private.
 func indexScript(path string) int {
 	const extension = ".php"
 	for i := 0; i+len(extension) <= len(path); i++ {

@@ -157,7 +157,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if asksForClaim(matchers) {
-		return errors.New("the matcher of aventus_auth is asked before it is known who it is, " +
+		return errors.New("the matcher of aventus_auth is evaluated before the visitor is identified, " +
 			"so it cannot hold aventus_claim: use require_claim")
 	}
 	if err := checkOrder(h.MatcherSetsRaw); err != nil {

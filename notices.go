@@ -1,7 +1,9 @@
 package aventusauth
 
 import (
+	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -31,11 +33,42 @@ func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
 				"(header Accept *text/html*), and cover the rest by a second block",
 		})
 	}
+	if s.sites.hosts != nil && !s.asksForID() && s.Audience == "" && !s.asksForRefresh() {
+		all = append(all, notice{
+			"hosts",
+			"without an ID token, and without an audience, nothing may say whose a session is: each sign-in, and each " +
+				"renewal by a page visit, ends what the other hosts have, and their scripts get 401 until a page is " +
+				"visited there",
+			"add openid to scope, or name an API in audience",
+		})
+	}
+	for _, value := range []struct{ name, text string }{
+		{"client_id", s.ClientID}, {"client_secret", s.ClientSecret},
+	} {
+		if shellVariable.MatchString(value.text) {
+			all = append(all, notice{
+				value.name, "looks like a variable of a shell, which Caddy does not replace", "write {env.NAME}",
+			})
+		}
+	}
+	for _, rule := range s.requireClaim {
+		for _, value := range rule.values {
+			if local, _, isAddress := strings.Cut(value, "@"); rule.claim == "email" && (!isAddress || local == "") {
+				all = append(all, notice{
+					"require_claim", fmt.Sprintf("email %q is no address, so nobody has it", value),
+					"write *@example.com for all of a domain; for everybody, leave it out",
+				})
+			}
+		}
+	}
 	if aventus.IsThirdParty(s.ClientID) {
 		all = append(all, s.thirdPartyNotices()...)
 	}
 	return all
 }
+
+// shellVariable matches what a shell would replace. The value is never printed: it may be a secret after all.
+var shellVariable = regexp.MustCompile(`^\$[A-Z_][A-Z0-9_]*$`)
 
 // takesPagesOnly reports whether the matchers leave out what is no page by its method, or by the headers that
 // tell pages apart.
@@ -48,7 +81,7 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 					return method != http.MethodGet && method != http.MethodHead
 				})
 			case *caddyhttp.MatchHeader:
-				return len((*matcher)["Accept"]) > 0 || len((*matcher)["Sec-Fetch-Mode"]) > 0
+				return asksOnly((*matcher)["Accept"], "text/html") || asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
 			}
 			return false
 		}) {
@@ -56,6 +89,13 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 		}
 	}
 	return len(matchers) > 0
+}
+
+// asksOnly reports whether the patterns of a header matcher, one of which has to hold, all ask for a word.
+func asksOnly(patterns []string, word string) bool {
+	return len(patterns) > 0 && !slices.ContainsFunc(patterns, func(pattern string) bool {
+		return !strings.Contains(pattern, word)
+	})
 }
 
 // thirdPartyNotices returns what a third-party client asks for in vain.
@@ -90,7 +130,9 @@ func (s *settings) thirdPartyNotices() []notice {
 	}
 	if s.backchannelPath != "" {
 		all = append(all, notice{
-			"backchannel_logout", "third-party clients (tpc_...) are sent no logout tokens",
+			"backchannel_logout",
+			"third-party clients (tpc_...) are sent no logout tokens, and get no ID token: nobody can sign in, for " +
+				"with backchannel_logout a login needs one",
 			"take backchannel_logout out, or use a client of your own company",
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -117,14 +118,6 @@ func (p *parts) session(change func(*session)) (k *keptSession, cookie string) {
 	return k, cookie
 }
 
-// renewer returns a renewer of what the given parts answer.
-func (p *parts) renewer(asked *renewalParts) *renewer {
-	return &renewer{
-		locks: asked, uses: asked, records: asked, memory: asked, server: asked, flights: new(singleflight.Group),
-		tries: new(attempts), before: 5 * time.Minute, now: p.clock.Now, meter: p.meter, logger: zap.NewNop(),
-	}
-}
-
 // logins returns the stage of that name. Nothing listens where its client would send a code.
 func (p *parts) logins() *logins {
 	own := &neighbour{sites: p.sites, cookies: p.cookies, keeper: p.keeper, meter: p.meter}
@@ -144,6 +137,85 @@ func (p *parts) logins() *logins {
 			own: own, blocks: new(neighbours), latest: new(lastLogins), now: p.clock.Now, logger: zap.NewNop(),
 		},
 	}
+}
+
+// renewalParts are the storage, the memory and the authorization server of a renewer, in memory.
+type renewalParts struct {
+	record    *session
+	failing   atomic.Bool    // writes of the record fail
+	failAfter bool           // they do once a refresh token was sent: the note is written, and the result is not
+	isSecond  bool           // another process was first to use the refresh token
+	err       *aventus.Error // the authorization server's answer; nil: a new token
+
+	remembered *session
+	sent       []string     // the refresh tokens
+	requests   atomic.Int64 // their number
+}
+
+// renewer returns a renewer of the parts.
+func (p *renewalParts) renewer(now func() time.Time) *renewer {
+	return &renewer{
+		locks: p, uses: p, records: p, memory: p, server: p, flights: new(singleflight.Group), tries: new(attempts),
+		before: 5 * time.Minute, now: now, meter: &meter{site: bareSite}, logger: zap.NewNop(),
+	}
+}
+
+func (*renewalParts) Lock(context.Context, string) error          { return nil }
+func (*renewalParts) Unlock(context.Context, string) error        { return nil }
+func (*renewalParts) holds(context.Context, *handle, []byte) bool { return false }
+
+func (p *renewalParts) Use(...records.ID) (bool, error) { return !p.isSecond, nil }
+
+func (p *renewalParts) fetch(context.Context, site, *handle) (*session, error) {
+	return p.record.copy(), nil
+}
+
+func (p *renewalParts) put(ctx context.Context, at site, d *handle, s *session) error {
+	_, err := p.putSealed(ctx, at, d, s)
+	return err
+}
+
+func (p *renewalParts) putSealed(_ context.Context, _ site, _ *handle, s *session) ([]byte, error) {
+	if p.failing.Load() {
+		return nil, errors.New("the disk is full")
+	}
+	p.record = s.copy()
+	return nil, nil
+}
+
+func (*renewalParts) settled(*handle) <-chan struct{} {
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+func (p *renewalParts) delete(context.Context, string, time.Time) error { return nil }
+
+func (p *renewalParts) replace(k *keptSession, s *session) *keptSession {
+	p.remembered = s
+	return k.with(s)
+}
+
+func (*renewalParts) forget(*keptSession)                     {}
+func (*renewalParts) end(context.Context, *keptSession) error { return nil }
+func (*renewalParts) lastOf(s *session) time.Time             { return s.expires }
+func (*renewalParts) hasEnded(*session) bool                  { return false }
+func (*renewalParts) revoke(context.Context, *session)        {}
+
+func (p *renewalParts) refresh(_ context.Context, token string) (*oauth2.Token, *aventus.Error) {
+	p.sent = append(p.sent, token)
+	p.requests.Add(1)
+	if p.failAfter {
+		p.failing.Store(true)
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	return &oauth2.Token{AccessToken: "new", RefreshToken: "second", ExpiresIn: 3600}, nil
+}
+
+func (*renewalParts) verifyRenewed(context.Context, *session, *session, string) (limits, error) {
+	return limits{}, nil
 }
 
 // outcome serves a request and returns what came of it: "next" if the next handler was called, else the status

@@ -1,43 +1,15 @@
 package aventusauth
 
 import (
-	"context"
 	"net/http"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/oauth2"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
-	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
-
-// answeredRenewal are renewalParts whose authorization server answers with an error, if there is one, and
-// where another process may have been first to use the refresh token.
-type answeredRenewal struct {
-	renewalParts
-	err      *aventus.Error
-	isSecond bool
-	requests atomic.Int64
-}
-
-// count returns how many refresh tokens were sent.
-func (p *answeredRenewal) count() int { return int(p.requests.Load()) }
-
-func (p *answeredRenewal) refresh(_ context.Context, token string) (*oauth2.Token, *aventus.Error) {
-	p.sent = append(p.sent, token)
-	p.requests.Add(1)
-	if p.err != nil {
-		return nil, p.err
-	}
-	return &oauth2.Token{AccessToken: "new", RefreshToken: "second", ExpiresIn: 3600}, nil
-}
-
-func (p *answeredRenewal) Use(...records.ID) (bool, error) { return !p.isSecond, nil }
 
 // TestKeepAlive: what a renewal sends, what the request gets, and what is in the record afterwards, by the age
 // of the token and by what the authorization server says. The token lasts for an hour, and the session for a day.
@@ -88,15 +60,11 @@ func TestKeepAlive(t *testing.T) {
 				grant: grant{bearer: bearer + old}, created: start, expires: start.Add(24 * time.Hour),
 				tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
 			}
-			asked := &answeredRenewal{err: c.err, isSecond: c.isSecond}
+			asked := &renewalParts{err: c.err, isSecond: c.isSecond}
 			if asked.record = s.copy(); c.change != nil {
 				c.change(asked.record)
 			}
-			rn := &renewer{
-				locks: asked, uses: asked, records: asked, memory: asked, server: asked,
-				flights: new(singleflight.Group), tries: new(attempts), before: 5 * time.Minute, now: time.Now,
-				meter: &meter{site: bareSite}, logger: zap.NewNop(),
-			}
+			rn := asked.renewer(time.Now)
 			time.Sleep(c.age)
 			k, refusal := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
 			got, failed := over, failure{}
@@ -126,4 +94,48 @@ func TestKeepAlive(t *testing.T) {
 			time.Sleep(24 * time.Hour) // until all that goes on has ended
 		})
 	}
+}
+
+// lingeringRenewal are renewalParts of which the first renewal ends later than its result is known.
+type lingeringRenewal struct {
+	renewalParts
+	linger func() // nil once it has ended
+}
+
+func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
+	if linger := p.linger; linger != nil {
+		p.linger = nil
+		linger()
+	}
+	return p.renewalParts.settled(d)
+}
+
+// TestRenewalThatIsEnding: a renewal whose result is known by now, and has become due itself, is not shared: it has
+// no other token to give.
+func TestRenewalThatIsEnding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now().Truncate(time.Second)
+		s := &session{
+			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+		}
+		asked := &lingeringRenewal{linger: func() { time.Sleep(time.Hour) }}
+		asked.record = s.copy()
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		for sent := 1; sent <= 2; sent++ {
+			time.Sleep(56 * time.Minute)
+			s = asked.record.copy()
+			if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{
+				session: s, handle: newHandle(s),
+			}); k == nil || refused != nil {
+				t.Errorf("the request gets %v, %v", k, refused)
+			}
+			synctest.Wait()
+			if int(asked.requests.Load()) != sent {
+				t.Errorf("%d refresh tokens were sent, want %d", asked.requests.Load(), sent)
+			}
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
 }

@@ -35,10 +35,7 @@ type replacer struct {
 // What hosts that share the login have of the same person lives on: a page of another host may still be
 // asked for with it. It ends with its family, or by itself.
 func (rp *replacer) endReplaced(r *http.Request, at site, l *login, s *session) {
-	blocks := slices.DeleteFunc(rp.blocks.atHost(rp.own, r, at), func(b present) bool {
-		return b.cookies.session != rp.own.cookies.session
-	})
-	rp.endBrought(r, blocks, s)
+	rp.endBrought(r, rp.overwritten(r, at), s)
 	// Without tokens: it is remembered only to be ended.
 	made := &keptSession{
 		session: &session{id: s.id, created: s.created, expires: s.expires, family: s.family},
@@ -49,6 +46,13 @@ func (rp *replacer) endReplaced(r *http.Request, at site, l *login, s *session) 
 	rp.report(rp.endMade(rp.own.keeper, replaced, func(k *keptSession) error {
 		return rp.own.keeper.endReplaced(r.Context(), k) // whose they were is not remembered
 	}))
+}
+
+// overwritten returns the blocks whose session's cookie a new session overwrites at a host.
+func (rp *replacer) overwritten(r *http.Request, at site) []present {
+	return slices.DeleteFunc(rp.blocks.atHost(rp.own, r, at), func(b present) bool {
+		return b.cookies.session != rp.own.cookies.session
+	})
 }
 
 // endBrought ends the sessions of some blocks whose cookies a request brings, and s replaces.
@@ -94,16 +98,13 @@ func (rp *replacer) familyOf(r *http.Request, at site, l *login, s *session) rec
 	return idOf("family", rp.own.server.issuer, rp.own.server.clientID, string(l.browser[:]), s.subject())
 }
 
-// hasLeftElsewhere reports whether the person has signed out at another of the hosts that share a login since it
-// began: that host cannot delete the cookies of this one.
-func (rp *replacer) hasLeftElsewhere(r *http.Request, at site, l *login, s *session) bool {
+// familiesOf returns the families by which the sessions end that the browser of a login has: a logout at another
+// of the hosts that share them cannot delete the cookies of this one.
+func (rp *replacer) familiesOf(r *http.Request, at site, s *session) []records.ID {
 	if !s.isShared() {
-		return false
+		return nil
 	}
-	families := append(rp.own.keeper.familiesIn(r.Context(), at, asSent(r).cookies), s.family)
-	return slices.ContainsFunc(families, func(family records.ID) bool {
-		return rp.own.keeper.ends.hasFamilySince(family, l.began)
-	})
+	return append(rp.own.keeper.familiesIn(r.Context(), at, asSent(r).cookies), s.family)
 }
 
 // endLatest ends the sessions of the latest logins of a browser, which it may not have the cookies of. They

@@ -13,20 +13,20 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
-// These are the formats of all that is sealed. The first byte is the version, which no two formats
-// share, so that nothing sealed as one of them is read as another. A change of a format needs a version
-// that was never used: 3 was a session's. A value that opens with its key and has an unknown version was
-// sealed by another release: such a session has ended, such a login starts over, such a request or ticket
-// gets 400, and such a time of last use is not known.
+// These are the formats of all sealed values. The first byte is the version, which no two formats
+// share, so that no value of one format is read as another. A change of a format needs a version that
+// was never used: 3 was a session's, and 1 and 11 were a login's. A value that opens with its key and
+// has an unknown version was sealed by another release: such a session has ended, such a login starts over,
+// such a request or ticket gets 400, and such a time of last use is unknown.
 const (
-	loginVersion   = 1 // a login under way, in its state
-	handleVersion  = 2 // a cookie whose session rests in the storage
-	sessionVersion = 4 // a session, in its cookie or in its record in the storage
-	indexVersion   = 5 // what the index says of a session, in front of its record
-	stateVersion   = 6 // the parameter state, with what was configured when its login began
+	loginVersion   = 15 // a login under way, in its state
+	handleVersion  = 2  // a cookie whose session rests in the storage
+	sessionVersion = 4  // a session, in its cookie or in its record in the storage
+	indexVersion   = 5  // the entry of a session in the index, in front of its record
+	stateVersion   = 6  // the parameter state, with the configuration at the start of its login
 
 	requestVersion      = 10 // a host's request for a ticket
-	visitLoginVersion   = 11 // a login under way for another host, in its state
+	visitLoginVersion   = 16 // a login under way for another host, in its state
 	ticketVersion       = 12 // a ticket for another host
 	sharedHandleVersion = 13 // handleVersion, for a session that several hosts share
 	lastUseVersion      = 14 // when a session that several hosts share was last used, in a record of its own
@@ -221,15 +221,16 @@ type login struct {
 	browser  [16]byte  // of the binding cookie
 	nonce    [16]byte  // the code verifier is derived from it
 	restarts uint8
-	returnTo string // path and query
-	visit    *visit // at another host, to which the browser returns in place of returnTo; nil: none
+	known    [16]byte // of a login that was started again: the ends that were known then, by ends.hasMeanwhile
+	returnTo string   // path and query
+	visit    *visit   // at another host, to which the browser returns in place of returnTo; nil: none
 }
 
 // marshal makes the login's plaintext:
 //
-//	version (1) || browser (16) || nonce (16) || restarts (1) || return to (the rest)
+//	version (1) || browser (16) || nonce (16) || restarts (1) || known (16) || return to (the rest)
 //
-// or, for another host, its visit in place of the path.
+// or, for another host, its visit in place of the path. What was known is there after a restart alone.
 func (l *login) marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(nil)
 	if l.visit == nil {
@@ -240,6 +241,9 @@ func (l *login) marshal() ([]byte, error) {
 	b.AddBytes(l.browser[:])
 	b.AddBytes(l.nonce[:])
 	b.AddUint8(l.restarts)
+	if l.restarts > 0 {
+		b.AddBytes(l.known[:])
+	}
 	if l.visit == nil {
 		b.AddBytes([]byte(l.returnTo))
 	} else {
@@ -255,7 +259,7 @@ func parseLogin(plaintext []byte, began time.Time) (*login, bool) {
 	l := &login{began: began}
 	var version uint8
 	if !in.ReadUint8(&version) || !in.CopyBytes(l.browser[:]) || !in.CopyBytes(l.nonce[:]) ||
-		!in.ReadUint8(&l.restarts) {
+		!in.ReadUint8(&l.restarts) || l.restarts > 0 && !in.CopyBytes(l.known[:]) {
 		return nil, false
 	}
 	switch version {

@@ -39,7 +39,7 @@ func TestSealedFormats(t *testing.T) {
 		family: [16]byte([]byte("the browser's id")),
 	}
 	page := &visit{
-		asked: at.Add(-time.Second), browser: [16]byte([]byte("the cookie hash.")), restarts: 1, renews: true,
+		asked: at.Add(-time.Second), browser: [16]byte([]byte("the cookie hash.")), restarts: 1, aim: toRenewSession,
 		host: "app.example.com", returnTo: "/page?q=1",
 	}
 	for name, c := range map[string]struct {
@@ -48,6 +48,7 @@ func TestSealedFormats(t *testing.T) {
 	}{
 		"login": {
 			(&login{browser: id, nonce: [16]byte([]byte("the login's once")), restarts: 1,
+				known:    [16]byte([]byte("the known ends !")),
 				returnTo: "/page?q=1"}).marshal, readLogin,
 		},
 		"login-visit": {

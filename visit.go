@@ -18,14 +18,24 @@ type visit struct {
 	asked    time.Time // when the host sealed its request
 	browser  [16]byte  // of the binding cookie at the host
 	restarts uint8     // how often the visit was sent for a ticket before
-	renews   bool      // the host has a session, whose token is to be renewed
-	host     string    // as hostName returns it
-	returnTo string    // path and query
+	aim      aim
+	host     string // as hostName returns it
+	returnTo string // path and query
 }
+
+// aim is what a visit needs a ticket for.
+type aim uint8
+
+const (
+	toBeginSession aim = iota
+	toRenewSession     // the host has one, whose token is to be renewed
+	toEndSession       // at the logout path of a host that has none to end
+	aims               // their number
+)
 
 // marshal makes the request's plaintext:
 //
-//	version (1) || browser (16) || restarts (1) || renews (1) || host (1+n) || return to (the rest)
+//	version (1) || browser (16) || restarts (1) || aim (1) || host (1+n) || return to (the rest)
 func (v *visit) marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(nil)
 	b.AddUint8(requestVersion)
@@ -36,11 +46,7 @@ func (v *visit) marshal() ([]byte, error) {
 func (v *visit) add(b *cryptobyte.Builder) {
 	b.AddBytes(v.browser[:])
 	b.AddUint8(v.restarts)
-	if v.renews {
-		b.AddUint8(1)
-	} else {
-		b.AddUint8(0)
-	}
+	b.AddUint8(uint8(v.aim))
 	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(v.host)) })
 	b.AddBytes([]byte(v.returnTo))
 }
@@ -57,13 +63,13 @@ func parseVisit(plaintext []byte, asked time.Time) (*visit, bool) {
 
 func readVisit(in cryptobyte.String, asked time.Time) (*visit, bool) {
 	v := &visit{asked: asked}
-	var renews uint8
+	var number uint8
 	var host cryptobyte.String
-	if !in.CopyBytes(v.browser[:]) || !in.ReadUint8(&v.restarts) || !in.ReadUint8(&renews) || renews > 1 ||
+	if !in.CopyBytes(v.browser[:]) || !in.ReadUint8(&v.restarts) || !in.ReadUint8(&number) || number >= uint8(aims) ||
 		!in.ReadUint8LengthPrefixed(&host) || host.Empty() {
 		return nil, false
 	}
-	if v.renews, v.host = renews == 1, string(host); v.host != hostName(v.host) {
+	if v.aim, v.host = aim(number), string(host); v.host != hostName(v.host) {
 		return nil, false
 	}
 	// As returnPath makes it.

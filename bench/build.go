@@ -17,7 +17,7 @@ import (
 
 const oauth2ProxyModule, oauth2ProxyVersion = "github.com/oauth2-proxy/oauth2-proxy/v7", "v7.15.3"
 
-// binaries are the programs that contenders run: a path, or why there is none.
+// binaries are the programs that contenders run: a path, or the reason why there is none.
 type binaries map[string]binary
 
 type binary struct {
@@ -25,11 +25,11 @@ type binary struct {
 	err  error
 }
 
-// path returns where a program is.
+// path returns the path of a program.
 func (b binaries) path(name string) (string, error) { return b[name].path, b[name].err }
 
-// build builds those programs that come as source, with Go and its module proxy, and
-// finds those of the system. One that cannot be had has its reason beside it.
+// build builds the programs that come as source, with Go and its module proxy, and
+// finds those of the system. A program that is missing has a reason in its place.
 func build(ctx context.Context, dir string, names map[string]bool) (binaries, error) {
 	bins := make(binaries)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -46,7 +46,7 @@ func build(ctx context.Context, dir string, names map[string]bool) (binaries, er
 	return bins, nil
 }
 
-// provide returns where a program is, and has seen to it that it is there.
+// provide builds or finds a program, and returns its path.
 func provide(ctx context.Context, dir, name string) (string, error) {
 	var folder, what string
 	switch name {
@@ -61,7 +61,7 @@ func provide(ctx context.Context, dir, name string) (string, error) {
 		}
 		what = "."
 	case "apache2":
-		// Debian's is not in everybody's path.
+		// Debian's folder is not in every user's PATH.
 		path := "/usr/sbin/apache2"
 		for _, file := range []string{path, "/usr/lib/apache2/modules/mod_auth_openidc.so"} {
 			if _, err := os.Stat(file); err != nil {
@@ -75,8 +75,8 @@ func provide(ctx context.Context, dir, name string) (string, error) {
 	return path, err
 }
 
-// oauth2ProxySource returns the folder of oauth2-proxy's source. It is built there, as
-// its own go.mod has it: no other module's requirements change what it is.
+// oauth2ProxySource returns the folder of oauth2-proxy's source. It is built there, with
+// its own go.mod: no other module's requirements change its dependencies.
 func oauth2ProxySource(ctx context.Context, dir string) (string, error) {
 	out, err := output(ctx, dir, "go", "mod", "download", "-json", oauth2ProxyModule+"@"+oauth2ProxyVersion)
 	if err != nil {
@@ -89,7 +89,7 @@ func oauth2ProxySource(ctx context.Context, dir string) (string, error) {
 	return module.Dir, nil
 }
 
-// output runs a command, and returns what it printed.
+// output runs a command, and returns its output.
 func output(ctx context.Context, folder, name string, args ...string) ([]byte, error) {
 	cmd := command(ctx, name, args...)
 	cmd.Dir = folder
@@ -104,7 +104,7 @@ func output(ctx context.Context, folder, name string, args ...string) ([]byte, e
 	return out, nil
 }
 
-// versions returns what took part.
+// versions returns the versions of all parts.
 func versions(ctx context.Context, bins binaries, dir string) map[string]string {
 	v := map[string]string{"go": runtime.Version(), "oauth2-proxy": oauth2ProxyVersion}
 	ask := func(what, name string, args ...string) {

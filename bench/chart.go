@@ -80,7 +80,7 @@ func (r results) chart(p palette) string {
 `, chartWidth, height, html.EscapeString(r.inWords()), p.surface, d.String())
 }
 
-// inWords is the chart for those who cannot see it.
+// inWords describes the chart for screen readers.
 func (r results) inWords() string {
 	var words []string
 	for _, c := range r.Results {
@@ -140,8 +140,8 @@ type drawing struct {
 	y float64
 }
 
-// text writes a line of text at y. Its anchor is what stands at x: its start, middle or
-// end.
+// text writes a line of text at y. Its anchor says which part of it is at x: start, middle
+// or end.
 func (d *drawing) text(x float64, anchor string, size float64, weight int, colour, s string) {
 	fmt.Fprintf(d, `<text x="%.1f" y="%.1f" text-anchor="%s" font-size="%g" font-weight="%d" fill="%s">%s</text>`+"\n",
 		x, d.y, anchor, size, weight, colour, html.EscapeString(s))
@@ -155,8 +155,8 @@ func (d *drawing) title(title, subtitle string) {
 	d.y += 16
 }
 
-// panel draws bars of one scale. Up to mark, where there is one, a bar is what the
-// server costs without a login.
+// panel draws bars of one scale. The part of a bar up to mark, if it has one, is the cost of
+// the server without a login.
 func (d *drawing) panel(groups []bars, mark float64, markText string) {
 	most := mark
 	for _, group := range groups {

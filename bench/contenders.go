@@ -2,15 +2,15 @@ package main
 
 // contender is a way to serve a site, with a login in front of it or bare.
 type contender struct {
-	name  string // as results know it
-	title string // as charts show it
-	does  string // what it does with a request, and what not
+	name  string // in results
+	title string // in charts
+	does  string // what it does with a request, and what it does not do
 
-	// bare names the contender that serves the same without a login; a bare one
-	// names none.
+	// bare names the contender that serves the same without a login; it is empty for
+	// a bare one.
 	bare string
 
-	// token is how long its access tokens are, in characters. All have the same
+	// token is the length of its access tokens, in characters. All have the same
 	// authorization server.
 	token int
 
@@ -18,7 +18,8 @@ type contender struct {
 	// files have no app.
 	forwards string
 
-	// logins are measured, too. They do not depend on what lies behind the login.
+	// logins says that its logins are measured, too. They do not depend on the site
+	// behind the login.
 	logins bool
 
 	// servers are its processes, in the order in which they start. All of them are
@@ -44,7 +45,7 @@ type program struct {
 	binary  string // a key of binaries
 	args    []string
 	env     []string
-	address string // where it takes connections, when it is ready
+	address string // at which it takes connections when it is ready
 }
 
 // caddyWith returns a Caddy of one of our own builds with a Caddyfile.
@@ -56,8 +57,8 @@ func caddyWith(binary, caddyfile string) program {
 	}
 }
 
-// oauth2Proxy returns an oauth2-proxy. In its own configuration file stands what is
-// the same for all.
+// oauth2Proxy returns an oauth2-proxy. Its configuration file has the settings that all of
+// them share.
 func oauth2Proxy(address string, env ...string) program {
 	return program{
 		binary: "oauth2-proxy",

@@ -13,17 +13,17 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
-// tokenSizes are the lengths of access tokens that there is an issuer for.
+// tokenSizes are the lengths of access tokens. Each has an issuer.
 var tokenSizes = []int{750, 1500}
 
-// audience is what tokens are for.
+// audience is the audience of all tokens.
 const audience = "https://api.example.com/"
 
 // newAuthorizationServer returns the authorization server of all contenders: the
-// plugin's strict stand-in, an issuer for each size of a token. For its peers, it has
-// what they need and Aventus' documentation does not promise: OpenID Connect's
+// plugin's strict stand-in, an issuer for each size of a token. For the other contenders,
+// it has features that Aventus' documentation does not promise: OpenID Connect's
 // discovery and userinfo, a token endpoint that takes forms as well, and a default
-// audience, as Auth0 has it, so that everybody's token is a JWT of the same length.
+// audience, as Auth0 has it, so that all tokens are JWTs of the same length.
 func newAuthorizationServer(origin, secret string, redirectURIs []string) http.Handler {
 	mux := http.NewServeMux()
 	for _, size := range tokenSizes {
@@ -53,7 +53,7 @@ func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	case "authorize":
 		query := r.URL.Query()
-		// oauth2-proxy's own, of a time before OpenID Connect; servers ignore it.
+		// oauth2-proxy sends it, from before OpenID Connect; servers ignore it.
 		query.Del("approval_prompt")
 		if !query.Has("audience") {
 			query.Set("audience", audience)
@@ -68,7 +68,7 @@ func (i *issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.standIn.ServeHTTP(w, r)
 }
 
-// serveDiscovery answers where everything is:
+// serveDiscovery answers with the server's metadata:
 // https://openid.net/specs/openid-connect-discovery-1_0.html#ProviderMetadata
 func (i *issuer) serveDiscovery(w http.ResponseWriter) {
 	issuer := i.standIn.Issuer
@@ -87,8 +87,8 @@ func (i *issuer) serveDiscovery(w http.ResponseWriter) {
 	})
 }
 
-// serveUserinfo answers the claims of the token that it gets. It does not check the
-// signature: that would be a cost of the load's, and no one's here to attack.
+// serveUserinfo answers with the claims of the token that it gets. It does not verify the
+// signature: that would add to the cost of the load, and there is no attacker here.
 func serveUserinfo(w http.ResponseWriter, r *http.Request) {
 	parts := strings.Split(r.Header.Get("Authorization"), ".")
 	if len(parts) != 3 {
@@ -104,8 +104,8 @@ func serveUserinfo(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(claims)
 }
 
-// toAventus makes a token request out of a form what Aventus takes: JSON, with the
-// client's secret in it. One in JSON stays as it is.
+// toAventus converts a token request in a form to the one that Aventus takes: JSON, with the
+// client's secret in it. A request in JSON stays unchanged.
 func toAventus(r *http.Request) error {
 	if r.Header.Get("Content-Type") == "application/json" {
 		return nil
@@ -127,7 +127,7 @@ func toAventus(r *http.Request) error {
 		}
 		r.Header.Del("Authorization")
 	}
-	delete(params, "state") // caddy-security's; servers ignore it
+	delete(params, "state") // caddy-security sends it; servers ignore it
 	body, err := json.Marshal(params)
 	if err != nil {
 		return err
@@ -137,9 +137,9 @@ func toAventus(r *http.Request) error {
 	return nil
 }
 
-// newApp returns the app behind those contenders that pass requests on. It answers
-// the page, and says which header held a JWT: none at the bare server, whose answers
-// are to have as many headers as the others'.
+// newApp returns the app behind those contenders that pass requests on. It answers with
+// the page, and a header that names the request header with a JWT. At the bare server there
+// is no JWT, but its answers must have as many headers as the others'.
 func newApp(page []byte) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, values := range r.Header {

@@ -20,17 +20,17 @@ import (
 	"time"
 )
 
-// pagePath is the page that is asked for; pageType is what for.
+// pagePath is the path of the page, and pageType its media type.
 const pagePath, pageType = "/page.html", "text/html"
 
-// target is a page of a site, and the headers it is asked for with.
+// target is a page of a site, with the headers of its requests.
 type target struct {
 	address string
-	host    string // in the request, whatever the address is
+	host    string // the Host header, whatever the address is
 	cookie  string
 }
 
-// headers are what is sent beside the request line.
+// headers returns the headers of a request.
 func (t target) headers() []string {
 	headers := []string{"Host: " + t.host, "Accept: " + pageType}
 	if t.cookie != "" {
@@ -39,8 +39,8 @@ func (t target) headers() []string {
 	return headers
 }
 
-// ask sends the very bytes that wrk sends, and returns the answer, its body, and how
-// many bytes it is long in all.
+// ask sends the same bytes as wrk, and returns the answer, its body, and its whole length
+// in bytes.
 func (t target) ask() (*http.Response, []byte, int, error) {
 	conn, err := net.Dial("tcp", t.address)
 	if err != nil {
@@ -62,16 +62,16 @@ func (t target) ask() (*http.Response, []byte, int, error) {
 	return resp, body, raw.Len(), err
 }
 
-// wrkReport has wrk print what it measured as JSON.
+// wrkReport makes wrk print its measurements as JSON.
 //
 //go:embed wrk.lua
 var wrkReport []byte
 
-// requests is what came of a load of requests.
+// requests is the result of a load of requests.
 type requests struct {
 	Requests int     `json:"requests"`
-	Micros   float64 `json:"micros"` // how long it took
-	Bytes    int     `json:"bytes"`  // that were read
+	Micros   float64 `json:"micros"` // the duration
+	Bytes    int     `json:"bytes"`  // read
 	P50      float64 `json:"p50"`    // microseconds
 	P99      float64 `json:"p99"`
 	Errors   struct {
@@ -83,7 +83,7 @@ type requests struct {
 	} `json:"errors"`
 }
 
-// parseWrk finds the report in what wrk has printed.
+// parseWrk finds the report in wrk's output.
 func parseWrk(out []byte) (requests, error) {
 	var r requests
 	_, report, found := bytes.Cut(out, []byte("\nreport "))
@@ -96,7 +96,7 @@ func parseWrk(out []byte) (requests, error) {
 	return r, nil
 }
 
-// check tells whether all answers were the page, which is so long with its headers.
+// check returns an error unless all answers were the page, whose length with headers is given.
 func (r requests) check(length, connections int) error {
 	e := r.Errors
 	if e.Connect+e.Read+e.Write+e.Status+e.Timeout != 0 {
@@ -116,7 +116,7 @@ func (r requests) check(length, connections int) error {
 	return nil
 }
 
-// wrk asks for a target as fast as it is answered.
+// wrk sends requests for a target as fast as they are answered.
 func wrk(ctx context.Context, core int, script string, t target, connections int, seconds float64) (requests, error) {
 	args := []string{"-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%d", int(seconds)), "--latency",
 		"-s", script}
@@ -145,7 +145,7 @@ func runOn(core int, cmd *exec.Cmd) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// visitor is a browser, as far as a login needs one. Its connections are the pool's.
+// visitor is a browser, as far as a login needs one. It shares its connections with others.
 type visitor struct {
 	http.Client
 }
@@ -190,15 +190,15 @@ func (v *visitor) cookie(site string) string {
 	return strings.Join(pairs, "; ")
 }
 
-// logins is what came of a load of logins.
+// logins is the result of a load of logins.
 type logins struct {
 	Logins  int     `json:"logins"`
 	Seconds float64 `json:"seconds"`
 }
 
-// visit has a number of browsers log in, each time as a new one, for so long. The
-// connections are kept from one to the next, as is usual behind a load balancer, so
-// that what is measured is the login.
+// visit has a number of browsers log in, each time with new cookies, for a given time. They
+// reuse connections, as is usual behind a load balancer, so that only the login is
+// measured.
 func visit(ctx context.Context, site string, page []byte, browsers int, d time.Duration) (logins, error) {
 	pool := &http.Transport{MaxIdleConnsPerHost: browsers}
 	defer pool.CloseIdleConnections()

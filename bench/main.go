@@ -4,10 +4,10 @@
 //
 //	go -C bench run .
 //
-// contenders.go is the table of what is measured, and peers holds its configuration.
-// servers.go starts them and knows what they use, load.go makes the load, issuer.go is
-// the authorization server of all of them, build.go builds what comes as source, and
-// results.go and chart.go show what came of it.
+// contenders.go is the table of contenders, and peers holds their configuration.
+// servers.go starts them and reads what they use, load.go makes the load, issuer.go is
+// the authorization server of all of them, build.go builds those that come as source, and
+// results.go and chart.go show the results.
 package main
 
 import (
@@ -48,8 +48,8 @@ func main() {
 	}
 }
 
-// roles are what this program does in processes of its own, so that each of them is
-// on the core where it belongs.
+// roles are the parts of this program that run as processes of their own, so that each
+// runs on its core.
 var roles = map[string]func(ctx context.Context, args []string) error{
 	"the-authorization-server": func(ctx context.Context, args []string) error {
 		address, secret, redirectURIs := args[0], args[1], args[2:]
@@ -93,7 +93,7 @@ const (
 	browsers    = 32 // that log in at a time
 )
 
-// plan is how much is measured.
+// plan says how much is measured.
 type plan struct {
 	Rounds        int     `json:"rounds"`
 	Seconds       float64 `json:"seconds"`        // for which wrk loads a server, after one second to warm up
@@ -117,7 +117,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
-	// Only a whole run may replace what documents show.
+	// Only a complete run may replace the published results.
 	out := published
 	if *quick || *only != "" {
 		out = filepath.Join(published, "partial")
@@ -139,7 +139,7 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	// Apache's children are another user, and read the page.
+	// Apache's children run as another user, and read the page.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ type site struct {
 	contender
 	address string
 	pids    []int
-	leftOut string // why there are no figures of it
+	leftOut string // the reason why there are no figures
 	rounds  []round
 }
 
@@ -204,7 +204,7 @@ func (b *bench) site(name string) *site {
 func (b *bench) pageFile() string { return filepath.Join(b.dir, "root", pagePath) }
 func (b *bench) script() string   { return filepath.Join(b.dir, "wrk.lua") }
 
-// writePage writes the page, and what else is read from files.
+// writePage writes the page, and the other files that servers read.
 func (b *bench) writePage() error {
 	const head, tail = "<!DOCTYPE html>\n<title>A page</title>\n<p>", "\n"
 	text := strings.Repeat("All work and no play. ", b.plan.Page)
@@ -216,8 +216,8 @@ func (b *bench) writePage() error {
 	)
 }
 
-// choose makes a site of each contender that is chosen, and of the bare servers that
-// they are measured against.
+// choose makes a site for each chosen contender, and for the bare servers that they are
+// measured against.
 func (b *bench) choose(chosen *regexp.Regexp) error {
 	wanted := make(map[string]bool)
 	for _, c := range contenders {
@@ -323,7 +323,7 @@ func (b *bench) start(ctx context.Context, bins binaries, s *site, issuer, app s
 		}
 		cmd := command(ctx, binary, args...)
 		cmd.Dir = data
-		// Nothing of whoever runs this: no proxy, no configuration of theirs.
+		// Nothing of the user's environment: no proxy, no configuration.
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + data, "XDG_DATA_HOME=" + data,
 			"XDG_CONFIG_HOME=" + data}
 		for name, v := range values {
@@ -343,7 +343,7 @@ func (b *bench) start(ctx context.Context, bins binaries, s *site, issuer, app s
 }
 
 // measureAll measures every contender once in each round, beginning with another one
-// each time, so that what changes on the machine in the meantime is shared by all.
+// each time, so that changes of the machine's speed affect all of them.
 func (b *bench) measureAll(ctx context.Context) error {
 	var protected []*site
 	for _, s := range b.sites {
@@ -367,7 +367,7 @@ func (b *bench) measureAll(ctx context.Context) error {
 				return ctx.Err()
 			}
 			if err != nil {
-				// What was measured before is worth nothing either.
+				// Its earlier rounds do not count either.
 				s.leftOut, s.rounds = err.Error(), nil
 				fmt.Fprintf(os.Stderr, " (left out: %v)", err)
 				continue
@@ -379,14 +379,14 @@ func (b *bench) measureAll(ctx context.Context) error {
 	return nil
 }
 
-// round is what was measured of a contender in one round.
+// round is the measurements of a contender in one round.
 type round struct {
 	Requests sample  `json:"requests"`
 	Bare     sample  `json:"bare"` // the same requests, sent to the bare server
 	Logins   *sample `json:"logins,omitempty"`
 }
 
-// sample is what one load did to a server.
+// sample is the effect of one load on a server.
 type sample struct {
 	PerSecond float64 `json:"per_second"`
 	CPU       float64 `json:"cpu_seconds"` // for each 10,000 requests, or 1,000 logins
@@ -433,8 +433,8 @@ func (b *bench) measure(ctx context.Context, s *site, bareFirst bool) (r round, 
 	return r, nil
 }
 
-// load has wrk load a server, after it was made sure that what it gets is the page,
-// and that there is a login in front of it where there should be.
+// load has wrk load a server, after a check that its requests get the page, and that there
+// is a login in front of it unless the server is bare.
 func (b *bench) load(ctx context.Context, s *site, t target) (sample, error) {
 	length, err := b.check(s, t)
 	if err != nil {
@@ -469,7 +469,7 @@ func (b *bench) load(ctx context.Context, s *site, t target) (sample, error) {
 }
 
 // check makes sure that a request gets the page, and one without a cookie does not,
-// unless the server is bare. It returns how long the answer is.
+// unless the server is bare. It returns the length of the answer.
 func (b *bench) check(s *site, t target) (int, error) {
 	resp, body, length, err := t.ask()
 	if err != nil {
@@ -525,13 +525,13 @@ func (b *bench) logins(ctx context.Context, s *site) (*sample, error) {
 	}, nil
 }
 
-// used is what a server used.
+// used is a server's use of resources.
 type used struct {
 	cpu    time.Duration
 	memory float64 // MiB
 }
 
-// watch returns what all processes of a contender used while a load ran.
+// watch returns the resources that all processes of a contender used during a load.
 func (s *site) watch(load func() error) (used, error) {
 	var before, after time.Duration
 	sum := func(to *time.Duration) error {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// results are what a run found out, as they stand in results.json.
+// results are the results of a run, as in results.json.
 type results struct {
 	Date     string            `json:"date"`
 	Versions map[string]string `json:"versions"`
@@ -22,7 +22,7 @@ type results struct {
 	Results  []result          `json:"results"`
 }
 
-// result is what was found out about a contender: medians of all rounds.
+// result is the result of a contender: medians of all rounds.
 type result struct {
 	Name     string  `json:"name"`
 	Title    string  `json:"title"`
@@ -36,7 +36,7 @@ type result struct {
 	Rounds   []round `json:"rounds,omitempty"`
 }
 
-// median returns the middle of some numbers, or between the two in the middle.
+// median returns the median of some numbers.
 func median(numbers []float64) float64 {
 	s := slices.Sorted(slices.Values(numbers))
 	if len(s) == 0 {
@@ -143,7 +143,7 @@ func (b *bench) report(ctx context.Context, bins binaries, out string) error {
 	return nil
 }
 
-// files are what a run leaves in its folder.
+// files are the files that a run writes into its folder.
 func (r results) files() (map[string]string, error) {
 	encoded, err := json.MarshalIndent(r, "", "\t")
 	return map[string]string{
@@ -156,15 +156,14 @@ func (r results) files() (map[string]string, error) {
 // published is the folder of the results that documents show.
 const published = "results"
 
-// documents show results between these two lines, where they have them. Nobody writes
-// a figure there by hand.
+// documents show results between these two lines. No figure there is written by hand.
 var documents = []string{"README.md", "../docs/costs.md"}
 
 const publishFrom, publishTo = "<!-- bench: go -C bench run . writes what follows -->\n",
 	"<!-- bench: up to here -->\n"
 
-// publish puts the table, and the chart above it, into a document in a folder. Before
-// there is a table, there is nothing.
+// publish writes the chart and the table into a document in a folder. Without a table, it
+// writes neither.
 func publish(document, folder, table string) string {
 	before, rest, from := strings.Cut(document, publishFrom)
 	_, after, to := strings.Cut(rest, publishTo)
@@ -221,10 +220,10 @@ func (r results) table() string {
 	return b.String()
 }
 
-// oneLine keeps others' errors from being Markdown of their own.
+// oneLine keeps the text of an error from being read as Markdown.
 var oneLine = strings.NewReplacer("\n", " ", "|", "/", "*", "", "<", "‹", ">", "›")
 
-// beside says what a contender is measured against.
+// beside names the server that a contender is measured against.
 func (r results) beside(c result) string {
 	for _, bare := range r.Results {
 		if bare.Name == c.Against {
@@ -270,7 +269,7 @@ func (c result) ratios() []float64 {
 	return all
 }
 
-// cpuModel returns what the processor calls itself.
+// cpuModel returns the name of the processor.
 func cpuModel() string {
 	b, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(b)) {

@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cores are where processes run: what is measured on one core, and all that makes
-// the load, the authorization server and the app among it, on another.
+// cores are the cores of processes: one for the measured servers, and one for all others, such
+// as the load, the authorization server and the app.
 type cores struct{ server, load int }
 
 // twoCores returns the first two cores that this process may use.
@@ -45,8 +45,8 @@ func twoCores() (cores, error) {
 // command prepares a process that ends with ctx, with all its children.
 func command(ctx context.Context, path string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, path, args...)
-	// A group of its own: Ctrl-C reaches this process alone, which then ends them all
-	// in order. Should it be killed, the kernel ends them.
+	// A process group of its own: Ctrl-C reaches only this process, which then ends all
+	// others in order. If this process is killed, the kernel ends them.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 3 * time.Second
@@ -56,7 +56,7 @@ func command(ctx context.Context, path string, args ...string) *exec.Cmd {
 // startOn starts a process on one core. Go's runtime sees that core alone, so
 // GOMAXPROCS is 1; it is set all the same, for whoever reads the environment.
 func startOn(core int, cmd *exec.Cmd) error {
-	// A child runs where the thread may that starts it.
+	// A child inherits the cores of the thread that starts it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before, one unix.CPUSet
@@ -98,7 +98,7 @@ func (s *servers) start(core int, cmd *exec.Cmd, log, address string) (*server, 
 	}
 	s.Go(func() {
 		_ = cmd.Wait()
-		// What the first signal has not ended; most of the time, nothing.
+		// For processes that have ignored the first signal.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		close(p.ended)
 	})
@@ -143,7 +143,7 @@ func cpuTime(pid int) (time.Duration, error) {
 		}
 		total += time.Duration(t.Nano())
 	}
-	// Apache ends children when it has too many, and their time is not lost.
+	// Apache ends children when it has too many, and their time counts as well.
 	stat, err := readStat(pid)
 	if err != nil {
 		return 0, err
@@ -151,9 +151,9 @@ func cpuTime(pid int) (time.Duration, error) {
 	return total + stat.ofEnded, nil
 }
 
-// memory returns the bytes that a server has resident. Of its processes, Apache's
-// share most of what they have, which is to count once: what one has to itself is
-// added up, and then the most that one of them shares.
+// memory returns the resident bytes of a server. Apache's processes share most of their
+// memory, which must count once: so this is the sum of the private bytes of all processes,
+// and the largest number of shared bytes of one.
 func memory(pid int) (int64, error) {
 	var private, shared int64
 	for _, p := range family(pid) {
@@ -173,8 +173,7 @@ func memory(pid int) (int64, error) {
 	return private + shared, nil
 }
 
-// parseSmaps returns how many bytes a process has resident, and how many of these no
-// other process has.
+// parseSmaps returns the resident bytes of a process, and how many of them are private.
 func parseSmaps(s string) (all, own int64, err error) {
 	found := 0
 	for line := range strings.Lines(s) {
@@ -217,7 +216,7 @@ func family(pid int) []int {
 	return found
 }
 
-// stat is what is used of /proc/PID/stat; see "man 5 proc".
+// stat holds the fields that are used of /proc/PID/stat; see "man 5 proc".
 type stat struct {
 	parent  int
 	ofEnded time.Duration // processor time of children that have ended
@@ -232,7 +231,7 @@ func readStat(pid int) (stat, error) {
 }
 
 func parseStat(s string) (stat, error) {
-	// The second field is the command in parentheses, and may hold anything.
+	// The second field is the command in parentheses, and may hold any characters.
 	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
 	if len(fields) < 15 {
 		return stat{}, errors.New("/proc/PID/stat is too short")

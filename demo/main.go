@@ -104,8 +104,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 
-	// The site and the stand-in have hosts of their own, since browsers do not
-	// part cookies by port. Another host shares the site's login.
+	// The site and the stand-in have hosts of their own, since browsers send a host's
+	// cookies to all of its ports. Another host shares the site's login.
 	port := siteListener.Addr().(*net.TCPAddr).Port
 	site, other := fmt.Sprintf("http://localhost:%d", port), fmt.Sprintf("http://app.localhost:%d", port)
 	client := aventustest.Client{
@@ -116,6 +116,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		Issuer:    "http://" + issuerListener.Addr().String() + "/",
 		Clients:   []aventustest.Client{client},
 		Audiences: []string{site + "/app/"},
+		Claims:    verified, IDClaims: verified,
 	}
 	app := &upstream{issuer: issuer.Issuer, audience: issuer.Audiences[0]}
 	for listener, handler := range map[net.Listener]http.Handler{
@@ -135,7 +136,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		"AVENTUS_REDIRECT_URI":  client.RedirectURIs[0],
 		"AVENTUS_AUDIENCE":      app.audience,
 		"AVENTUS_ISSUER":        issuer.Issuer,
-		"XDG_DATA_HOME":         dir, // Caddy notes an id of its own there, whatever its storage
+		"XDG_DATA_HOME":         dir, // Caddy writes its instance id there, whatever its storage
 	})
 	defer restore()
 	metrics := metricsListener.Addr().String()
@@ -158,7 +159,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	return nil
 }
 
-// printUsers says as whom one can sign in.
+// verified says that a user's address was verified, which require_claim asks of addresses of a domain.
+func verified(aventustest.User) map[string]any { return map[string]any{"email_verified": true} }
+
+// printUsers lists the users that can sign in.
 func printUsers(stdout io.Writer) {
 	fmt.Fprint(stdout, "\n  Sign in as one of these; there are no passwords.\n\n")
 	for _, user := range aventustest.DefaultUsers {
@@ -168,7 +172,7 @@ func printUsers(stdout io.Writer) {
 
 // readCaddyfile reads Caddyfile.example from the repository's root, where
 // `go run ./demo` is run, or from the folder below it, where tests are. It adds
-// the second host, which the file, for one site, has no use for.
+// the second host, which the file, for one site, does not have.
 func readCaddyfile() ([]byte, error) {
 	for _, dir := range []string{".", ".."} {
 		b, err := os.ReadFile(filepath.Join(dir, "Caddyfile.example"))
@@ -187,8 +191,8 @@ func readCaddyfile() ([]byte, error) {
 
 // listen opens a port on this machine alone.
 func listen(flag string, port int) (net.Listener, error) {
-	// Somebody may be there who does not stand in the way of listening, such
-	// as a server on ::1, where a browser looks first.
+	// A server on ::1 does not keep this one from listening on 127.0.0.1, but
+	// browsers would go there first.
 	if conn, err := net.DialTimeout("tcp", net.JoinHostPort("localhost", strconv.Itoa(port)),
 		time.Second); err == nil {
 		conn.Close()
@@ -204,8 +208,8 @@ func listen(flag string, port int) (net.Listener, error) {
 	return listener, nil
 }
 
-// adapt turns the Caddyfile into a config that keeps to itself: it listens on
-// this machine alone, and touches neither another Caddy's admin endpoint nor
+// adapt turns the Caddyfile into an isolated config: it listens on
+// loopback alone, and touches neither another Caddy's admin endpoint nor
 // the user's own storage and saved config. Since there is no admin endpoint, the
 // metrics have a server of their own.
 func adapt(caddyfile []byte, address, metrics, storage string, verbose bool) (*caddy.Config, error) {
@@ -249,7 +253,7 @@ func keepToItself(config *caddy.Config, storage string, verbose bool) {
 	config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: log}}
 }
 
-// setenv sets environment variables, and returns how to have it as it was.
+// setenv sets environment variables, and returns a function that restores the former ones.
 func setenv(vars map[string]string) (restore func()) {
 	old := make(map[string]string)
 	for name, value := range vars {

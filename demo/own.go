@@ -68,11 +68,13 @@ func runOwn(ctx context.Context, file string, port, issuerPort int, verbose bool
 		listener.Close()
 	}
 
-	issuer := &aventustest.Server{Issuer: d.issuer, Clients: d.clients}
+	issuer := &aventustest.Server{
+		Issuer: d.issuer, Clients: d.clients, Claims: verified, IDClaims: verified,
+	}
 	server := &http.Server{Handler: issuer, ReadHeaderTimeout: 10 * time.Second}
 	defer server.Close()
 	go server.Serve(issuerListener)
-	defer setenv(map[string]string{"XDG_DATA_HOME": dir})() // Caddy notes an id of its own there
+	defer setenv(map[string]string{"XDG_DATA_HOME": dir})() // Caddy writes its instance id there
 	if err := caddy.Run(config); err != nil {
 		return fmt.Errorf("starting Caddy with %s: %w", file, err)
 	}
@@ -105,7 +107,7 @@ func (d *desk) move(config *caddy.Config) error {
 	if err := json.Unmarshal(config.AppsRaw["http"], &app); err != nil || app["servers"] == nil {
 		return errors.New("there is no site in it")
 	}
-	// Certificates are not needed here, and would be asked for.
+	// Certificates are not needed here, but Caddy would request them.
 	delete(config.AppsRaw, "tls")
 	delete(config.AppsRaw, "pki")
 	delete(app, "http_port")
@@ -199,7 +201,7 @@ func (d *desk) moveBlock(block map[string]any) error {
 		delete(block, name)
 	}
 	block["issuer"], block["client_secret"] = d.issuer, d.secret
-	// Whoever has no account has no values yet. What is alike stays alike.
+	// Users without an account have no values yet. Equal placeholders get equal values.
 	for _, name := range []string{"client_id", "audience"} {
 		if text, ok := block[name].(string); ok {
 			if block[name], ok = expand(text); !ok {
@@ -212,7 +214,7 @@ func (d *desk) moveBlock(block map[string]any) error {
 	if !ok {
 		return fmt.Errorf("redirect_uri %s is not set; give it a value in the environment", text)
 	}
-	// The hosts of a site have been written in its place, where it has any.
+	// fillHost has replaced the host's placeholder, if the site has hosts.
 	redirect, err := d.movedURL(strings.ReplaceAll(redirect, hostPlaceholder, "localhost"))
 	if err != nil {
 		return fmt.Errorf("redirect_uri: %w", err)
@@ -260,7 +262,7 @@ func (d *desk) moveListed(block map[string]any, redirect string) ([]string, erro
 	return origins, nil
 }
 
-// movedURL is where a URL of a site is at the desk.
+// movedURL returns the URL at the desk for a URL of a site.
 func (d *desk) movedURL(text string) (string, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" {
@@ -274,7 +276,7 @@ func (d *desk) movedURL(text string) (string, error) {
 	return u.String(), nil
 }
 
-// movedPort is where a port is at the desk. Those that only root may open are one.
+// movedPort returns the port at the desk for a port of the config. All ports that need root become one.
 func (d *desk) movedPort(port string) int {
 	if n, err := strconv.Atoi(port); err == nil && n >= 1024 {
 		return n
@@ -282,7 +284,7 @@ func (d *desk) movedPort(port string) int {
 	return d.port
 }
 
-// loopback is a host by a name that browsers look for on this machine.
+// loopback returns a name for a host that browsers resolve to this machine.
 func loopback(host string) string {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if ip, err := netip.ParseAddr(host); host == "localhost" || strings.HasSuffix(host, ".localhost") || err == nil &&
@@ -292,8 +294,8 @@ func loopback(host string) string {
 	return host + ".localhost"
 }
 
-// perHost makes a route for each of a route's hosts, where a redirect URI holds the
-// host's placeholder: over http, that is good at loopback hosts alone, and so refused.
+// perHost makes a route for each of a route's hosts if a redirect URI holds the host's
+// placeholder: over http, the placeholder could be a host that is not loopback, so it is refused.
 func perHost(route map[string]any) []map[string]any {
 	text := string(caddyconfig.JSON(route, nil))
 	hosts := hostsOf(route)
@@ -303,7 +305,7 @@ func perHost(route map[string]any) []map[string]any {
 	var routes []map[string]any
 	for _, host := range hosts {
 		var one map[string]any
-		_ = json.Unmarshal([]byte(text), &one) // it was made of one
+		_ = json.Unmarshal([]byte(text), &one) // never fails: text is a route as JSON
 		one["match"] = slices.DeleteFunc(list(one["match"]), func(set any) bool {
 			hosts := list(set.(map[string]any)["host"])
 			set.(map[string]any)["host"] = []any{host}
@@ -355,7 +357,7 @@ func expand(text string) (string, bool) {
 	return strings.Join(parts, hostPlaceholder), true
 }
 
-// list returns a JSON array, or nothing.
+// list returns a JSON array, or nil for any other value.
 func list(node any) []any {
 	l, _ := node.([]any)
 	return l

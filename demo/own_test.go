@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,7 @@ app.example.com {
 		import aventus
 		redirect_uri https://app.example.com/oauth2/callback
 		scope openid
+		require_claim email *@example.com
 	}
 	respond "app for {http.auth.user.id}"
 }
@@ -104,6 +106,51 @@ http://desk.localhost:`+freePort(t)+` {
 		port))); status != http.StatusOK ||
 		!strings.Contains(page, "You are signed out") {
 		t.Errorf("the logout at one of many hosts ends with %d %s", status, page)
+	}
+}
+
+// TestMoveOfThreeHosts: what docs/moving.md makes of a configuration for three hosts can be tried before anything is
+// registered, and does there what it did before.
+func TestMoveOfThreeHosts(t *testing.T) {
+	page, err := os.ReadFile("../docs/moving.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(page), "\n### Three hosts\n")
+	_, after, _ = strings.Cut(after, "```caddyfile\n")
+	text, _, _ := strings.Cut(after, "```\n")
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token := r.Header.Get("X-Auth-Request-Access-Token")
+		fmt.Fprintf(w, "%s for %s, the token as before: %t", r.URL.Path, r.Header.Get("X-Auth-Request-Email"),
+			strings.HasPrefix(token, "ey") && r.Header.Get("Authorization") == "Bearer "+token)
+	}))
+	defer app.Close()
+	address := strings.TrimPrefix(app.URL, "http://")
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(strings.NewReplacer("localhost:9000", address, "localhost:9001",
+		address).Replace(text)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	v := newVisitor(t, "-caddyfile="+file, "-port="+port)
+	at := func(host string) string { return "http://" + host + ".example.com.localhost:" + port }
+	for _, public := range []string{"/health", "/static/x"} {
+		want := public + " for , the token as before: false"
+		if _, page := v.read(v.client.Get(at("app") + public)); page != want {
+			t.Errorf("a stranger sees %q, want %q", page, want)
+		}
+	}
+	if status, _ := v.read(v.client.Post(at("app")+"/health", "", nil)); status != http.StatusUnauthorized {
+		t.Errorf("a stranger's POST is answered %d", status)
+	}
+	want := "/ for ada@example.com, the token as before: true"
+	v.site = at("wiki")
+	if _, page := v.signIn(); page != want {
+		t.Errorf("the login ends at %q, want %q", page, want)
+	}
+	v.site = at("app")
+	if _, page := v.visit(); page != want {
+		t.Errorf("the other host shows %q, want %q", page, want)
 	}
 }
 

@@ -17,9 +17,8 @@ import (
 	"time"
 )
 
-// upstream is the app behind the site. It is what OAuth calls a resource
-// server: it knows nothing of the login, and reads who is asking from the bearer
-// token of each request.
+// upstream is the app behind the site, a resource server in OAuth's terms: it knows
+// nothing of the login, and reads the user from the bearer token of each request.
 type upstream struct {
 	issuer   string
 	audience string
@@ -33,7 +32,7 @@ func (u *upstream) handler() http.Handler {
 	return mux
 }
 
-// serveMe answers who is asking, by a token that it checked itself.
+// serveMe answers with the user of a token that it verified itself.
 func (u *upstream) serveMe(w http.ResponseWriter, r *http.Request) {
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok {
@@ -90,7 +89,7 @@ var headersPage = template.Must(template.New("").Parse(`<!DOCTYPE html>
 </html>
 `))
 
-// headersOf returns a request's headers, with the host, which Go keeps apart.
+// headersOf returns a request's headers, with the host, which Go keeps in another field.
 func headersOf(r *http.Request) http.Header {
 	headers := r.Header.Clone()
 	headers.Set("Host", r.Host)
@@ -105,9 +104,9 @@ type claims struct {
 	Name string
 }
 
-// verify checks a token, as every app must that others than the proxy can
-// reach, and returns what it says. A real app leaves this to a library, which
-// also keeps the issuer's keys for a while.
+// verify verifies a token, as an app must unless only the proxy can reach it, and
+// returns its claims. A real app leaves this to a library, which also caches the
+// issuer's keys.
 func (u *upstream) verify(token string) (*claims, error) {
 	resp, err := http.Get(u.issuer + ".well-known/jwks.json")
 	if err != nil {
@@ -149,7 +148,7 @@ func (u *upstream) verify(token string) (*claims, error) {
 	return nil, errors.New("the token's signature is not the issuer's")
 }
 
-// decode decodes base64, and returns what nothing will fit when it is none.
+// decode decodes base64. For invalid input, it returns nil, which matches nothing.
 func decode(s string) []byte {
 	b, err := base64.RawURLEncoding.DecodeString(s)
 	if err != nil {

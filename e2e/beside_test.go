@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/cgi"
@@ -10,8 +12,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/webdav"
 )
@@ -78,6 +82,48 @@ func TestRateLimitByUser(t *testing.T) {
 				t.Errorf("answered %v, want %v", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestOrder: by themselves, handlers of plugins stand where docs/beside.md says.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command(caddy, "adapt", "--config", "-", "--adapter", "caddyfile")
+	cmd.Stdin = strings.NewReader(`{
+		cache
+	}
+	example.com {
+		basic_auth {
+			ada $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG
+		}
+		rate_limit {
+			zone all {
+				events 1
+				window 1h
+			}
+		}
+		cache
+		rewrite /a /b
+		respond hello
+		aventus_auth {
+			client_id the-client
+			client_secret secret
+			redirect_uri https://example.com/oauth2/callback
+		}
+	}`)
+	config, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, found := range regexp.MustCompile(`"handler":"(\w+)"`).FindAllStringSubmatch(string(config), -1) {
+		if found[1] != "subroute" {
+			order = append(order, found[1])
+		}
+	}
+	want := []string{"cache", "rewrite", "aventus_auth", "rate_limit", "authentication", "static_response"}
+	if !slices.Equal(order, want) {
+		t.Errorf("the handlers are %q, want %q", order, want)
 	}
 }
 
@@ -172,70 +218,165 @@ func TestWebDAV(t *testing.T) {
 	}
 }
 
-// TestTools: git and wget get what they ask for with a token in a header, and without
-// one an error at once, and no login page for a file.
+// TestTools: clients that are no browsers get what they ask for with a token in a header, and without one an error
+// at once, and no login page for a file. apt, which knows passwords alone, gets its archive by basic_auth.
 func TestTools(t *testing.T) {
 	t.Parallel()
-	git := program(t, "git", "apt-get install git")
-	wget := program(t, "wget", "apt-get install wget")
-	dir, ca := t.TempDir(), ""
-	run := func(program string, args ...string) (string, error) {
-		cmd := exec.Command(program, args...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "HOME="+dir, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
-			"GIT_SSL_CAINFO="+ca,
-			"GIT_AUTHOR_NAME=ada", "GIT_AUTHOR_EMAIL=ada@example.com",
-			"GIT_COMMITTER_NAME=ada", "GIT_COMMITTER_EMAIL=ada@example.com")
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(in(name)), 0o755),
+			os.WriteFile(in(name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := append(os.Environ(), "HOME="+dir, "GIT_TERMINAL_PROMPT=0", "GIT_CONFIG_NOSYSTEM=1",
+		"GIT_AUTHOR_NAME=ada", "GIT_AUTHOR_EMAIL=ada@example.com",
+		"GIT_COMMITTER_NAME=ada", "GIT_COMMITTER_EMAIL=ada@example.com")
+	run := func(name string, args ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, program(t, name, "apt-get install "+name), args...)
+		cmd.Dir, cmd.Env = dir, env
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	must := func(program string, args ...string) {
+	must := func(name string, args ...string) string {
 		t.Helper()
-		if out, err := run(program, args...); err != nil {
-			t.Fatalf("%s %q: %v\n%s", program, args, err, out)
+		out, err := run(name, args...)
+		if err != nil {
+			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 		}
+		return out
 	}
-	must(git, "init", "--bare", "-b", "main", "served/repo.git")
-	must(git, "-C", "served/repo.git", "config", "http.receivepack", "true")
-	backend, err := run(git, "--exec-path")
-	if err != nil {
-		t.Fatal(err)
-	}
-	app := httptest.NewServer(&cgi.Handler{
-		Path:   filepath.Join(strings.TrimSpace(backend), "git-http-backend"),
-		Env:    []string{"GIT_PROJECT_ROOT=" + filepath.Join(dir, "served"), "GIT_HTTP_EXPORT_ALL=1"},
+	must("git", "init", "--bare", "-b", "main", "served/repo.git")
+	must("git", "-C", "served/repo.git", "config", "http.receivepack", "true")
+	app := http.NewServeMux()
+	app.Handle("/repo.git/", &cgi.Handler{
+		Path:   filepath.Join(strings.TrimSpace(must("git", "--exec-path")), "git-http-backend"),
+		Env:    []string{"GIT_PROJECT_ROOT=" + in("served"), "GIT_HTTP_EXPORT_ALL=1"},
 		Stderr: new(bytes.Buffer),
 	})
-	t.Cleanup(app.Close)
-	f, i := newGuarded(t, nil, `handle /file {
-			respond "what is downloaded"
-		}
-		reverse_proxy `+app.Listener.Addr().String(), "accept_bearer")
-	bearer := "Authorization: Bearer " + tokenOf(i, ada)
-	repo := f.site + "/repo.git"
-	ca = f.ca
+	app.Handle("/dav/", &webdav.Handler{Prefix: "/dav", FileSystem: webdav.Dir(t.TempDir()),
+		LockSystem: webdav.NewMemLS()})
+	app.HandleFunc("/file", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "what is downloaded") })
+	server := httptest.NewServer(app)
+	t.Cleanup(server.Close)
+	write("served/debian/Packages", "Package: something\nVersion: 1\nArchitecture: all\nMaintainer: ada\n"+
+		"Filename: ./something.deb\nSize: 1\nDescription: something\n")
 
-	if out, err := run(git, "clone", repo, "stranger"); err == nil ||
+	// The clients know localhost, and no names below it.
+	i, a := newIssuer(t, site{"app", time.Hour, ""}, 1, "0"), newAuthority(t)
+	origin := ""
+	serve(t, func(port string) (string, []string) {
+		origin = "https://localhost:" + port
+		return fmt.Sprintf(`%[1]s {
+			tls %[2]s %[3]s
+			@people not path /debian/*
+			aventus_auth @people {
+				client_id the-client
+				client_secret {env.CLIENT_SECRET}
+				redirect_uri %[1]s/oauth2/callback
+				audience https://api.example.com/
+				issuer %[4]s
+				accept_bearer
+			}
+			handle /debian/* {
+				basic_auth {
+					apt $2a$10$2b2cU8CPhOTaGrs1HRQuAueS7JTT5ZHsHSzYiFPm1leZck7Mc8T4W
+				}
+				root %[5]s
+				file_server
+			}
+			reverse_proxy %[6]s
+		}`, origin, a.cert, a.key, i.Issuer, in("served"), server.Listener.Addr()), nil
+	})
+	token := tokenOf(i, ada)
+	bearer := "Authorization: Bearer " + token
+	env = append(env, "GIT_SSL_CAINFO="+a.ca, "NODE_EXTRA_CA_CERTS="+a.ca, "SSL_CERT_FILE="+a.ca,
+		"RCLONE_CA_CERT="+a.ca, "RCLONE_CONFIG="+in("rclone.conf"), "RCLONE_RETRIES=1", "FILE="+origin+"/file")
+
+	for name, get := range map[string]struct{ without, with []string }{
+		"curl": {[]string{"-fsS", "--cacert", a.ca, "-o", "got-curl", origin + "/file"}, []string{"-H", bearer}},
+		"wget": {[]string{"--ca-certificate=" + a.ca, "-O", "got-wget", origin + "/file"},
+			[]string{"--header=" + bearer}},
+		"python3": {[]string{"-c", `import os, sys, urllib.request
+headers = dict(line.split(": ") for line in sys.argv[1:])
+answer = urllib.request.urlopen(urllib.request.Request(os.environ["FILE"], headers=headers))
+open("got-python3", "wb").write(answer.read())`}, []string{bearer}},
+		"node": {[]string{"-e", `(async () => {
+	const headers = Object.fromEntries(process.argv.slice(1).map((line) => line.split(': ')));
+	const answer = await fetch(process.env.FILE, { headers });
+	if (!answer.ok) throw new Error(answer.status);
+	require('fs').writeFileSync('got-node', await answer.text());
+})()`}, []string{bearer}},
+	} {
+		if out, err := run(name, get.without...); err == nil || !strings.Contains(out, "401") {
+			t.Errorf("%s without a token: %v\n%s", name, err, out)
+		}
+		// wget makes the file before it knows.
+		if got, _ := os.ReadFile(in("got-" + name)); len(got) > 0 {
+			t.Errorf("%s without a token has got %q", name, got)
+		}
+		must(name, append(get.without, get.with...)...)
+		if got, _ := os.ReadFile(in("got-" + name)); string(got) != "what is downloaded" {
+			t.Errorf("%s got %q", name, got)
+		}
+	}
+	// Without -f, curl shows what it is answered. A password is no token.
+	for _, further := range [][]string{nil, {"-u", "apt:password"}} {
+		out := must("curl", append(further, "-sS", "--cacert", a.ca, "-w", "%{http_code}", origin+"/file")...)
+		if !strings.HasSuffix(out, "401") || strings.Contains(out, "<") {
+			t.Errorf("curl %q is answered %q", further, out)
+		}
+	}
+
+	repo := origin + "/repo.git"
+	if out, err := run("git", "clone", repo, "stranger"); err == nil ||
 		!strings.Contains(out, "could not read Username") {
 		t.Errorf("git without a token: %v\n%s", err, out)
 	}
-	must(git, "-c", "http.extraHeader="+bearer, "clone", repo, "mine")
-	must(git, "-C", "mine", "checkout", "-b", "main")
-	must(git, "-C", "mine", "commit", "--allow-empty", "-m", "one")
-	must(git, "-C", "mine", "-c", "http.extraHeader="+bearer, "push", "origin", "main")
-	must(git, "-c", "http.extraHeader="+bearer, "clone", repo, "again")
-	must(git, "-C", "again", "log", "-1")
+	must("git", "-c", "http.extraHeader="+bearer, "clone", repo, "mine")
+	must("git", "-C", "mine", "checkout", "-b", "main")
+	must("git", "-C", "mine", "commit", "--allow-empty", "-m", "one")
+	must("git", "-C", "mine", "-c", "http.extraHeader="+bearer, "push", "origin", "main")
+	must("git", "-c", "http.extraHeader="+bearer, "clone", repo, "again")
+	must("git", "-C", "again", "log", "-1")
 
-	// wget knows no names below localhost.
-	host := strings.TrimPrefix(f.site, "https://")
-	url := strings.Replace(f.site, "app.localhost", "127.0.0.1", 1) + "/file"
-	args := []string{"--ca-certificate=" + f.ca, "--header=Host: " + host, "-O", "got", url}
-	if out, err := run(wget, args...); err == nil || !strings.Contains(out, "401 Unauthorized") {
-		t.Errorf("wget without a token: %v\n%s", err, out)
+	write("local/folder/a", "text")
+	dav := "--webdav-url=" + origin + "/dav"
+	if out, err := run("rclone", "sync", dav, "local", ":webdav:"); err == nil || !strings.Contains(out, "401") {
+		t.Errorf("rclone without a token: %v\n%s", err, out)
 	}
-	must(wget, append(args, "--header="+bearer)...)
-	if got, _ := os.ReadFile(filepath.Join(dir, "got")); string(got) != "what is downloaded" {
-		t.Errorf("wget got %q", got)
+	must("rclone", "sync", dav, "--webdav-bearer-token="+token, "local", ":webdav:")
+	must("rclone", "sync", dav, "--webdav-bearer-token="+token, ":webdav:", "back")
+	if got, _ := os.ReadFile(in("back/folder/a")); string(got) != "text" {
+		t.Errorf("rclone brought back %q", got)
+	}
+
+	// apt reads of the machine what is not named here.
+	write("apt/sources.list", "deb [trusted=yes] "+origin+"/debian/ ./\n")
+	write("apt/lists/partial/none", "")
+	write("apt/cache/archives/partial/none", "")
+	write("apt/status", "")
+	apt := []string{"update"}
+	for _, option := range []string{
+		"Dir::Etc=" + in("apt"), "Dir::Etc::sourceparts=-", "Dir::State=" + in("apt"),
+		"Dir::State::status=" + in("apt/status"), "Dir::Cache=" + in("apt/cache"), "APT::Sandbox::User=",
+		"APT::Update::Error-Mode=any", "Acquire::https::CAInfo=" + a.ca, "Acquire::Languages=none",
+		"Acquire::Retries=0", "Acquire::GzipIndexes=false",
+	} {
+		apt = append(apt, "-o", option)
+	}
+	if out, err := run("apt-get", apt...); err == nil || !strings.Contains(out, "401") {
+		t.Errorf("apt without a password: %v\n%s", err, out)
+	}
+	write("apt/auth.conf", "machine "+origin+"/debian login apt password password\n")
+	must("apt-get", apt...)
+	lists, _ := filepath.Glob(in("apt/lists/*Packages"))
+	if len(lists) != 1 {
+		t.Errorf("apt has the lists %q", lists)
 	}
 }
 

@@ -71,7 +71,7 @@ type cluster struct {
 	t       *testing.T
 	nodes   []*node
 	storage storage
-	redis   *redis // nil where the storage is another
+	redis   *redis // nil for another storage
 	issuers map[string]*issuer
 	port    string // the balancer's
 	turn    atomic.Int64
@@ -79,15 +79,15 @@ type cluster struct {
 	air     *http.Transport // from the browsers
 }
 
-// issuer is a stand-in for the authorization server. Each Caddy asks for tokens at
-// an address of its own (127.0.0.1, 127.0.0.2, ...), so that it shows which one asks.
+// issuer is a stand-in for the authorization server. Each Caddy requests tokens at
+// an address of its own (127.0.0.1, 127.0.0.2, ...), by which the test tells them apart.
 type issuer struct {
 	*aventustest.Server
 	port  string
 	fault atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
 }
 
-// Fault sets what happens to token requests from now on; nil ends it.
+// Fault sets a handler for all token requests from now on; nil removes it.
 func (i *issuer) Fault(f func(w http.ResponseWriter, r *http.Request) bool) {
 	if f == nil {
 		f = func(http.ResponseWriter, *http.Request) bool { return false }
@@ -199,7 +199,7 @@ func (c *cluster) caddyfile(global, port string, node int, app string, sites []s
 	return config
 }
 
-// newAir is what browsers reach servers through.
+// newAir returns the transport of browsers.
 func newAir(t *testing.T) *http.Transport {
 	air := &http.Transport{MaxIdleConnsPerHost: 100,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -215,8 +215,8 @@ func newAir(t *testing.T) *http.Transport {
 
 func (c *cluster) origin(site string) string { return "http://" + site + ".localhost:" + c.port }
 
-// RoundTrip is the balancer: round robin, and on to the next Caddy where one cannot
-// be reached, or dies before it answers. A request may say whose turn it is.
+// RoundTrip is the balancer: round robin, and on to the next Caddy if one cannot be
+// reached, or dies before it answers. A request may choose its node.
 func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 	first, err := strconv.Atoi(r.Header.Get("X-Node"))
 	if err != nil {
@@ -242,7 +242,7 @@ func (c *cluster) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, err
 }
 
-// claims is what an app reads in a token.
+// claims are the claims that an app reads in a token.
 type claims struct {
 	Sub string `json:"sub"`
 	Exp int64  `json:"exp"`
@@ -257,8 +257,8 @@ func claimsOf(token string) (c claims, err error) {
 	return c, json.Unmarshal(payload, &c)
 }
 
-// serveApp is the app behind all sites: it wants a token that has not expired, and
-// answers whose it is.
+// serveApp is the app behind all sites: it requires a token that has not expired, and
+// answers with its subject.
 func serveApp(w http.ResponseWriter, r *http.Request) {
 	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	claims, err := claimsOf(token)
@@ -266,7 +266,7 @@ func serveApp(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no token", http.StatusTeapot)
 		return
 	}
-	// Times are in whole seconds, and a request takes its time.
+	// Times are in whole seconds, and a request takes some time.
 	if late := time.Since(time.Unix(claims.Exp, 0)); late > 3*time.Second {
 		http.Error(w, "a token that expired "+late.Round(time.Second).String()+" ago", http.StatusTeapot)
 		return
@@ -300,7 +300,7 @@ func newIssuer(t *testing.T, s site, nodes int, balancer string) *issuer {
 	return i
 }
 
-// process is a server that runs for as long as its test, unless it is killed.
+// process is a server that runs until its test ends, unless it is killed.
 type process struct {
 	t      *testing.T
 	log    string
@@ -377,7 +377,7 @@ type node struct {
 	admin string // the address of its admin API; empty: it has none
 }
 
-// command returns a command of Caddy as the node would run it.
+// command returns a command of Caddy with the node's environment.
 func (n *node) command(args ...string) *exec.Cmd {
 	cmd := n.make()
 	cmd.Args = append([]string{cmd.Path}, args...)
@@ -402,8 +402,8 @@ func newNode(t *testing.T, _ int, config func(port string) string) *node {
 	return n
 }
 
-// inspect looks for what must not be in the log, and shows what went wrong when the
-// test has failed.
+// inspect searches the log for lines that must not be there, and prints its errors if
+// the test has failed.
 func (n *node) inspect() {
 	log, err := os.ReadFile(n.log)
 	if err != nil {
@@ -442,7 +442,7 @@ func freePort(t *testing.T) string {
 type browser struct {
 	c      *cluster
 	site   string
-	user   string // who signs in; empty: whom the authorization server takes it for
+	user   string // who signs in; empty: the authorization server's default user
 	jar    http.CookieJar
 	client *http.Client
 }
@@ -466,17 +466,17 @@ func (b *browser) copy() *browser {
 // anyNode leaves the choice to the balancer.
 const anyNode = -1
 
-// answer is what came of a request: 0 where there was no answer.
+// answer is the answer to a request; its status is 0 if there was none.
 type answer struct {
 	status int
-	text   string // the body, of what went wrong
-	to     string // where it redirects to
-	whose  string // the app's word, where all went well
+	text   string // the body, or the error
+	to     string // the target of a redirect
+	whose  string // the subject that the app saw, if the request reached it
 }
 
 func (a answer) String() string { return strings.TrimSpace(fmt.Sprint(a.status, " ", a.text)) }
 
-// send makes a GET request of that Sec-Fetch-Mode.
+// send makes a GET request with a Sec-Fetch-Mode.
 func (b *browser) send(node int, target, mode string) answer {
 	if strings.HasPrefix(target, "/") {
 		target = b.c.origin(b.site) + target
@@ -509,8 +509,8 @@ func (b *browser) send(node int, target, mode string) answer {
 	return a
 }
 
-// signIn returns where a redirect leads: from the authorization server, a browser
-// with a user of its own comes back at once.
+// signIn returns the target of a redirect. At the authorization server, it signs in the
+// browser's own user, if it has one, and returns the target of the redirect back.
 func (b *browser) signIn(to *url.URL) string {
 	if issuer := b.c.issuers[b.site]; b.user != "" && strings.HasPrefix(to.String(), issuer.Issuer) {
 		back, err := issuer.IssueCode(to.Query(), b.user)
@@ -523,7 +523,7 @@ func (b *browser) signIn(to *url.URL) string {
 	return to.String()
 }
 
-// fetch asks as a script does: without a session, it gets 401.
+// fetch makes a request as a script does: without a session, it gets 401.
 func (b *browser) fetch(node int) answer { return b.send(node, "/", "cors") }
 
 // visit goes to a page, through the login if it is sent there.
@@ -566,7 +566,7 @@ func (c *cluster) login(site string) *browser {
 	return b
 }
 
-// load is browsers that keep asking, and what they were answered.
+// load is a set of browsers that keep sending requests, and counts of their answers.
 type load struct {
 	stop chan struct{}
 	wait sync.WaitGroup
@@ -575,7 +575,7 @@ type load struct {
 	phase  string
 	counts map[string]map[string]int // by phase and site, and by answer
 	worst  time.Duration
-	lost   map[*browser]bool // who was told at least once that there is no session
+	lost   map[*browser]bool // the browsers that lost their session at least once
 	failed map[*browser]time.Time
 }
 
@@ -593,7 +593,7 @@ func (l *load) enter(phase string) {
 	l.phase = phase
 }
 
-// count notes an answer, in the phase in which its request was made.
+// count counts an answer in the phase in which its request was made.
 func (l *load) count(phase string, b *browser, a answer, took time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -611,14 +611,14 @@ func (l *load) count(phase string, b *browser, a answer, took time.Duration) {
 	}
 }
 
-// add has a browser ask every now and then, by several requests at a time.
+// add has a browser send several requests at a time, again and again.
 func (l *load) add(b *browser, atOnce int, pause time.Duration) {
 	for range atOnce {
 		l.repeat(pause, func() (*browser, answer) { return b, b.fetch(anyNode) })
 	}
 }
 
-// repeat does something every now and then, until the load ends.
+// repeat calls a function again and again, until the load ends.
 func (l *load) repeat(pause time.Duration, do func() (*browser, answer)) {
 	l.wait.Go(func() {
 		for {
@@ -637,7 +637,7 @@ func (l *load) repeat(pause time.Duration, do func() (*browser, answer)) {
 	})
 }
 
-// finish ends the load, and logs what it was answered.
+// finish ends the load, and logs the counts of its answers.
 func (l *load) finish(t *testing.T) {
 	t.Helper()
 	close(l.stop)
@@ -654,7 +654,7 @@ func (l *load) end(t *testing.T) {
 	t.Logf("the slowest answer took %s; %d sessions lost", l.worst.Round(time.Millisecond), len(l.lost))
 }
 
-// only checks that a phase and site saw no other answers than these.
+// only checks that a phase and site had no other answers than these.
 func (l *load) only(t *testing.T, key string, answers ...string) {
 	t.Helper()
 	if len(l.counts[key]) == 0 {

@@ -94,6 +94,8 @@ func (v *visitor) signInAtProvider(wanted, as string) page {
 func TestOIDCProvider(t *testing.T) {
 	a := newAuthority(t)
 	trusting := []string{"SSL_CERT_FILE=" + a.ca, "ODD_SECRET=" + asciiSecret}
+	o := newOIDCProvider(t)
+	areDocumented(t, "oidc-provider 9.13.3", o.issuer, o.lines())
 	for name, further := range map[string][]string{
 		"opaque": {"scope openid email"},
 		"JWT": {
@@ -140,6 +142,87 @@ func TestOIDCProvider(t *testing.T) {
 			})
 			ada.expect(ada.get(f.site+"/me"), 401, f.site+"/me")
 			grace.expect(grace.get(f.site+"/me"), 200, f.site+"/me")
+		})
+	}
+}
+
+// TestBetterAuth: logins at better-auth, with access tokens that are opaque and with those that are JWTs, both
+// signed by Ed25519.
+func TestBetterAuth(t *testing.T) {
+	a := newAuthority(t)
+	node, dir := program(t, "node", "apt-get install -y nodejs"), npmInstall(t, "betterauth")
+	for name, further := range map[string][]string{
+		"opaque": {"scope openid email"},
+		"JWT": {
+			"scope openid email offline_access", "audience https://api.example.com/", "verify_token",
+			"authorize_param resource https://api.example.com/",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			port := freePort(t)
+			origin := "https://localhost:" + port
+			issuer := origin + "/api/auth"
+			lines := []string{
+				"issuer " + issuer, "authorize_url " + issuer + "/oauth2/authorize",
+				"token_url " + issuer + "/oauth2/token", "jwks_url " + issuer + "/jwks",
+				"revoke_url " + issuer + "/oauth2/revoke", "token_request form",
+			}
+			areDocumented(t, "better-auth 1.7.5", issuer, lines)
+			trusting := []string{"SSL_CERT_FILE=" + a.ca, "ODD_SECRET=" + asciiSecret}
+			f := newForeign(t, a, trusting, append(lines, further...)...)
+			server := &process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + port,
+				make: func() *exec.Cmd {
+					cmd := exec.Command(node, "server.mjs", port, a.cert, a.key, asciiSecret, f.site)
+					cmd.Dir = dir
+					return cmd
+				}}
+			server.start()
+			server.await()
+
+			v := newVisitor(t, a)
+			post := func(path string, body map[string]string) page {
+				sent, _ := json.Marshal(body)
+				r, err := http.NewRequest(http.MethodPost, issuer+path, strings.NewReader(string(sent)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Header.Set("Content-Type", "application/json")
+				r.Header.Set("Origin", origin)
+				return v.do(r)
+			}
+			wanted := f.site + "/deep/page?q=a%2Fb"
+			p := v.visit(wanted)
+			_, query, ok := strings.Cut(p.url, origin+"/sign-in?")
+			if !ok {
+				t.Fatalf("this is no sign-in page: %s", p)
+			}
+			p = post("/sign-in/email", map[string]string{
+				"email": "ada@example.com", "password": "a password", "oauth_query": query,
+			})
+			var signedIn struct{ URL string }
+			if json.Unmarshal([]byte(p.body), &signedIn) != nil || signedIn.URL == "" {
+				t.Fatalf("signing in leads to %s", p)
+			}
+			p = v.visit(signedIn.URL)
+			v.expect(p, 200, wanted)
+			if isJWT := strings.Count(p.header.Get("X-Token"), ".") == 2; isJWT != (name == "JWT") {
+				t.Errorf("the token is %s", p.header.Get("X-Token"))
+			}
+			var me struct {
+				Sub    string
+				Claims struct{ Email string }
+			}
+			p = v.get(f.site + "/me")
+			isKnown := json.Unmarshal([]byte(p.body), &me) == nil && me.Sub != ""
+			if !isKnown || me.Claims.Email != "ada@example.com" {
+				t.Errorf("the profile is %s", p)
+			}
+
+			v.expect(v.get(f.site+"/logout"), 200, f.site+"/logout")
+			v.expect(v.get(f.site+"/me"), 401, f.site+"/me")
+			if log, _ := os.ReadFile(f.log); strings.Contains(string(log), "could not be revoked") {
+				t.Errorf("the refresh token was not revoked:\n%s", log)
+			}
 		})
 	}
 }

@@ -27,8 +27,8 @@ import (
 	"time"
 )
 
-// program returns the path of a program that a test needs. Without it the test
-// fails: one that does not run shows nothing.
+// program returns the path of a program that a test needs. Without the program the test
+// fails: a skipped test proves nothing.
 func program(t *testing.T, name, howToGet string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
@@ -70,7 +70,7 @@ func callerOf(r *http.Request) string {
 	return claims.Sub
 }
 
-// eventually waits until something is so.
+// eventually waits until a condition holds.
 func eventually(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
@@ -80,8 +80,8 @@ func eventually(t *testing.T, what string, so func() bool) {
 	}
 }
 
-// authority is a certificate authority that this machine alone knows, and one
-// certificate of it, for the names that most tests use, and some more.
+// authority is a certificate authority for tests alone, with one certificate for the
+// names that most tests use, and some more.
 type authority struct {
 	ca, cert, key string // files in PEM
 	pool          *x509.CertPool
@@ -146,8 +146,8 @@ type secure struct {
 	site string // its origin
 }
 
-// oddSecret is a client's secret with all that has to be encoded in a form, in JSON
-// and in an Authorization header.
+// oddSecret is a client's secret with all characters that have to be encoded in a form, in
+// JSON or in an Authorization header.
 const oddSecret = `a "secret": 100% + / & = \ é`
 
 // newSecure starts a site with these directives behind aventus_auth, for which there
@@ -177,8 +177,8 @@ func newSecure(t *testing.T, a *authority, env []string, directives string, line
 	return f
 }
 
-// visitor is a client with cookies of its own that follows redirects, as a browser
-// that runs no scripts. Over TLS it speaks HTTP/2.
+// visitor is a client with cookies of its own that follows redirects, like a browser
+// without scripts. Over TLS it speaks HTTP/2.
 type visitor struct {
 	t *testing.T
 	http.Client
@@ -194,7 +194,7 @@ func newVisitor(t *testing.T, a *authority) *visitor {
 	return &visitor{t, http.Client{Jar: jar, Transport: wire, Timeout: 60 * time.Second}}
 }
 
-// dialLoopback takes every name for this machine, as browsers do with those under localhost.
+// dialLoopback resolves every name to this machine, as browsers do with those under localhost.
 func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
 	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -203,7 +203,7 @@ func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, network, "127.0.0.1:"+port)
 }
 
-// page is where a visitor got to.
+// page is the page that a visitor has reached.
 type page struct {
 	status int
 	url    string
@@ -227,7 +227,7 @@ func (v *visitor) do(r *http.Request) page {
 	return page{resp.StatusCode, resp.Request.URL.String(), resp.Header, string(body)}
 }
 
-// get asks for a URL, with header names and values in turn.
+// get requests a URL, with header names and values in turn.
 func (v *visitor) get(target string, headers ...string) page {
 	v.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, target, nil)
@@ -240,13 +240,13 @@ func (v *visitor) get(target string, headers ...string) page {
 	return v.do(r)
 }
 
-// visit goes to a page, and through a login that asks for nothing.
+// visit goes to a page, and through a login that needs no input.
 func (v *visitor) visit(target string) page {
 	v.t.Helper()
 	return v.get(target, "Sec-Fetch-Mode", "navigate", "Accept", "text/html")
 }
 
-// post sends a form, as from the page on which it stands.
+// post sends a form as from its own page.
 func (v *visitor) post(target string, form url.Values) page {
 	v.t.Helper()
 	r, err := http.NewRequest(http.MethodPost, target, strings.NewReader(form.Encode()))

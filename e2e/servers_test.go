@@ -35,6 +35,24 @@ func newForeign(t *testing.T, a *authority, env []string, lines ...string) *secu
 	return newSecure(t, a, env, "reverse_proxy "+app.Listener.Addr().String(), lines...)
 }
 
+// areDocumented checks that docs/moving.md names the URLs among a server's lines, and how it takes token requests.
+func areDocumented(t *testing.T, server, issuer string, lines []string) {
+	t.Helper()
+	file, err := os.ReadFile("../docs/moving.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, row, _ := strings.Cut(string(file), "\n| "+server)
+	row, _, _ = strings.Cut(row, "\n")
+	for _, line := range lines {
+		name, _, _ := strings.Cut(line, " ")
+		said := "`" + strings.ReplaceAll(line, strings.TrimSuffix(issuer, "/"), "…") + "`"
+		if (strings.HasSuffix(name, "_url") || name == "token_request") && !strings.Contains(row, said) {
+			t.Errorf("docs/moving.md does not say %s of %s", said, server)
+		}
+	}
+}
+
 // dex is a running dex.
 type dex struct {
 	process
@@ -49,7 +67,8 @@ func (d *dex) issuer() string { return "https://127.0.0.1:" + d.port + "/dex" }
 func (d *dex) lines(further ...string) []string {
 	return append([]string{
 		"issuer " + d.issuer(), "authorize_url " + d.issuer() + "/auth", "token_url " + d.issuer() + "/token",
-		"verify_token", "jwks_url " + d.issuer() + "/keys", "audience the-client", // its tokens are for their client
+		"jwks_url " + d.issuer() + "/keys", "revoke_url off", // it knows of no revocation
+		"verify_token", "audience the-client", // its tokens are for their client
 	}, further...)
 }
 
@@ -132,6 +151,8 @@ func (v *visitor) signInAtDex(d *dex, wanted string) page {
 func TestDex(t *testing.T) {
 	a, path := newAuthority(t), buildDex(t)
 	trusting := []string{"SSL_CERT_FILE=" + a.ca}
+	d := newDex(t, path, a)
+	areDocumented(t, "dex (", d.issuer(), d.lines("token_request form"))
 	for _, auth := range []string{"post", "basic"} {
 		t.Run(auth, func(t *testing.T) {
 			d := newDex(t, path, a)
@@ -290,10 +311,11 @@ func TestMockServer(t *testing.T) {
 				p.start()
 				p.await()
 				issuer := "https://localhost:" + port
-				f := newForeign(t, a, []string{"SSL_CERT_FILE=" + a.ca},
-					"issuer "+issuer, "token_url "+issuer+"/token", "verify_token", "jwks_url "+issuer+"/jwks",
+				lines := []string{"issuer " + issuer, "token_url " + issuer + "/token", "jwks_url " + issuer + "/jwks"}
+				areDocumented(t, "oauth2-mock-server 8.2.3", issuer, lines)
+				f := newForeign(t, a, []string{"SSL_CERT_FILE=" + a.ca}, append(lines, "verify_token",
 					"audience https://api.example.com/", "scope openid profile", "token_request "+request,
-					"token_auth "+auth)
+					"token_auth "+auth)...)
 				v := newVisitor(t, a)
 				wanted := f.site + "/deep/page?q=a%2Fb"
 				got := v.visit(wanted)

@@ -30,6 +30,7 @@ func TestZitadel(t *testing.T) {
 				"token_auth " + auth,
 				"scope openid profile email offline_access",
 			}
+			areDocumented(t, "zitadel/oidc 3.52.0", issuer, lines)
 			f := newForeign(t, a, []string{"SSL_CERT_FILE=" + a.ca}, lines...)
 			server := &process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + port,
 				make: func() *exec.Cmd {

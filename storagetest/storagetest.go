@@ -1,14 +1,16 @@
-// Package storagetest tests storage engines: whether a [certmagic.Storage] does what certmagic asks of it, and what
-// aventus_auth needs beyond that. An engine's own tests can use it:
+// Package storagetest tests storage engines: whether a [certmagic.Storage] keeps certmagic's contract, and meets the
+// further requirements of aventus_auth. An engine's own tests can use it:
 //
 //	func TestStorage(t *testing.T) {
 //		storagetest.Test(t, func() certmagic.Storage { return open(t) })
 //	}
 //
-// The doctor (`caddy aventus-auth doctor`) makes the same checks of the storage at hand.
+// The doctor (`caddy aventus-auth doctor`) makes these checks of the storage at hand, but for those that aventus_auth
+// does without ([Fault.Without] is empty): both listings as such, Stat, Exists, deleting what is missing and folders,
+// and a lock taken twice by one instance.
 //
-// One thing is left to the engine's tests, since it takes a process that dies: a lock whose holder has died must pass
-// on, within a minute or so.
+// One requirement is left to the engine's own tests, since it takes a process that dies: the lock of a process that
+// died must become free, within a minute or so.
 package storagetest
 
 import (
@@ -33,16 +35,16 @@ func Test(t *testing.T, open func() certmagic.Storage) {
 	}
 }
 
-// A Fault is what a storage fails at.
+// A Fault is a requirement that a storage does not meet.
 type Fault struct {
-	Check string // what is asked of it, in a few words
+	Check string // the requirement, in a few words
 	Err   error
 
-	// Without says what does not work in aventus_auth. It is empty for what that does without.
+	// Without says what does not work in aventus_auth. It is empty if that does not depend on the requirement.
 	Without string
 }
 
-// Faults makes all checks, and returns those that the storage fails. It is Test for programs.
+// Faults makes all checks, and returns those that the storage fails. Programs use it in place of Test.
 func Faults(ctx context.Context, a, b certmagic.Storage) []Fault {
 	var faults []Fault
 	for _, r := range conformance.Run(ctx, a, b) {

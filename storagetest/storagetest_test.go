@@ -1,6 +1,7 @@
 package storagetest_test
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/conformance"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/enginetest"
 	"github.com/aventus-platform/caddy-aventus-auth/storagetest"
 )
@@ -83,6 +85,25 @@ func TestKinds(t *testing.T) {
 		})
 	}
 	wait.Wait()
+}
+
+// TestLeftOut: docs/clusters.md lists the checks that the doctor does not make, and no others.
+func TestLeftOut(t *testing.T) {
+	file, err := os.ReadFile("../docs/clusters.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(file), "the doctor leaves them out, since a storage that fails them serves:\n\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	var want []string
+	for _, check := range conformance.Checks {
+		if check.Without == "" {
+			want = append(want, "- "+check.Name)
+		}
+	}
+	if list != strings.Join(want, "\n") {
+		t.Errorf("docs/clusters.md has\n%s\nwant\n%s", list, strings.Join(want, "\n"))
+	}
 }
 
 type otherError struct{}

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	// defaultExpiresIn is how long a token is taken to live, in seconds, when the server
-	// does not say (RFC 6749, section 5.1, leaves it open; for x/oauth2, it would never expire).
+	// defaultExpiresIn is the assumed lifetime of a token, in seconds, if the server does not
+	// state one (RFC 6749, section 5.1, leaves it open; for x/oauth2, it would never expire).
 	defaultExpiresIn = 3600
 
-	// maxExpiresIn is the longest that a token is taken to live, in seconds: some 68 years,
-	// which no sum of times overflows, and no more than x/oauth2 takes. The session's
-	// lifetime is the limit that counts.
+	// maxExpiresIn is the longest accepted lifetime of a token, in seconds: some 68 years. That
+	// overflows no sum of times, and is no more than x/oauth2 accepts. The session's lifetime
+	// is the limit that matters.
 	maxExpiresIn = math.MaxInt32
 )
 
-// answer is a token answer that was found good, as x/oauth2 reads it.
+// answer is a valid token answer, in the form that x/oauth2 reads.
 type answer struct {
 	AccessToken  string `json:"access_token"`
 	TokenType    string `json:"token_type"`
@@ -32,8 +32,8 @@ type answer struct {
 	IDToken      string `json:"id_token,omitempty"`      // see [IDToken]
 }
 
-// wanted says which of an answer's optional tokens were asked for. What was not is no
-// reason to refuse an answer, whatever it looks like.
+// wanted says which of an answer's optional tokens were asked for. A token that was not
+// asked for is ignored, even if it is malformed.
 type wanted struct{ refresh, id bool }
 
 // parseAnswer reads the body of a token answer (RFC 6749, section 5.1) with a status
@@ -46,9 +46,9 @@ func parseAnswer(status int, body []byte, want wanted, clean func(string) string
 	if err != nil {
 		return malformed("the token answer %w", err)
 	}
-	// Some servers have an error in each answer, which says that there is none. Some say
-	// no with a 200. If a token stands beside an error that is none of OAuth's, it is not
-	// known what was made of the request.
+	// Some servers put an error into each answer, with a value that says that there is none.
+	// Others refuse with a 200. With a token beside an error that OAuth does not define,
+	// the outcome of the request is unknown.
 	if raw, ok := fields["error"]; ok && !isNull(raw) && string(raw) != "false" && string(raw) != `""` {
 		e := refusal(status, body, clean)
 		if token, _ := stringField(fields, "access_token"); token != "" && !e.EndsGrant() {
@@ -58,9 +58,8 @@ func parseAnswer(status int, body []byte, want wanted, clean func(string) string
 	}
 
 	var a answer
-	// Bearer is the only type there is, and its case is free (RFC 6749,
-	// section 5.1). A token of another type would be used in a way that it does
-	// not stand for (section 7.1).
+	// Bearer is the only type there is, in any case (RFC 6749, section 5.1). A client
+	// must not use a token of a type that it does not understand (section 7.1).
 	tokenType, ok := stringField(fields, "token_type")
 	if !ok || !strings.EqualFold(tokenType, "Bearer") {
 		return malformed("the token answer's token_type is not Bearer")
@@ -69,8 +68,8 @@ func parseAnswer(status int, body []byte, want wanted, clean func(string) string
 	if a.AccessToken, ok = stringField(fields, "access_token"); !ok || a.AccessToken == "" {
 		return malformed("the token answer has no access_token")
 	}
-	// What is not visible ASCII cannot stand in a header as it is (RFC 6750,
-	// section 2.1, allows less still).
+	// A header takes only visible ASCII unchanged (RFC 6750, section 2.1, allows
+	// even less).
 	for i := range len(a.AccessToken) {
 		if c := a.AccessToken[i]; c <= ' ' || c > '~' {
 			return malformed("the access token holds a byte that no Authorization header may hold")
@@ -95,9 +94,8 @@ func parseAnswer(status int, body []byte, want wanted, clean func(string) string
 	return a, nil
 }
 
-// scopeField reads what was granted: a string of scopes or, as some servers have it,
-// an array of strings. It is blank where nothing was granted, which is not the same as
-// nothing said.
+// scopeField reads the granted scopes: a string or, from some servers, an array of
+// strings. The result is blank if no scope was granted, which differs from a missing field.
 func scopeField(raw json.RawMessage) (string, bool) {
 	var list []*string // a null among the elements stays nil
 	var text string
@@ -125,17 +123,16 @@ func scopeField(raw json.RawMessage) (string, bool) {
 	return text, validScopes(text)
 }
 
-// parseBody is parseObject for the body of an answer, which may begin with a byte order
-// mark: to ignore it is allowed (RFC 8259, section 8.1).
+// parseBody is parseObject for the body of an answer. It ignores a byte order mark at the
+// beginning, which is allowed (RFC 8259, section 8.1).
 func parseBody(body []byte) (map[string]json.RawMessage, error) {
 	return parseObject(bytes.TrimPrefix(body, []byte("\ufeff")))
 }
 
-// parseObject reads one JSON object with nothing behind it. A name that is there
-// twice means one thing to one reader and another to the next (RFC 8259, section
-// 4), so it is refused, and names are compared to the letter, which encoding/json
-// does not do for structs. The values are left as they came: what nobody asks for is
-// not worth the memory that a megabyte of small values would take.
+// parseObject reads one JSON object with nothing behind it. A duplicate name means
+// different things to different readers (RFC 8259, section 4), so it is refused. Names
+// are case-sensitive, which they are not when encoding/json fills a struct. The values
+// are not decoded: a megabyte of small values would take too much memory.
 func parseObject(body []byte) (map[string]json.RawMessage, error) {
 	if len(body) > maxAnswer {
 		return nil, errors.New("is larger than 1 MiB")
@@ -153,8 +150,8 @@ func parseObject(body []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// countNames returns how many names a valid JSON object has, each as often as it is
-// there: the colons within its own braces and no others, and not within a string.
+// countNames returns the number of names in a valid JSON object, duplicates included: the
+// number of colons directly within its own braces, and outside of strings.
 func countNames(object []byte) (n int) {
 	depth, inString := 0, false
 	for i := 0; i < len(object); i++ {
@@ -175,8 +172,8 @@ func countNames(object []byte) (n int) {
 	return n
 }
 
-// parseExpiresIn takes a number of seconds, or a string of one, as some servers
-// send it. A fraction is cut.
+// parseExpiresIn reads a number of seconds, which some servers send as a string. A
+// fraction is cut off.
 func parseExpiresIn(raw json.RawMessage) (int64, error) {
 	if raw == nil || isNull(raw) {
 		return defaultExpiresIn, nil
@@ -187,8 +184,7 @@ func parseExpiresIn(raw json.RawMessage) (int64, error) {
 			return 0, errors.New("is no number")
 		}
 	}
-	// JSON's numbers, and nothing else that ParseFloat would take (hexadecimal,
-	// "Inf", underscores).
+	// Only JSON's numbers: ParseFloat accepts hexadecimal, "Inf" and underscores as well.
 	if strings.Trim(text, "+-.0123456789eE") != "" {
 		return 0, errors.New("is no number")
 	}

@@ -20,20 +20,20 @@ import (
 // tokenTimeout bounds a token request, from the dial to the last byte.
 const tokenTimeout = 10 * time.Second
 
-// tracer names who makes the spans of token requests.
+// tracer names the instrumentation that makes the spans of token requests.
 const tracer = "github.com/aventus-platform/caddy-aventus-auth"
 
-// Config says which authorization server a Client talks to, and as whom.
+// Config describes the authorization server that a Client talks to, and the client itself.
 type Config struct {
 	AuthorizeURL string
 	TokenURL     string
 	ClientID     string
 	ClientSecret string
-	Audience     string            // the API that is asked for; may be empty
+	Audience     string            // the API that tokens are requested for; may be empty
 	Scopes       []string          // may be empty
 	Params       map[string]string // further authorize parameters, none of [ReservedParams]
 	Form         bool              // the token request is a form, not JSON
-	Basic        bool              // the secret travels in HTTP Basic, not in the body
+	Basic        bool              // the secret is sent by HTTP Basic, not in the body
 }
 
 // ReservedParams are the authorize parameters that the client sets itself.
@@ -42,8 +42,8 @@ var ReservedParams = []string{
 	"redirect_uri", "response_type", "scope", "state",
 }
 
-// Client sends people to the authorization server, and exchanges the codes they
-// come back with. It is safe for concurrent use.
+// Client makes authorize URLs, and exchanges the codes that come back for tokens. It is
+// safe for concurrent use.
 type Client struct {
 	oauth2  oauth2.Config // not to be copied: its methods store into it, atomically
 	http    http.Client
@@ -71,8 +71,8 @@ func NewClient(cfg Config) *Client {
 	return c
 }
 
-// withParams returns the URL of the authorize endpoint with the parameters that x/oauth2 does
-// not know and that never change. The URL may have a query of its own (RFC 6749, section 3.1).
+// withParams returns the URL of the authorize endpoint with those parameters that x/oauth2 does
+// not set and that never change. The URL may have a query of its own (RFC 6749, section 3.1).
 func withParams(cfg Config) string {
 	params := make(url.Values)
 	for name, value := range cfg.Params {
@@ -90,8 +90,8 @@ func withParams(cfg Config) string {
 	return cfg.AuthorizeURL + "?" + params.Encode()
 }
 
-// AuthorizeURL returns where to send a person to sign in (RFC 6749, section
-// 4.1.1). Each parameter stands in it exactly once. The nonce, for an ID token, may
+// AuthorizeURL returns the URL at which a person signs in (RFC 6749, section
+// 4.1.1). It has each parameter exactly once. The nonce, for an ID token, may
 // be empty: strict servers refuse parameters that they do not know.
 func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string {
 	params := []oauth2.AuthCodeOption{redirectTo(redirectURI), oauth2.S256ChallengeOption(verifier)}
@@ -107,29 +107,28 @@ func redirectTo(redirectURI string) oauth2.AuthCodeOption {
 	return oauth2.SetAuthURLParam("redirect_uri", redirectURI)
 }
 
-// Exchange asks for the token that code stands for (RFC 6749, section 4.1.3).
-// It asks once, whatever happens. The redirect URI and the verifier must be those
-// of the authorize URL.
+// Exchange exchanges a code for a token (RFC 6749, section 4.1.3). It sends one request,
+// whatever happens. The redirect URI and the verifier must be those of the authorize URL.
 func (c *Client) Exchange(ctx context.Context, code, redirectURI, verifier string) (*oauth2.Token, *Error) {
 	return c.requestToken(ctx, "authorization_code", func(ctx context.Context) (*oauth2.Token, error) {
 		return c.oauth2.Exchange(ctx, code, redirectTo(redirectURI), oauth2.VerifierOption(verifier))
 	})
 }
 
-// Refresh asks for a new token with a refresh token (RFC 6749, section 6). It asks
-// once. A server that does not rotate refresh tokens answers without one; then the
-// old one stands in the result.
+// Refresh requests a new token with a refresh token (RFC 6749, section 6). It sends one
+// request. A server that does not rotate refresh tokens answers without one; the result
+// then has the old one.
 func (c *Client) Refresh(ctx context.Context, refreshToken string) (*oauth2.Token, *Error) {
 	return c.requestToken(ctx, grantRefresh, func(ctx context.Context) (*oauth2.Token, error) {
-		// A source keeps the context that it was made with, so this one serves a single request.
+		// A source keeps the context that it was made with, so each request has its own source.
 		return c.oauth2.TokenSource(ctx, &oauth2.Token{RefreshToken: refreshToken}).Token()
 	})
 }
 
 const grantRefresh = "refresh_token"
 
-// requestToken sends a token request, within its bounds. Where the request that it is
-// for is traced, it is a span of that trace; nothing of it goes to the server.
+// requestToken sends a token request, within its time limit. If the visitor's request is
+// traced, the token request is a span of that trace; the server receives no trace header.
 //
 // Callers take the lifetime of the token from its ExpiresIn, which is always set and positive:
 // its Expiry is computed from the system clock. [Scope] and [IDToken] return the other fields.
@@ -154,22 +153,22 @@ func (c *Client) requestToken(
 	return nil, e
 }
 
-// Scope returns the scope of a token as the server granted it: "" where the server did not say,
-// and blank where it granted none.
+// Scope returns the scope of a token as the server granted it: "" if the server did not state it,
+// and a space if it granted none.
 func Scope(token *oauth2.Token) string {
 	scope, _ := token.Extra("scope").(string)
 	return scope
 }
 
-// IDToken returns the ID token that came with a token, not verified, or "". It is "" as well
-// where none was asked for.
+// IDToken returns the ID token that came with a token, not verified. It is "" if none came, or
+// if none was asked for.
 func IDToken(token *oauth2.Token) string {
 	idToken, _ := token.Extra("id_token").(string)
 	return idToken
 }
 
-// Revoke tells the server that a refresh token is not needed any more (RFC 7009,
-// section 2.1), in the dialect of the token request.
+// Revoke revokes a refresh token at the server (RFC 7009, section 2.1), in the dialect of
+// the token request.
 func (c *Client) Revoke(ctx context.Context, to, refreshToken string) *Error {
 	ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 	defer cancel()
@@ -208,9 +207,8 @@ func (c *Client) Close() {
 // section 4.1).
 func Verifier(secret []byte) string { return base64.RawURLEncoding.EncodeToString(secret) }
 
-// SameIssuer reports whether two issuers are the same, a final slash or none
-// aside: an authorization server's metadata and its tokens are not always of one
-// mind about it.
+// SameIssuer reports whether two issuers are the same but for a final slash, about which
+// an authorization server's metadata and its tokens do not always agree.
 func SameIssuer(a, b string) bool {
 	return strings.TrimSuffix(a, "/") == strings.TrimSuffix(b, "/")
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // CheckURL parses a URL that a login depends on. It must be absolute, and https
-// unless its host is a loopback one: what travels to it is a secret, or brings one.
+// unless its host is a loopback one: requests to it carry a secret, or are answered with one.
 func CheckURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -41,10 +41,10 @@ func CheckURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// isHost reports whether host is a name or an address. Names with an underscore are
-// none by the book, but work.
+// isHost reports whether host is a name or an address. It allows the underscore, which is
+// not valid in host names but works.
 func isHost(host string) bool {
-	if strings.Contains(host, ":") { // an IPv6 address, as url.Parse has seen
+	if strings.Contains(host, ":") { // an IPv6 address, which url.Parse has checked
 		return true
 	}
 	return !strings.ContainsFunc(host, func(r rune) bool {
@@ -52,7 +52,7 @@ func isHost(host string) bool {
 	})
 }
 
-// isLoopback reports whether host is a name or address of this very machine
+// isLoopback reports whether host is a loopback name or address
 // (RFC 6761, section 6.3; RFC 8252, section 8.3).
 func isLoopback(host string) bool {
 	host = strings.ToLower(host)
@@ -74,8 +74,8 @@ func CheckIssuer(raw string) (string, error) {
 	return strings.TrimSuffix(raw, "/") + "/", nil
 }
 
-// CheckScope reports what keeps s from being one scope (RFC 6749, section 3.3). A comma
-// may stand in one, but who writes it means two.
+// CheckScope returns an error unless s is one scope (RFC 6749, section 3.3). A comma is
+// valid in one, but somebody who writes it means two scopes.
 func CheckScope(s string) error {
 	if s == "" || !validScopes(s) || strings.ContainsAny(s, " ,") {
 		return fmt.Errorf("%q is not a scope; several are written as separate words", s)
@@ -83,7 +83,7 @@ func CheckScope(s string) error {
 	return nil
 }
 
-// CheckParam reports what keeps name from being a further authorize parameter.
+// CheckParam returns an error unless name can be a further authorize parameter.
 func CheckParam(name string) error {
 	if name == "" {
 		return errors.New("a parameter needs a name")
@@ -98,10 +98,10 @@ func CheckParam(name string) error {
 }
 
 // ComparedParams are the further authorize parameters that [CheckLogin] compares with
-// what came back.
+// the ID token.
 var ComparedParams = []string{"max_age", "organization"}
 
-// CheckParamValue reports what keeps a further authorize parameter from having a value.
+// CheckParamValue returns an error unless a further authorize parameter can have the value.
 func CheckParamValue(name, value string) error {
 	if name == "organization" && value == "" {
 		return errors.New("organization must not be empty")
@@ -121,8 +121,8 @@ func parseMaxAge(value string) (time.Duration, error) {
 	return time.Duration(seconds) * time.Second, nil
 }
 
-// CheckAuthorizeURL reports what keeps raw from being the authorize URL that gets
-// the given further parameters: each may stand in the URL once.
+// CheckAuthorizeURL returns an error unless raw can be the authorize URL to which the given
+// further parameters are added: none may then be in the URL twice.
 func CheckAuthorizeURL(raw string, params map[string]string) error {
 	u, err := CheckURL(raw)
 	if err != nil {

@@ -21,9 +21,9 @@ const (
 	// maxAnswer bounds a token answer. The largest known are a few kilobytes.
 	maxAnswer = 1 << 20
 
-	// An idle connection is given up before servers and load balancers close it
-	// from their side: a token request is never sent a second time, so one that
-	// meets a closing connection is a failed login.
+	// Idle connections are closed before servers and load balancers close them: a
+	// token request is never sent twice, so a login whose request is sent on a closing
+	// connection fails.
 	idleTimeout = 30 * time.Second
 )
 
@@ -49,15 +49,15 @@ func newDialect(cfg Config) *dialect {
 	}
 }
 
-// newTransport returns a transport with bounds. It is not http.DefaultTransport's
-// clone, which other modules of the same Caddy may have changed.
+// newTransport returns a transport with time and size limits. It is not a clone of
+// http.DefaultTransport, which other modules of the same Caddy may have changed.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: tokenTimeout}).DialContext,
 		TLSHandshakeTimeout:    tokenTimeout,
 		ForceAttemptHTTP2:      true,
-		MaxIdleConnsPerHost:    64, // all there is to reuse is one host
+		MaxIdleConnsPerHost:    64, // all connections are to one host
 		IdleConnTimeout:        idleTimeout,
 		MaxResponseHeaderBytes: 64 << 10,
 	}
@@ -103,10 +103,10 @@ type response struct {
 	clean  func(string) string // for what is said of it in a log
 }
 
-// send sends a form in the encoding that the server wants. It sends it once, and follows no
-// redirect: it holds secrets.
+// send sends a form in the encoding that the server wants. It sends the form once, and follows no
+// redirect, since the form holds secrets.
 func (d *dialect) send(req *http.Request) (*response, error) {
-	// For a config that was replaced meanwhile, nothing is kept.
+	// If the config was replaced in the meantime, the connection is not kept.
 	defer func() {
 		if d.closed.Load() {
 			d.base.CloseIdleConnections()
@@ -142,8 +142,7 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 		out.Header["Authorization"] = authorization
 	}
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	// Without GetBody, net/http has no way to send the code again, whatever
-	// becomes of the connection.
+	// Without GetBody, net/http cannot send the code again when a connection breaks.
 	out.GetBody = nil
 
 	resp, err := d.base.RoundTrip(out)
@@ -168,18 +167,17 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 	return &response{params, resp.StatusCode, body, clean}, nil
 }
 
-// unprocessed matches what net/http says when an HTTP/2 server has said that it did nothing with a
-// request: it refused the stream (RFC 9113, section 8.7), or it went away, and the last stream that it
-// names is an earlier one (section 6.8). net/http sends such a request again if there is a GetBody, but
-// also after a PROTOCOL_ERROR, which does not say so. Its errors have no type to ask.
+// unprocessed matches the error of net/http for a request that an HTTP/2 server declared as not
+// processed: it refused the stream (RFC 9113, section 8.7), or it sent GOAWAY with the number of an
+// earlier stream (section 6.8). net/http sends such a request again if there is a GetBody, but also
+// after a PROTOCOL_ERROR, which declares no such thing. Its errors have no type to check.
 var unprocessed = regexp.MustCompile(`^http2: Transport: cannot retry err \[(?:` +
 	`stream error: stream ID \d+; REFUSED_STREAM; received from peer|` +
 	`http2: Transport received Server's graceful shutdown GOAWAY)\]` +
 	`|^http2: Transport received GOAWAY from server ErrCode:`)
 
-// redact makes a server's text fit for a log: short, one line, nothing a terminal
-// acts on, and without the given secrets, since servers are known to echo what they
-// were sent.
+// redact makes a server's text fit for a log: short, one line, without control characters
+// for terminals, and without the given secrets, since some servers echo the request.
 func redact(text string, secrets ...string) string {
 	var pairs []string
 	for _, secret := range secrets {

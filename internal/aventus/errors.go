@@ -18,12 +18,12 @@ type Kind int
 const (
 	Unreachable Kind = iota // no answer came: DNS, TCP, TLS, a broken connection
 	TimedOut                // no answer came in time
-	Unavailable             // the server says that it cannot answer now: 429 or 503
-	Refused                 // the server said no
-	Malformed               // the answer is nothing that a login can rest on
+	Unavailable             // the server cannot answer now: 429 or 503
+	Refused                 // the server refused the request
+	Malformed               // the answer is not a valid one
 )
 
-// String returns a word for the kind, as metrics have it.
+// String returns the name of the kind in metrics.
 func (k Kind) String() string {
 	return [...]string{"unreachable", "timed_out", "unavailable", "refused", "malformed"}[k]
 }
@@ -32,12 +32,12 @@ func (k Kind) String() string {
 type endpoint int
 
 const (
-	tokenURL  endpoint = iota // to get a token
-	revokeURL                 // to revoke one
-	keySetURL                 // to get the keys
+	tokenURL endpoint = iota
+	revokeURL
+	keySetURL
 )
 
-// String returns what the endpoint is called in a log.
+// String returns the name of the endpoint in a log.
 func (e endpoint) String() string {
 	return [...]string{"the token endpoint", "the revocation endpoint", "the key set"}[e]
 }
@@ -47,22 +47,22 @@ func (e endpoint) directive() string {
 	return [...]string{"token_url", "revoke_url", "jwks_url"}[e]
 }
 
-// Error says why a request to the authorization server failed: for a token, unless the text says
-// otherwise. Its text is for the operator's log: it holds what the server said, cleaned, and no secret.
+// Error says why a request to the authorization server failed: a token request, unless the text names
+// another. Its text is for the operator's log: it holds the server's text, cleaned, and no secret.
 type Error struct {
 	Kind   Kind
 	Status int   // the answer's HTTP status; 0 without an answer
-	Err    error // what went wrong: an [*oauth2.RetrieveError] where the server said no
+	Err    error // the cause: an [*oauth2.RetrieveError] if the server refused the request
 	of     endpoint
 	renews bool // it was sent a refresh token, and not a code
 
-	// Unanswered says that the request was sent, and no answer came: what the
-	// server has made of it is not known. It is not set if the server has said that
-	// it has not looked at the request.
+	// Unanswered says that the request was sent and no answer came: the server may or
+	// may not have processed it. It is false if the server declared the request as not
+	// processed.
 	Unanswered bool
 }
 
-// errUnanswered is wrapped by the errors that make an Error's Unanswered.
+// errUnanswered is wrapped by those errors for which an Error is Unanswered.
 var errUnanswered = errors.New("no answer came to the request")
 
 func (e *Error) Error() string {
@@ -83,7 +83,7 @@ func (e *Error) Error() string {
 	return s
 }
 
-// said returns what the server said with a refusal; nil for other errors.
+// said returns the server's refusal; nil for other errors.
 func (e *Error) said() *oauth2.RetrieveError {
 	said, _ := e.Err.(*oauth2.RetrieveError)
 	return said
@@ -113,7 +113,7 @@ func (e *Error) Advice() string {
 	case e.of == keySetURL:
 		return "check issuer and jwks_url"
 	}
-	// What is left was answered to a request with the client's credentials.
+	// The cases below are answers to a request with the client's credentials.
 	switch code := e.code(); {
 	case e.renews && code == "invalid_grant":
 		return "the refresh token was revoked, used before, or too old, or the person is blocked: " +
@@ -156,17 +156,16 @@ func (e *Error) Advice() string {
 }
 
 // EndsGrant reports whether the refresh token of a request that failed with this error must not be sent
-// again: the server has refused the grant (RFC 6749, section 5.2), for whatever reason it
-// has, or may have used the token and given another, which is lost. What says that the client is
-// not known, that the server is busy or broken, or comes from something that is no token endpoint
-// leaves the token as it was.
+// again: the server has refused the grant (RFC 6749, section 5.2), for whatever reason, or it may have
+// used the token and issued another, which is lost. The token stays usable if the error means that the
+// client is unknown, or that the server is busy or broken, or if the answer is not from a token endpoint.
 //
-// A success that is no token answer, such as a page of HTML, may come from something in front that did
-// not pass the request on, or that has replaced the server's answer. In the first case, to send the token
+// A success that is not a token answer, such as a page of HTML, may come from a proxy in front that did
+// not pass the request on, or that replaced the server's answer. In the first case, sending the token
 // again would keep the session; in the second, the new token is lost, and sending the old one again
 // revokes the whole grant, and with it the access token that the person still has (RFC 9700, section
 // 4.14.2). So it is not sent again: the session lasts as long as its token does, and the next page visit
-// signs in, which often asks nothing.
+// goes through the login, which often needs no input.
 func (e *Error) EndsGrant() bool {
 	switch {
 	case e.Unanswered || e.Kind == Malformed:
@@ -174,8 +173,8 @@ func (e *Error) EndsGrant() bool {
 	case e.Kind != Refused:
 		return false
 	}
-	// RFC 6749, section 5.2, has 400; Auth0's dialect has 403, and some servers say no with a 200. A
-	// firewall or a gateway answers with these, too, but not with a code as OAuth's are written.
+	// The status is 400 in RFC 6749, section 5.2, 403 in Auth0's dialect, and 200 at some servers. A
+	// firewall or a gateway answers with these, too, but not with an error code of OAuth's form.
 	switch e.Status {
 	case http.StatusOK, http.StatusBadRequest, http.StatusForbidden:
 	default:
@@ -185,14 +184,14 @@ func (e *Error) EndsGrant() bool {
 	case "", "invalid_client", "temporarily_unavailable", "server_error", "too_many_requests", "slow_down":
 		return false
 	case "forbidden", "blocked", "rate_limited", "unauthorized", "internal_error", "service_unavailable":
-		return false // words of gateways
+		return false // error codes of gateways
 	default:
 		return strings.Trim(code, "abcdefghijklmnopqrstuvwxyz_") == ""
 	}
 }
 
-// refusal makes the error of an answer that says no, whatever its body is. It keeps the status and
-// the cleaned texts only: RetrieveError.Error prints the body, which may echo the request.
+// refusal returns the error for a refusal, whatever its body is. It keeps the status and the
+// cleaned texts only: RetrieveError.Error prints the body, which may echo the request.
 func refusal(status int, body []byte, clean func(string) string) *Error {
 	said := &oauth2.RetrieveError{Response: &http.Response{
 		StatusCode: status, Status: fmt.Sprintf("%d %s", status, http.StatusText(status)),
@@ -209,7 +208,7 @@ func refusal(status int, body []byte, clean func(string) string) *Error {
 	return e
 }
 
-// asError returns the *Error within err, or one for what kept an answer away.
+// asError returns the *Error within err, or a new one: no answer came, and err says why.
 func asError(ctx context.Context, err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -224,8 +223,8 @@ func asError(ctx context.Context, err error) *Error {
 	if errors.As(err, &urlErr) {
 		err = urlErr.Err
 	}
-	// net/http quotes what it could not make out of an answer, and that may be an
-	// echo of the request, secrets and all.
+	// net/http quotes an answer that it cannot parse, and that may be an echo of the
+	// request with its secrets.
 	text, _, _ := strings.Cut(CleanText(err.Error()), `"`)
 	return &Error{Kind: Unreachable, Unanswered: unanswered, Err: errors.New(strings.TrimRight(text, ": "))}
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 )
 
-// CheckLogin reports what keeps an ID token with this payload from being of the login
-// that the further authorize parameters ask for. They pass through the visitor's
-// browser, where they can be changed, and the server honours what it was sent. A nil
-// payload stands for no ID token. The error is [ErrToken].
+// CheckLogin returns an error unless an ID token with this payload is of a login as the
+// further authorize parameters ask for it. They pass through the visitor's browser, where
+// they can be changed, and the server obeys what it receives. A nil payload means that no
+// ID token came. The error is [ErrToken].
 func CheckLogin(payload []byte, params map[string]string, now time.Time) error {
 	organization, wantsOrganization := params["organization"]
 	maxAge, wantsAge := params["max_age"]
@@ -55,9 +55,9 @@ func CheckLogin(payload []byte, params map[string]string, now time.Time) error {
 	return nil
 }
 
-// SessionExpiry returns when the session must end that an ID token with this payload is
-// of (session_expiry, in Auth0's dialect), whatever the tokens' own lifetimes are. It is
-// the zero time if the token does not say. The error is [ErrToken].
+// SessionExpiry returns the time at which a session must end according to the payload of its
+// ID token (session_expiry, in Auth0's dialect), whatever the tokens' own lifetimes are. It is
+// the zero time if the payload has none. The error is [ErrToken].
 func SessionExpiry(payload []byte) (time.Time, error) {
 	fields, err := parseObject(payload)
 	if err != nil {
@@ -80,9 +80,9 @@ func sessionExpiry(fields map[string]json.RawMessage) (time.Time, error) {
 
 // RenewedExpiry is [SessionExpiry] for an ID token that came with a renewed access token.
 // Such a token must have the same iss and sub as that of the login, and be for the client
-// (OpenID Connect Core 1.0, section 12.2). A subject that is not known is not compared. The
+// (OpenID Connect Core 1.0, section 12.2). An unknown subject is not compared. The
 // signature is not verified: the token came from the token endpoint, over TLS (section
-// 3.1.3.7, rule 6), and all that is taken from it can only shorten a session.
+// 3.1.3.7, rule 6), and its only effect is to shorten a session.
 func RenewedExpiry(token, issuer, clientID, subject string) (time.Time, error) {
 	if !isCompact(token) {
 		return time.Time{}, refuse("it is not a signed JWT")
@@ -121,7 +121,7 @@ func (v *IDVerifier) Verify(ctx context.Context, token, nonce string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	// An access token is none, though it may well name the client in its aud
+	// An access token is not an ID token, though its aud may name the client
 	// (RFC 8725, section 3.11).
 	if err := checkType(jws, "jwt"); err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (v *IDVerifier) Verify(ctx context.Context, token, nonce string) ([]byte, e
 	_, err = oidc.NewVerifier(v.issuer, keys, &oidc.Config{
 		ClientID:             v.clientID,
 		SupportedSigningAlgs: algs,
-		SkipIssuerCheck:      true, // it minds the final slash; checkClaims does not
+		SkipIssuerCheck:      true, // it compares the final slash; checkClaims ignores it
 		Now:                  func() time.Time { return v.now().Add(-clockLeeway) },
 	}).Verify(ctx, token)
 	switch {
@@ -152,7 +152,7 @@ func (v *IDVerifier) Verify(ctx context.Context, token, nonce string) ([]byte, e
 	if nonce == "" || subtle.ConstantTimeCompare([]byte(got), []byte(nonce)) != 1 {
 		return nil, refuse("its nonce is not the login's")
 	}
-	// Rules 4 and 5: who is one of several needs to be named as the one it is for.
+	// Rules 4 and 5: a token for several audiences has to name the one it was issued to.
 	raw, named := fields["azp"]
 	if named = named && !isNull(raw); !named && len(audiences(fields["aud"])) > 1 {
 		return nil, refuse("it is for several audiences, and has no azp")
@@ -163,7 +163,7 @@ func (v *IDVerifier) Verify(ctx context.Context, token, nonce string) ([]byte, e
 	return keys.payload, nil
 }
 
-// recordedKeys keeps what the key set said, of which go-oidc passes on only the
+// recordedKeys keeps the error of the key set, of which go-oidc passes on only the
 // text.
 type recordedKeys struct {
 	*KeySet

@@ -22,22 +22,21 @@ const (
 	maxKeys     = 100 // authorization servers publish two or three
 	keysTimeout = 10 * time.Second
 
-	// Keys are fetched anew after some hours, so that a key which the server has
-	// withdrawn does not count for ever.
+	// Keys are fetched again after some hours, so that a key that the server has
+	// withdrawn is not accepted for ever.
 	keysLifetime = 12 * time.Hour
 
-	// How often the server is asked at most. Anyone can make up a token with a key
-	// id that is not known; it must not become a request to the server each time.
+	// The least time between two fetches. Anyone can send tokens with unknown key ids,
+	// each of which must not cause a request to the server.
 	keysInterval = 10 * time.Second
 
-	// The least that an RSA key may have (RFC 7518, section 3.3).
+	// The least size of an RSA key (RFC 7518, section 3.3).
 	minRSABits = 2048
 )
 
-// algorithms are those that a token may be signed with. All of them need a
-// private key: were one with a shared secret (HS256) or none at all among them, a
-// token could be signed with what everyone can read in the key set (RFC 8725,
-// sections 2.1 and 3.1).
+// algorithms are the accepted signature algorithms. All of them need a private key: with a
+// shared-secret algorithm (HS256) or "none" among them, anyone could sign a token with a key
+// from the public key set (RFC 8725, sections 2.1 and 3.1).
 var algorithms = []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.EdDSA, algEd25519, jose.PS256}
 
 // algEd25519 is EdDSA with the one curve that is supported here, by its newer name
@@ -52,9 +51,9 @@ type KeySet struct {
 	http *http.Client
 
 	mu       sync.Mutex
-	set      *keySet       // the newest that came; nil before the first
-	tried    time.Time     // when the last fetch ended
-	err      error         // why the last fetch failed
+	set      *keySet       // the newest; nil before the first
+	tried    time.Time     // end of the last fetch
+	err      error         // error of the last fetch
 	underWay chan struct{} // closed when the fetch under way has ended; nil without one
 }
 
@@ -68,18 +67,17 @@ type keySet struct {
 func NewKeySet(url string, now func() time.Time) *KeySet {
 	return &KeySet{url: url, now: now, http: &http.Client{
 		Transport: newTransport(),
-		// Keys are what everything rests on: they come from the URL in the config,
-		// or not at all.
+		// All trust rests on the keys: they come from the URL in the config, or not at all.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
 
-// Close lets go of idle connections.
+// Close closes idle connections.
 func (s *KeySet) Close() { s.http.CloseIdleConnections() }
 
 // VerifySignature implements [oidc.KeySet]. It returns the payload of a token that
-// is signed with one of the keys, and checks nothing that the payload says. The
-// error is [ErrToken], or wraps an [*Error] when it cannot be told for want of keys.
+// is signed with one of the keys, and does not check the payload. The error is
+// [ErrToken], or wraps an [*Error] if the keys could not be fetched.
 func (s *KeySet) VerifySignature(ctx context.Context, token string) ([]byte, error) {
 	jws, err := parseJWT(token)
 	if err != nil {
@@ -97,7 +95,7 @@ func (s *KeySet) verify(ctx context.Context, jws *jose.JSONWebSignature) ([]byte
 	if !errors.Is(err, ErrUnknownKey) {
 		return payload, err
 	}
-	// The server may have turned its keys since.
+	// The server may have rotated its keys since.
 	newer, fetchErr := s.newer(ctx)
 	if fetchErr != nil {
 		return nil, fetchErr
@@ -108,9 +106,8 @@ func (s *KeySet) verify(ctx context.Context, jws *jose.JSONWebSignature) ([]byte
 	return newer.verify(jws)
 }
 
-// current returns the keys, from memory where it can. Old ones are replaced in the
-// background, and are good until that succeeds: an outage of the server takes none
-// of them away.
+// current returns the keys, from memory if there are any. Old ones are replaced in the
+// background, and stay in use until that succeeds: an outage of the server removes no key.
 func (s *KeySet) current(ctx context.Context) (*keySet, error) {
 	s.mu.Lock()
 	set := s.set
@@ -124,9 +121,9 @@ func (s *KeySet) current(ctx context.Context) (*keySet, error) {
 	return s.newer(ctx)
 }
 
-// Version returns what stands for the current keys: another value whenever others have come, and nil
-// before the first. What was verified with other keys is to be verified again. As current does, it has
-// old keys replaced in the background.
+// Version returns a value that identifies the current keys: it differs after each fetch of other keys, and
+// is nil before the first. Tokens that were verified with other keys have to be verified again. As current
+// does, it has old keys replaced in the background.
 func (s *KeySet) Version() any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,8 +136,8 @@ func (s *KeySet) Version() any {
 	return s.set
 }
 
-// newer returns the newest keys that may be had now: those of a fetch, which all
-// share who come while it is under way, or of the last one when that was lately.
+// newer returns the newest keys that may be had now: those of a fetch, which concurrent
+// callers share, or of the last one if that was recent.
 func (s *KeySet) newer(ctx context.Context) (*keySet, error) {
 	s.mu.Lock()
 	s.startFetch()
@@ -162,9 +159,9 @@ func (s *KeySet) newer(ctx context.Context) (*keySet, error) {
 	return s.set, nil
 }
 
-// startFetch fetches the keys unless that is under way, or was lately. It does not
-// wait, and belongs to none of the callers: one that gives up does not end it for the others.
-// The mutex must be held.
+// startFetch starts a fetch of the keys unless one is under way, or was recent. It does not
+// wait for it, and the fetch does not use the context of a caller: one that gives up does not
+// end it for the others. The mutex must be held.
 func (s *KeySet) startFetch() {
 	if s.underWay != nil || !s.isOver(s.tried, keysInterval) {
 		return
@@ -186,8 +183,8 @@ func (s *KeySet) startFetch() {
 	}()
 }
 
-// isOver reports whether d has gone by since t. A clock that was set back must not
-// keep the keys from being fetched until it has caught up.
+// isOver reports whether d has passed since t, or whether t is in the future: a clock that
+// was set back must not stop fetches until it has caught up.
 func (s *KeySet) isOver(t time.Time, d time.Duration) bool {
 	age := s.now().Sub(t)
 	return age < 0 || age >= d
@@ -225,9 +222,9 @@ func (s *KeySet) fetch() ([]jose.JSONWebKey, *Error) {
 	return keys, nil
 }
 
-// parseKeys returns the keys of a JWK Set that tokens may be signed with. Others
-// are left out, as is what cannot be read (RFC 7517, section 5); a set in which
-// nothing is left is a fault of the server, which must not replace a good one.
+// parseKeys returns those keys of a JWK Set that tokens may be signed with. Others are
+// left out, as are unreadable ones (RFC 7517, section 5). A set without a usable key is an
+// error of the server, and must not replace a good one.
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 	fields, err := parseBody(body)
 	if err != nil {
@@ -260,7 +257,7 @@ func isUsable(key jose.JSONWebKey) bool {
 	return !ok || rsaKey.N.BitLen() >= minRSABits
 }
 
-// fits reports whether a signature of algorithm alg can be the key's. The key says
+// fits reports whether a signature of algorithm alg can be the key's. The key decides
 // which algorithms those are, never the token (RFC 8725, section 3.1).
 func fits(key jose.JSONWebKey, alg jose.SignatureAlgorithm) bool {
 	if named := jose.SignatureAlgorithm(key.Algorithm); named != "" && nameOf(named) != nameOf(alg) {
@@ -304,11 +301,11 @@ func (k edVerifier) VerifyPayload(payload, signature []byte, alg jose.SignatureA
 	return nil
 }
 
-// verify returns the payload of a token that is signed with one of the keys: the
-// one that it names, or any that fits when it names none.
+// verify returns the payload of a token that is signed with one of the keys: the one that
+// the token names, or any that fits if it names none.
 func (s *keySet) verify(jws *jose.JSONWebSignature) ([]byte, error) {
-	// Whatever key the header brings along or points to (jwk, jku, x5c, x5u) is the
-	// sender's, and is not looked at.
+	// A key that the header holds or points to (jwk, jku, x5c, x5u) is the sender's,
+	// and is ignored.
 	header := jws.Signatures[0].Protected
 	known := false
 	for _, key := range s.keys {
@@ -329,8 +326,8 @@ func (s *keySet) verify(jws *jose.JSONWebSignature) ([]byte, error) {
 	return nil, ErrUnknownKey
 }
 
-// ErrUnknownKey says that the keys that are known did not sign a token, though one that is newer may
-// have: the key set is not asked for at any time, and may lag behind the tokens. It wraps [ErrToken].
+// ErrUnknownKey says that a token is not signed with one of the known keys. A newer key may have signed
+// it: the key set is not fetched for each token, and may be older than the token. It wraps [ErrToken].
 var ErrUnknownKey = refuse("it is not signed with a key of the key set")
 
 // Interface guards

@@ -2,6 +2,7 @@ package aventus
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -10,21 +11,21 @@ const (
 	// Connect Back-Channel Logout 1.0, section 2.4).
 	logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 
-	// MaxLogoutAge limits how long ago a logout token was issued, whatever its exp is,
-	// and thereby how long its id has to be remembered. Servers send it at once.
+	// MaxLogoutAge limits the age of a logout token, whatever its exp is, and thereby how
+	// long its id has to be remembered. Servers send the token at once.
 	MaxLogoutAge = 10 * time.Minute
 )
 
-// Logout is what a good logout token says.
+// Logout is the content of a valid logout token.
 type Logout struct {
-	ID        string // the token's own (jti), which no other token has
-	SessionID string // the session at the server that has ended (sid); empty: all of Subject's have
-	Subject   string // whose session it was; may be empty if SessionID is not
+	ID        string // the token's own id (jti), which no other token has
+	SessionID string // the server's session that has ended (sid); empty: all of Subject's sessions
+	Subject   string // the person; may be empty if SessionID is not
+	Issued    time.Time
 }
 
 // LogoutVerifier checks logout tokens (OpenID Connect Back-Channel Logout 1.0, section
-// 2.6). It is safe for concurrent use. Whether a token came before is for the caller to
-// find out.
+// 2.6). It is safe for concurrent use. The caller has to refuse a token that came before.
 type LogoutVerifier struct {
 	issuer, clientID string
 	keys             *KeySet
@@ -37,8 +38,33 @@ func NewLogoutVerifier(issuer, clientID string, keys *KeySet, now func() time.Ti
 	return &LogoutVerifier{issuer: issuer, clientID: clientID, keys: keys, now: now}
 }
 
-// Verify returns what a good logout token says. The errors are those of
-// [TokenVerifier.Verify].
+// Parties are the issuer and the audience of a token, as the token itself states them.
+type Parties struct {
+	issuer   string
+	audience []string
+}
+
+// PartiesOf returns the parties of a token, or none if it cannot be read. It verifies no signature.
+func PartiesOf(token string) (p Parties) {
+	if len(token) > maxToken || !isCompact(token) {
+		return p
+	}
+	fields, err := unverified(token)
+	if err != nil {
+		return p
+	}
+	p.issuer, _ = stringField(fields, "iss")
+	p.audience = audiences(fields["aud"])
+	return p
+}
+
+// IsFor reports whether a token with these parties may be valid for the verifier's client.
+func (v *LogoutVerifier) IsFor(p Parties) bool {
+	return slices.Contains(p.audience, v.clientID) && SameIssuer(p.issuer, v.issuer)
+}
+
+// Verify returns the content of a valid logout token. The errors are those of
+// [TokenVerifier.Verify]. A token that is signed with a cached key is verified even if ctx is done.
 func (v *LogoutVerifier) Verify(ctx context.Context, token string) (Logout, error) {
 	jws, err := parseJWT(token)
 	if err != nil {
@@ -61,14 +87,14 @@ func (v *LogoutVerifier) judge(payload []byte) (Logout, error) {
 	if err != nil {
 		return Logout{}, err
 	}
-	issued, ok := numericDate(fields["iat"]) // checkClaims knows that it is no future time
+	issued, ok := numericDate(fields["iat"]) // checkClaims refuses a future time
 	if !ok {
 		return Logout{}, refuse("it has no iat")
 	}
 	if v.now().After(issued.Add(MaxLogoutAge)) {
 		return Logout{}, refuse("it was issued at %s, too long ago", issued.UTC().Format(time.RFC3339))
 	}
-	// By these two, no ID token is taken for a logout token, nor the other way around.
+	// These two checks keep ID tokens and logout tokens from being taken for each other.
 	events, err := parseObject(fields["events"])
 	if err != nil {
 		return Logout{}, refuse("its events %s", err)
@@ -80,7 +106,7 @@ func (v *LogoutVerifier) judge(payload []byte) (Logout, error) {
 		return Logout{}, refuse("it has a nonce, as ID tokens do")
 	}
 
-	var said Logout
+	said := Logout{Issued: issued}
 	for _, claim := range []struct {
 		name string
 		to   *string

@@ -17,18 +17,18 @@ import (
 	"time"
 )
 
-// Status says what came of a probe.
+// Status is the result of a probe.
 type Status string
 
 const (
 	Pass Status = "pass"
-	Warn Status = "warn" // it works, and somebody should have a look
+	Warn Status = "warn" // it works, but the operator should look at it
 	Fail Status = "fail"
-	Skip Status = "skip" // it was not asked, or cannot be told
+	Skip Status = "skip" // the probe was not made, or has no result
 )
 
-// Finding is what a probe has found. Its texts are for an operator's terminal: what
-// a server said is cleaned, and no secret is among it.
+// Finding is the outcome of a probe. Its texts are for an operator's terminal: a server's
+// text in them is cleaned, and they hold no secret.
 type Finding struct {
 	Status Status `json:"status"`
 	Detail string `json:"detail"`
@@ -42,11 +42,11 @@ const (
 	clockWarns = 5 * time.Second
 	clockFails = clockLeeway // beyond it, tokens that are verified are refused
 
-	// An error page says what it is about in its first lines.
+	// An error page names the error in its first lines.
 	maxPage = 64 << 10
 )
 
-// LookUp sees whether the server's name has an address.
+// LookUp checks whether the server's name has an address.
 func LookUp(ctx context.Context, u *url.URL) Finding {
 	if through := proxyOf(u); through != "" {
 		return Finding{Skip, "left to the proxy " + through, ""}
@@ -68,8 +68,8 @@ func LookUp(ctx context.Context, u *url.URL) Finding {
 	return Finding{Pass, CleanText(strings.Join(addresses, ", ")), ""}
 }
 
-// Connect sees whether the server takes a connection and, where it is to be https,
-// has a certificate that is trusted here.
+// Connect checks whether the server accepts a connection and, for https, has a certificate
+// that is trusted here.
 func Connect(ctx context.Context, u *url.URL) Finding {
 	if through := proxyOf(u); through != "" {
 		return Finding{Skip, "left to the proxy " + through, ""}
@@ -113,8 +113,8 @@ func adviceTLS(err error) string {
 	return "check that this is an https server, and what stands between it and this machine"
 }
 
-// proxyOf returns the proxy that requests to u go through, or "". What it can
-// reach, and what it trusts, is not to be seen from here.
+// proxyOf returns the proxy that requests to u go through, or "". Which servers it can
+// reach, and which certificates it trusts, cannot be checked from here.
 func proxyOf(u *url.URL) string {
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
 	if err != nil || proxy == nil {
@@ -123,8 +123,8 @@ func proxyOf(u *url.URL) string {
 	return CleanText(proxy.Host) // its URL may hold a password
 }
 
-// ProbeAuthorize asks the authorize endpoint as a browser would that begins a login,
-// and follows nothing.
+// ProbeAuthorize sends the authorize request of a browser that begins a login, and follows
+// no redirect.
 func (c *Client) ProbeAuthorize(ctx context.Context, redirectURI string, withNonce bool) Finding {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -148,10 +148,9 @@ func (c *Client) ProbeAuthorize(ctx context.Context, redirectURI string, withNon
 	return judgeAuthorize(resp, page, redirectURI)
 }
 
-// judgeAuthorize says what the answer to an authorize request means. A server that
-// does not know the client or the redirect URI must tell the person, and not redirect
-// (RFC 6749, section 4.1.2.1); everything else that it refuses, it says at the
-// redirect URI.
+// judgeAuthorize interprets the answer to an authorize request. A server that does not
+// know the client or the redirect URI must show an error page, and not redirect (RFC 6749,
+// section 4.1.2.1). It reports all other errors at the redirect URI.
 func judgeAuthorize(resp *http.Response, page []byte, redirectURI string) Finding {
 	answered := fmt.Sprintf("answered %d", resp.StatusCode)
 	to, err := resp.Location()
@@ -175,7 +174,7 @@ func judgeAuthorize(resp *http.Response, page []byte, redirectURI string) Findin
 	}
 	switch status := resp.StatusCode; {
 	case status == http.StatusOK:
-		// Nobody but a person can tell a sign-in page from another one.
+		// Only a person can tell a sign-in page from another page.
 		return Finding{Pass, "answers with a page, as far as can be told its sign-in", ""}
 	case status == http.StatusTooManyRequests, status >= 500:
 		return Finding{
@@ -219,7 +218,7 @@ func adviceAuthorize(code string) string {
 	return "see what the server says, and its log; check audience, scope and authorize_param"
 }
 
-// ProbeClock says how far the server's clock is from this one.
+// ProbeClock compares the server's clock with this machine's.
 func ProbeClock(ctx context.Context, u *url.URL, now func() time.Time) Finding {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -239,8 +238,8 @@ func ProbeClock(ctx context.Context, u *url.URL, now func() time.Time) Finding {
 	return compareClocks(resp.Header, began, now())
 }
 
-// compareClocks takes a Date to be from somewhere between two times. It has whole
-// seconds.
+// compareClocks compares a Date header, which has whole seconds, with the times at which its
+// request began and ended.
 func compareClocks(header http.Header, began, ended time.Time) Finding {
 	date, err := http.ParseTime(header.Get("Date"))
 	if err != nil {
@@ -267,9 +266,9 @@ func compareClocks(header http.Header, began, ended time.Time) Finding {
 	return Finding{Pass, "within seconds of the server's", ""}
 }
 
-// ProbeToken sends the token endpoint a code that cannot be right. A server looks at
-// the client's credentials before it looks at the code (RFC 6749, section 3.2.1), so
-// what it refuses tells what it has accepted.
+// ProbeToken sends the token endpoint a made-up code. A server checks the client's
+// credentials before the code (RFC 6749, section 3.2.1), so if it refuses the code, it has
+// accepted the credentials.
 func (c *Client) ProbeToken(ctx context.Context, redirectURI string) Finding {
 	_, err := c.Exchange(ctx, "aventus-auth-doctor-"+rand.Text(), redirectURI, madeUpVerifier())
 	if err == nil {

@@ -9,12 +9,12 @@ import (
 
 // IsThirdParty reports whether a client belongs to another company than the tenant, by its id. For such
 // clients, Auth0's dialect is strict: there is no OpenID Connect and no logout page, an API has to be granted to
-// the client, and what goes wrong at the authorize endpoint is shown there, and not sent to the callback
+// the client, and the authorize endpoint shows errors itself, and does not send them to the callback
 // (https://auth0.com/docs/get-started/applications/third-party-applications/security-controls).
 func IsThirdParty(clientID string) bool { return strings.HasPrefix(clientID, "tpc_") }
 
-// thirdPartyParams are the only authorize parameters that such a client may send, beside those that every
-// request has, and max_age, which is compared with an ID token that does not come.
+// thirdPartyParams are the only further authorize parameters that such a client may send. max_age is allowed
+// as well, but useless here: it is compared with an ID token, which such a client does not get.
 var thirdPartyParams = []string{
 	"acr_values", "authorization_details", "connection", "correlation_id", "display", "dpop_jkt", "login_hint",
 	"prompt", "resource", "ui_locales",

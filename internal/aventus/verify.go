@@ -15,24 +15,23 @@ import (
 )
 
 const (
-	// maxToken bounds the tokens that are looked at. A header line that is longer
-	// gets through hardly any server.
+	// maxToken limits the length of tokens. Hardly any server accepts a longer header line.
 	maxToken = 64 << 10
 
-	// How far the authorization server's clock may be from this one.
+	// The allowed difference between the authorization server's clock and this one.
 	clockLeeway = 60 * time.Second
 )
 
-// ErrToken is wrapped by the errors of tokens that are not good. Their text says
-// why, for the operator's log; it is clean, and does not hold the token.
+// ErrToken is wrapped by the errors for refused tokens. Their text says why, for the
+// operator's log; it is cleaned, and does not hold the token.
 var ErrToken = errors.New("the token is refused")
 
 func refuse(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrToken, fmt.Sprintf(format, args...))
 }
 
-// TokenVerifier checks access tokens that are JWTs (RFC 9068; Auth0's are older than
-// it, and differ in their typ). It is safe for concurrent use.
+// TokenVerifier checks access tokens that are JWTs (RFC 9068; Auth0's format is older,
+// and has another typ). It is safe for concurrent use.
 type TokenVerifier struct {
 	issuer, audience string
 	keys             *KeySet
@@ -45,9 +44,9 @@ func NewTokenVerifier(issuer, audience string, keys *KeySet, now func() time.Tim
 	return &TokenVerifier{issuer: issuer, audience: audience, keys: keys, now: now}
 }
 
-// Verify returns the payload of a good token, and when it expires. The error is
-// [ErrToken], or wraps an [*Error] when it cannot be told for want of keys. It is [ErrUnknownKey],
-// which is an ErrToken, when another key set may say otherwise.
+// Verify returns the payload of a valid token, and when it expires. The error is [ErrToken],
+// or wraps an [*Error] if the keys could not be fetched. It is [ErrUnknownKey], which is an
+// ErrToken, if a newer key set may hold the key.
 func (v *TokenVerifier) Verify(ctx context.Context, token string) (payload []byte, expires time.Time, err error) {
 	jws, err := parseJWT(token)
 	if err != nil {
@@ -66,9 +65,9 @@ func (v *TokenVerifier) Verify(ctx context.Context, token string) (payload []byt
 	return payload, expires, nil
 }
 
-// CheckParties reports what keeps an access token from being one that issuer made for
-// audience, by what the token itself says. It verifies no signature: it is for tokens
-// that came from the token endpoint, over TLS. The error is [ErrToken].
+// CheckParties returns an error unless the iss and aud of an access token say that issuer
+// made it for audience. It verifies no signature: it is for tokens that came from the token
+// endpoint, over TLS. The error is [ErrToken].
 func CheckParties(token, issuer, audience string) error {
 	if !isCompact(token) {
 		return refuse("it is not a JWT, so it cannot be told whether it is for %q; for a server with opaque "+
@@ -81,7 +80,7 @@ func CheckParties(token, issuer, audience string) error {
 	return checkParties(fields, issuer, audience)
 }
 
-// unverified returns what the payload of a compact JWS says, whoever signed it.
+// unverified returns the fields in the payload of a compact JWS, without verifying its signature.
 func unverified(token string) (map[string]json.RawMessage, error) {
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
 	if err != nil {
@@ -110,9 +109,9 @@ func parseJWT(token string) (*jose.JSONWebSignature, error) {
 	if err != nil {
 		return nil, refuse("its header cannot be read") // go-jose's error repeats it
 	}
-	// What must be understood, and is not, makes the token invalid (RFC 7515,
-	// section 4.1.11). An unencoded payload (b64, RFC 7797) must be in that list,
-	// but go-jose does not insist.
+	// A critical header that is not supported makes the token invalid (RFC 7515, section
+	// 4.1.11). An unencoded payload (b64, RFC 7797) must be listed as critical, but go-jose
+	// does not insist.
 	for _, name := range []jose.HeaderKey{"crit", "b64"} {
 		if _, ok := jws.Signatures[0].Protected.ExtraHeaders[name]; ok {
 			return nil, refuse("its header has %s, which is not supported", name)
@@ -122,8 +121,8 @@ func parseJWT(token string) (*jose.JSONWebSignature, error) {
 }
 
 // isCompact reports whether token is a JWS in its compact form (RFC 7515, section
-// 7.1), in the one spelling that it has. Decoders take others as well: with bits
-// after the end, or with line breaks.
+// 7.1), in its only valid spelling. Decoders accept others as well: with bits after
+// the end, or with line breaks.
 func isCompact(token string) bool {
 	parts := strings.SplitN(token, ".", 4)
 	if len(parts) != 3 || strings.ContainsAny(token, "\r\n") {
@@ -153,9 +152,8 @@ func checkType(jws *jose.JSONWebSignature, types ...string) error {
 	return nil
 }
 
-// checkClaims checks what a payload says about the token itself (RFC 7519, section
-// 4.1), and returns the claims and when they expire. A name that is there twice
-// is refused (section 4).
+// checkClaims checks the claims about the token itself (RFC 7519, section 4.1), and
+// returns all claims and when they expire. A duplicate name is refused (section 4).
 func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[string]json.RawMessage,
 	time.Time, error) {
 	fail := func(err error) (map[string]json.RawMessage, time.Time, error) { return nil, time.Time{}, err }
@@ -190,7 +188,7 @@ func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[st
 	return fields, expires, nil
 }
 
-// checkParties checks who made a token, and for whom.
+// checkParties checks that issuer made a token, and for audience.
 func checkParties(fields map[string]json.RawMessage, issuer, audience string) error {
 	if iss, ok := stringField(fields, "iss"); !ok || iss == "" || !SameIssuer(iss, issuer) {
 		return refuse("its iss is %q, not the issuer", CleanText(iss))
@@ -201,8 +199,8 @@ func checkParties(fields map[string]json.RawMessage, issuer, audience string) er
 	return nil
 }
 
-// audiences returns what aud holds: a string, or an array of strings (RFC 7519,
-// section 4.1.3). Any other value names no audience.
+// audiences returns the audiences in aud: a string, or an array of strings (RFC 7519,
+// section 4.1.3). Any other value names none.
 func audiences(aud json.RawMessage) []string {
 	var one string
 	if len(aud) == 0 || isNull(aud) {
@@ -218,15 +216,15 @@ func audiences(aud json.RawMessage) []string {
 	return list
 }
 
-// numericDate reads seconds since 1970 (RFC 7519, section 2). A fraction is cut,
-// and what lies beyond the year 9999, at either end, is taken for its last second.
+// numericDate reads seconds since 1970 (RFC 7519, section 2). A fraction is cut off, and a
+// time beyond the year 9999, in either direction, becomes the last second of that range.
 func numericDate(raw json.RawMessage) (time.Time, bool) {
 	if len(raw) == 0 || raw[0] != '-' && (raw[0] < '0' || raw[0] > '9') {
 		return time.Time{}, false
 	}
 	const last = 253402300799
-	// Past its range, ParseFloat returns an infinity: that is far enough. JSON has
-	// numbers only that it can read.
+	// Out of range, ParseFloat returns an infinity, which the limits below cut. It can
+	// read all numbers of JSON.
 	seconds, _ := strconv.ParseFloat(string(raw), 64)
 	return time.Unix(int64(min(max(seconds, -last), last)), 0), true
 }

@@ -5,20 +5,20 @@ import (
 	"unicode"
 )
 
-// maxWords limits the characters of what a rule says to a person.
+// maxWords limits the number of characters of a server's text for a person.
 const maxWords = 1000
 
-// Words returns what the authorization server says to a person, such as why a rule
-// denied the login: in any script, in one line, and without what controls a terminal or
-// changes the order in which text is shown. Whoever puts it into a page has to escape
+// Words cleans a text of the authorization server for a person, such as why a rule denied
+// the login. The result may be in any script, is one line, and has no characters that control
+// a terminal or change the order in which text is shown. A page that shows it has to escape
 // it. Text past [maxWords] characters is cut off.
 //
-// Two braces come apart: they begin an action in a page that Caddy's templates handler
-// executes when these words are in it already, and whose visitor may have written them.
+// Two braces are separated: in a page that already holds this text when Caddy's templates
+// handler executes it, they would begin an action, and a visitor may have written them.
 func Words(s string) string {
 	var b strings.Builder
 	n, space, brace := 0, false, false
-	for _, r := range s { // what is not UTF-8 comes as U+FFFD
+	for _, r := range s { // invalid UTF-8 becomes U+FFFD
 		switch {
 		case unicode.IsSpace(r):
 			space = b.Len() > 0

@@ -1,9 +1,9 @@
-// Package claims reads what a JWT says about a person (RFC 7519, section 4). It
-// verifies nothing: a token must come from where it can be trusted, or have been
-// verified before.
+// Package claims reads a JWT's claims about a person (RFC 7519, section 4). It
+// verifies nothing: a token must come from a trusted source, or have been verified
+// before.
 //
-// Whatever a value looks like, it is data: nothing here gives a meaning to braces,
-// dots or slashes in a claim's name or value.
+// All values are plain data: braces, dots or slashes in a claim's name or value have
+// no special meaning here.
 package claims
 
 import (
@@ -17,8 +17,8 @@ import (
 	"strings"
 )
 
-// MaxSize bounds the tokens and payloads that are read, and with them the time that
-// anything here takes.
+// MaxSize limits the size of the tokens and payloads that are read, and thereby the time
+// that reading takes.
 const MaxSize = 64 << 10
 
 // Claims are the claims of a token. The zero value has none. They are never
@@ -26,8 +26,8 @@ const MaxSize = 64 << 10
 type Claims struct{ top map[string]any }
 
 // List is a claim that is an array. As text, its elements are joined with commas,
-// which is what users of JWTs in Caddy know; in an expression it is a list. An
-// element may hold a comma itself, so who decides by one must take the list.
+// as in Caddy's other JWT modules; in an expression it is a list. An element may hold a
+// comma itself, so an access decision must use the list.
 type List []any
 
 // String implements fmt.Stringer.
@@ -45,8 +45,8 @@ type Object map[string]any
 // String implements fmt.Stringer.
 func (o Object) String() string { return toJSON(o) }
 
-// Parse reads a JWT's payload. Where a name is there twice, the last one counts
-// (RFC 7519, section 4); what is not UTF-8 is replaced.
+// Parse reads a JWT's payload. Of a duplicate name, the last value counts (RFC 7519,
+// section 4). Invalid UTF-8 is replaced.
 func Parse(payload []byte) (Claims, error) {
 	if len(payload) > MaxSize {
 		return Claims{}, errors.New("the claims are longer than 64 KiB")
@@ -67,8 +67,7 @@ func Parse(payload []byte) (Claims, error) {
 	return Claims{top}, nil
 }
 
-// Of returns the claims of an access token. A token that is opaque, or cannot be read,
-// has none.
+// Of returns the claims of an access token: none if it is opaque or unreadable.
 func Of(token string) Claims {
 	if len(token) > MaxSize {
 		return Claims{}
@@ -88,9 +87,8 @@ func Of(token string) Claims {
 	return c
 }
 
-// Join returns the claims together with those that only other has. The result tells
-// who someone is, not what was granted: Scopes and Grants are for an access token's
-// own claims.
+// Join returns the claims together with those that only other has. The result describes
+// a person, not a grant: use Scopes and Grants only on an access token's own claims.
 func (c Claims) Join(other Claims) Claims {
 	top := make(map[string]any, len(c.top)+len(other.top))
 	for _, claims := range []Claims{other, c} {
@@ -115,7 +113,7 @@ func (c Claims) MarshalJSON() ([]byte, error) {
 // [Object], which must not be changed. Null is the same as no claim.
 //
 // Dots in the path lead into objects, and numbers into arrays, from 0. A name may
-// hold dots itself ("https://example.com/roles"), so of several that fit, the
+// hold dots itself ("https://example.com/roles"), so if several names fit, the
 // longest counts.
 func (c Claims) Lookup(path string) (any, bool) {
 	switch v := find(c.top, path).(type) {
@@ -130,8 +128,8 @@ func (c Claims) Lookup(path string) (any, bool) {
 	}
 }
 
-// find returns what is at path within v, or nil. Each value is visited once at
-// most, since one path alone leads to it.
+// find returns the value at path within v, or nil. It visits each value once at
+// most, since only one path leads to it.
 func find(v any, path string) any {
 	switch v := v.(type) {
 	case map[string]any:
@@ -158,9 +156,9 @@ func find(v any, path string) any {
 	return nil
 }
 
-// texts returns the values in a claim, as [Claims.Lookup] returns it, to compare with
-// those that are asked for: the claim itself, or an array's elements. A number or a
-// boolean is its JSON text; what is inside a further array or an object is no value.
+// texts returns the values in a claim, as [Claims.Lookup] returns it, for comparison:
+// the claim itself, or an array's elements. A number or a boolean is its JSON text;
+// values inside a nested array or an object are left out.
 func texts(claim any) []string {
 	list, ok := claim.(List)
 	if !ok {
@@ -176,16 +174,16 @@ func texts(claim any) []string {
 	return values
 }
 
-// Scopes returns the scopes that an access token with these claims was granted: what
-// the token answer said or, if it said nothing, what the token itself says. What was
-// asked for is no evidence of a grant: the authorize URL passes through the visitor's
-// browser, and a server may leave out scope where it granted what that URL asked for
+// Scopes returns the scopes that an access token with these claims was granted: those in
+// the token answer or, if it states none, those in the token itself. The requested scopes
+// are no evidence of a grant: the authorize URL passes through the visitor's browser, which
+// can change it, and a server may omit scope if it granted all that the URL requested
 // (RFC 6749, section 5.1).
 func (c Claims) Scopes(answer string) []string {
 	if answer != "" {
 		return strings.Fields(answer)
 	}
-	// RFC 8693, section 4.2, has one string; others have arrays, or call it scp.
+	// RFC 8693, section 4.2, defines one string; some servers send arrays, or name it scp.
 	for _, name := range []string{"scope", "scp"} {
 		switch v := c.top[name].(type) {
 		case nil:
@@ -198,8 +196,8 @@ func (c Claims) Scopes(answer string) []string {
 	return nil
 }
 
-// Grants returns the scopes, and after them the permissions: Auth0 puts into that
-// array what a person's roles allow.
+// Grants returns the scopes, and after them the permissions, an array in which Auth0
+// lists what a person's roles allow.
 func (c Claims) Grants(answer string) []string {
 	return slices.Concat(c.Scopes(answer), elements(c.top["permissions"]))
 }
@@ -242,7 +240,7 @@ func text(v any) string {
 	case string:
 		return v
 	case json.Number:
-		return v.String() // as it stood in the token
+		return v.String() // as spelled in the token
 	}
 	return toJSON(v)
 }
@@ -250,7 +248,7 @@ func text(v any) string {
 func toJSON(v any) string {
 	var b strings.Builder
 	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false) // it is no part of a page
-	_ = enc.Encode(v)        // what came out of JSON goes in again
+	enc.SetEscapeHTML(false) // it is not part of a page
+	_ = enc.Encode(v)        // never fails for values decoded from JSON
 	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -6,14 +6,14 @@ import (
 	"fmt"
 )
 
-// aboutIDToken are the claims that tell about an ID token itself, and nothing of the
-// person (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
+// aboutIDToken are the claims about an ID token itself, and not about the person
+// (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
 var aboutIDToken = []string{"iss", "aud", "exp", "iat", "nbf", "jti", "azp", "nonce", "at_hash", "c_hash"}
 
-// Further returns, as JSON, what an ID token's payload says about a person that the
-// access token does not: that is all of it that needs to be kept. Two tokens that name
-// two people are an error. Of two that name two sessions (sid), the ID token's counts
-// (OpenID Connect Back-Channel Logout 1.0, section 2.4).
+// Further returns, as JSON, the claims about a person that an ID token's payload has and the
+// access token has not: only these need to be kept. It is an error if the two tokens name
+// two people. If they name two sessions (sid), the ID token's counts (OpenID Connect
+// Back-Channel Logout 1.0, section 2.4).
 func Further(payload []byte, accessToken string) ([]byte, error) {
 	id, err := Parse(payload)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 // Lookup finds the claim at a path, as [Claims.Lookup] does.
 type Lookup func(path string) (any, bool)
 
-// anyAt begins a value that stands for all addresses of one domain.
+// anyAt is the prefix of a value that stands for all addresses of one domain.
 const anyAt = "*@"
 
-// CheckValue reports what keeps value from being one that a claim is compared with.
+// CheckValue returns an error unless a claim can be compared with value.
 func CheckValue(value string) error {
 	domain, ok := strings.CutPrefix(value, anyAt)
 	if !ok {
@@ -29,13 +29,13 @@ func CheckValue(value string) error {
 }
 
 // Holds reports whether the claim at path is, or contains, one of the values, which
-// [CheckValue] has found good. A number or a boolean is compared as its JSON text.
+// [CheckValue] has accepted. A number or a boolean is compared as its JSON text.
 //
-// The value *@example.com stands for each address with one @ and that domain, whose case
-// means nothing. For the claim email, it holds only where the server has verified the
-// address: anyone can sign up with an address that is somebody else's. Other values of
-// email are compared without regard to case, too, and do not hold where the server says that
-// it has not verified the address; some say nothing.
+// The value *@example.com stands for each address with one @ and that domain, in any
+// case. For the claim email, it holds only if the server has verified the address: anyone
+// can sign up with somebody else's address. Other values of email are compared without
+// regard to case, too, and do not hold if the server says that it has not verified the
+// address; some servers say nothing about that.
 func Holds(lookup Lookup, path string, values []string) bool {
 	claim, _ := lookup(path)
 	isEmail := path == "email"
@@ -56,26 +56,25 @@ func Holds(lookup Lookup, path string, values []string) bool {
 // isIn reports whether an address is in a domain.
 func isIn(address, domain string) bool {
 	local, of, ok := strings.Cut(address, "@")
-	return ok && local != "" && equalFold(of, domain) // so of holds no further @
+	return ok && local != "" && equalFold(of, domain) // domain has no @, so of has none either
 }
 
-// isVerified reports whether the server has verified the address in the claim email. It
-// says so by the boolean (OpenID Connect Core 1.0, section 5.1), and by nothing else.
+// isVerified reports whether the server says that it has verified the address in the claim
+// email. Only the boolean counts (OpenID Connect Core 1.0, section 5.1).
 func isVerified(lookup Lookup) bool {
 	verified, _ := lookup("email_verified")
 	return verified == true
 }
 
-// isUnverified reports whether the server says anything of the address in the claim email but that it has verified
-// it. Some write the boolean as a string.
+// isUnverified reports whether email_verified is there with any other value than true. Some servers write the
+// boolean as a string.
 func isUnverified(lookup Lookup) bool {
 	verified, says := lookup("email_verified")
 	return says && verified != true && verified != "true"
 }
 
-// equalFold reports whether two texts are equal but for the case of A to Z. Unicode has
-// further letters that fold into those, which are other letters to whoever gives out
-// names and addresses.
+// equalFold reports whether two texts are equal but for the case of A to Z. Unicode folds
+// further letters into those, but domains and mailboxes treat them as different letters.
 func equalFold(a, b string) bool {
 	if len(a) != len(b) {
 		return false

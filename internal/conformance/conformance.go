@@ -1,5 +1,5 @@
-// Package conformance checks what a [certmagic.Storage] does against what certmagic asks of it, and what
-// this module needs beyond that.
+// Package conformance checks whether a [certmagic.Storage] keeps certmagic's contract, and meets this
+// module's further requirements.
 package conformance
 
 import (
@@ -20,21 +20,21 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// A Check is one thing that is asked of a storage.
+// A Check is one requirement on a storage.
 type Check struct {
 	Name string // in a few words
 
-	// Without says what does not work on a storage that fails the check. It is empty for what certmagic
-	// asks and this module does without.
+	// Without says what does not work on a storage that fails the check. It is empty for a requirement of
+	// certmagic that this module does not depend on.
 	Without string
 
-	// IsSlight says that what does not work is only slower, or rare and mended by signing in once more.
+	// IsSlight says that the consequence is only a delay, or rare and cured by another login.
 	IsSlight bool
 
 	run func(*checker) error
 }
 
-// Checks are all there are. They leave nothing in the storage, and each lasts some seconds at most.
+// Checks are all checks. They leave nothing in the storage, and each takes some seconds at most.
 var Checks = []Check{
 	{
 		Name: "a value that was stored can be loaded", run: (*checker).values,
@@ -84,14 +84,14 @@ var Checks = []Check{
 	{Name: "deleting a folder deletes what is in it", run: (*checker).deleteFolder},
 }
 
-// Result is what came of a check.
+// Result is the result of a check.
 type Result struct {
 	Check
-	Err error // nil: the storage does what is asked
+	Err error // nil: the storage meets the requirement
 }
 
-// Run makes all checks of a storage, of which a and b are two instances' values. All keys are below a folder of a
-// new name.
+// Run makes all checks of a storage. a and b are the values of two instances for it. All keys are below a folder
+// with a new name.
 func Run(ctx context.Context, a, b certmagic.Storage) []Result {
 	var results []Result
 	for _, check := range Checks {
@@ -132,10 +132,10 @@ const (
 	checkTimeout = 10 * time.Second
 	cleanTimeout = 5 * time.Second
 
-	// refused is how long a lock that is held must not be got. Engines that poll do so once a second.
+	// refused is how long a held lock must not be acquired by another. Engines that poll do so once a second.
 	refused = 500 * time.Millisecond
 
-	// polled is longer than engines that poll need to see that a lock is free.
+	// polled is longer than the time in which polling engines notice that a lock is free.
 	polled = 4 * time.Second
 )
 
@@ -172,7 +172,7 @@ func (r *checker) expect(s certmagic.Storage, key string, want []byte) error {
 	return nil
 }
 
-// expectMissing returns an error unless key is missing, by err.
+// expectMissing returns an error unless err says that the key is missing.
 func expectMissing(doing string, err error) error {
 	switch {
 	case err == nil:
@@ -183,7 +183,7 @@ func expectMissing(doing string, err error) error {
 	return nil
 }
 
-// clean deletes what was stored, and its folders, the deepest first.
+// clean deletes all stored keys, and their folders, the deepest first.
 func (r *checker) clean() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), cleanTimeout)
 	defer cancel()
@@ -264,7 +264,7 @@ func (r *checker) missing() error {
 
 func (r *checker) shared() error {
 	key := r.key("shared")
-	_, _ = r.b.Load(r.ctx, key) // that it is missing may be remembered, too
+	_, _ = r.b.Load(r.ctx, key) // a cache may also remember that it is missing
 	for _, value := range []string{"first", "second"} {
 		if err := r.store(r.a, key, []byte(value)); err != nil {
 			return err
@@ -292,7 +292,7 @@ func (r *checker) tree() error {
 	return nil
 }
 
-// read has the listings read as this module does it.
+// read checks listings as this module reads them.
 func (r *checker) read() error {
 	if err := r.tree(); err != nil {
 		return err
@@ -319,15 +319,15 @@ func intersection(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return !slices.Contains(b, s) })
 }
 
-// take takes a lock, and gives up after a time.
+// take acquires a lock, with a time limit.
 func (r *checker) take(s certmagic.Storage, name string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(r.ctx, patience)
 	defer cancel()
 	return lockWithin(ctx, s, name)
 }
 
-// lockWithin takes a lock by the end of ctx, whether the engine heeds that or not. A lock that it gets later is
-// released.
+// lockWithin acquires a lock before ctx ends, whether the engine observes ctx or not. If the engine acquires the
+// lock later, it is released.
 func lockWithin(ctx context.Context, s certmagic.Storage, name string) error {
 	held := context.WithoutCancel(ctx) // some engines keep a lock for as long as its context lives
 	done := make(chan error)
@@ -377,7 +377,7 @@ func (r *checker) exclude() error {
 	return nil
 }
 
-// takeAtOnce has two instances take a lock at the same time, and returns how many got it.
+// takeAtOnce has two instances acquire a lock concurrently, and returns how many succeeded.
 func (r *checker) takeAtOnce(name string, patience time.Duration) (holders int) {
 	got := make([]bool, 2)
 	var wait sync.WaitGroup

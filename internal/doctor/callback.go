@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -24,11 +25,11 @@ type place struct {
 	hosts  []string // the names that its site is for; empty: not known, or any
 
 	around [][]caddyhttp.MatcherSet // of the routes that it stands in, from the outermost
-	begins bool                     // a login begins at a page visit without a session
+	begins bool                     // a page visit without a session begins a login
 }
 
-// places finds the blocks in the servers' routes, and in the named routes that these invoke. One that is in
-// another handler's keeping is not found.
+// places finds the blocks in the servers' routes, and in the named routes that these invoke. It does not find
+// a block inside a handler that package routing does not know.
 func places(
 	app *caddyhttp.App, isBlock func(caddyhttp.MiddlewareHandler) bool,
 ) map[caddyhttp.MiddlewareHandler][]place {
@@ -74,10 +75,20 @@ func places(
 	return found
 }
 
-// findCallback sees whether a request for the callback comes to the block, or to one
-// that shares its redirect URI, and what stands in its way.
+// findCallback checks whether a request for the callback reaches the block, or one that
+// shares its redirect URI, and if not, which handler is in its way.
 func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
-	target, err := url.Parse(redirectURI)
+	return l.find(b, redirectURI, func(s *scout) { s.seeks = b.block.RedirectURI })
+}
+
+// findLogout checks the same for a logout token. Any block with the same path may receive it.
+func (l *loaded) findLogout(b *block, uri string) aventus.Finding {
+	return l.find(b, uri, func(s *scout) { s.tells, s.r.Method = true, http.MethodPost })
+}
+
+// find checks whether a request for a URL, as setUp changes it, reaches the block.
+func (l *loaded) find(b *block, uri string, setUp func(*scout)) aventus.Finding {
+	target, err := url.Parse(uri)
 	if err != nil {
 		return skipped("the name of the host is not known")
 	}
@@ -96,7 +107,7 @@ func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
 	}
 	best := skipped("cannot be told: the block was not found among the routes")
 	for i, server := range servers {
-		f := l.seekCallback(server, b, target, direct)
+		f := l.seek(server, b, target, direct, setUp)
 		if i == 0 || f.Status == aventus.Pass {
 			best = f
 		}
@@ -104,10 +115,13 @@ func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
 	return best
 }
 
-// seekCallback is findCallback for one server.
-func (l *loaded) seekCallback(server *caddyhttp.Server, b *block, target *url.URL, direct bool) aventus.Finding {
+// seek is find for one server.
+func (l *loaded) seek(
+	server *caddyhttp.Server, b *block, target *url.URL, direct bool, setUp func(*scout),
+) aventus.Finding {
 	s := l.newScout(server, target)
-	s.seeks, s.direct = b.block.RedirectURI, direct
+	setUp(s)
+	s.direct = direct
 	switch came := s.follow(server.Routes); {
 	case came == arrives:
 		return aventus.Finding{Status: aventus.Pass, Detail: "comes to aventus_auth"}
@@ -136,7 +150,7 @@ func (l *loaded) seekCallback(server *caddyhttp.Server, b *block, target *url.UR
 	}
 }
 
-// leavesOut reports whether the routes around a block keep the request from it, wherever it stands at a server.
+// leavesOut reports whether the routes around a block keep the request from it, at each of its places at a server.
 func (s *scout) leavesOut(b *block, server *caddyhttp.Server) bool {
 	defer func(why string) { s.why = why }(s.why)
 	keepsOut := func(sets []caddyhttp.MatcherSet) bool { return s.matches(sets) == routing.No }
@@ -165,27 +179,29 @@ func listensOn(server *caddyhttp.Server, u *url.URL) bool {
 	})
 }
 
-// scout goes the way of a request through the routes, as Caddy would, but has no
-// handler answer it: that could have effects. What it cannot foresee, it leaves open.
+// scout follows a request through the routes, as Caddy would, but calls no handler: that
+// could have effects. If it cannot predict a step, the outcome is unsure.
 type scout struct {
 	r       *http.Request
+	blocks  []*Block                                 // of the config
 	blockOf func(caddyhttp.MiddlewareHandler) *Block // nil: it is none
-	seeks   string                                   // the redirect URI, as the config has it; empty: any block
-	direct  bool                                     // it comes as it was sent
+	seeks   string                                   // the redirect URI, as in the config; empty: any block
+	direct  bool                                     // no proxy in front has changed the request
 	groups  map[string]bool                          // the groups of routes that are satisfied
 	named   map[string]*caddyhttp.Route
 	depth   int    // of named routes that invoke each other
-	why     string // what stopped it, or what cannot be told
+	why     string // the handler that stopped it, or that cannot be predicted
 
 	hostMatched, hostMissed bool
 
-	describes bool // it asks for what blocks say of themselves to API clients
+	describes bool // it asks for the metadata of blocks for API clients
+	tells     bool // it is a logout token of the authorization server
 
 	through bool     // it goes on after a block that protects it
-	met     []*Block // those blocks
+	met     []*Block // the blocks that it passed
 }
 
-// maxDepth is how deep named routes that invoke each other are followed.
+// maxDepth limits how deep named routes that invoke each other are followed.
 const maxDepth = 32
 
 type outcome int
@@ -198,7 +214,7 @@ const (
 	ends // no handler is left
 )
 
-// newScout returns a scout with a visit of a URL at a server.
+// newScout returns a scout with a page visit at a server.
 func (l *loaded) newScout(server *caddyhttp.Server, target *url.URL) *scout {
 	r := &http.Request{
 		Method: http.MethodGet, URL: &url.URL{Path: target.Path, RawPath: target.RawPath, RawQuery: target.RawQuery},
@@ -209,7 +225,7 @@ func (l *loaded) newScout(server *caddyhttp.Server, target *url.URL) *scout {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, ServerName: target.Hostname()}
 	}
 	return &scout{
-		blockOf: l.blockOf, groups: make(map[string]bool), named: server.NamedRoutes,
+		blocks: l.blocks, blockOf: l.blockOf, groups: make(map[string]bool), named: server.NamedRoutes,
 		r: caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server),
 	}
 }
@@ -241,7 +257,7 @@ func (s *scout) follow(routes caddyhttp.RouteList) outcome {
 	return goesOn
 }
 
-// meet says what becomes of the request at a handler.
+// meet returns the outcome of the request at a handler.
 func (s *scout) meet(handler caddyhttp.MiddlewareHandler) outcome {
 	name := caddy.GetModuleName(handler)
 	if b := s.blockOf(handler); b != nil {
@@ -277,7 +293,7 @@ func (s *scout) meet(handler caddyhttp.MiddlewareHandler) outcome {
 		s.why = name
 		return stops
 	case "rewrite", "vars", "map":
-		// These change nothing but the request, and routes after them look at that.
+		// These change only the request, and the matchers of later routes depend on it.
 		passed := false
 		err := handler.ServeHTTP(nil, s.r, caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 			s.r, passed = r, true
@@ -294,7 +310,7 @@ func (s *scout) meet(handler caddyhttp.MiddlewareHandler) outcome {
 	return cannotTell
 }
 
-// meetBlock says what becomes of the request at a block, as its ServeHTTP has it.
+// meetBlock returns the outcome of the request at a block, as in its ServeHTTP.
 func (s *scout) meetBlock(b *Block) outcome {
 	path := s.r.URL.Path
 	if original, ok := s.r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
@@ -312,6 +328,19 @@ func (s *scout) meetBlock(b *Block) outcome {
 		}
 		s.why = "another aventus_auth (client_id " + aventus.CleanText(b.Config.ClientID) + ")"
 		return stops
+	}
+	if s.tells {
+		isOwn := slices.Contains(b.OtherPaths, path) && !s.isForAnother(b)
+		switch {
+		case isOwn && path == b.BackchannelPath:
+			return arrives
+		case isOwn, path == b.CallbackPath, protects == routing.Yes && !b.Passes:
+			s.why = "another aventus_auth (client_id " + aventus.CleanText(b.Config.ClientID) + ")"
+			return stops
+		case protects == routing.Maybe && !b.Passes:
+			return cannotTell
+		}
+		return goesOn
 	}
 	if s.seeks == "" {
 		if protects == routing.Yes && s.through {
@@ -332,8 +361,15 @@ func (s *scout) meetBlock(b *Block) outcome {
 	return goesOn
 }
 
-// acts reports whether a handler may do more than look at the request, or at what is
-// answered.
+// isForAnother reports whether the request names the host of another block, and not that of b. Then b does not
+// serve its own paths, except for the callback.
+func (s *scout) isForAnother(b *Block) bool {
+	host := strings.ToLower((&url.URL{Host: s.r.Host}).Hostname())
+	names := func(b *Block) bool { return !b.leavesHost() && b.covers(host) }
+	return !b.leavesHost() && !names(b) && slices.ContainsFunc(s.blocks, names)
+}
+
+// acts reports whether a handler may do more than read the request or the response.
 func acts(handler caddyhttp.MiddlewareHandler) bool {
 	return !slices.Contains([]string{
 		"copy_response_headers", "encode", "headers", "intercept", "log_append",
@@ -341,12 +377,12 @@ func acts(handler caddyhttp.MiddlewareHandler) bool {
 	}, caddy.GetModuleName(handler))
 }
 
-// matches says whether one of the sets matches; none at all does.
+// matches says whether one of the sets matches, or whether there is no set.
 func (s *scout) matches(sets []caddyhttp.MatcherSet) routing.Certainty {
 	return routing.AnyOf(sets, s.ask)
 }
 
-// ask evaluates a matcher that looks only at what this request has in common with every visitor's. Any
+// ask evaluates a matcher if it depends only on properties that this request shares with every visitor's. Any
 // other is Maybe.
 func (s *scout) ask(matcher any) routing.Certainty {
 	if matcher, ok := matcher.(*caddyhttp.MatchNot); ok {

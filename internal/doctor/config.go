@@ -18,7 +18,7 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 )
 
-// loaded is a config that was provisioned and not started.
+// loaded is a config that was provisioned but not started.
 type loaded struct {
 	Front
 	app     *caddyhttp.App
@@ -27,11 +27,11 @@ type loaded struct {
 	lost    []aventus.Finding
 }
 
-// loadConfig loads the config as `caddy validate` does, with its errors, but for two
-// things that would be left behind, perhaps with an owner that keeps the server out:
-// no log file is opened, and the local certificate authority is made elsewhere.
+// loadConfig loads the config as `caddy validate` does, with its errors, but leaves no
+// files behind, since their owner could lock the server out: it opens no log file, and
+// the local certificate authority is made in another folder.
 func loadConfig(fl caddycmd.Flags, front Front) (*loaded, error) {
-	// What Caddy says of its own progress would stand between the lines here.
+	// Caddy's own log lines would stand between the lines of the report.
 	if err := caddy.Validate(&caddy.Config{Logging: quiet()}); err != nil {
 		return nil, err
 	}
@@ -77,14 +77,14 @@ func loadConfig(fl caddycmd.Flags, front Front) (*loaded, error) {
 	return l, nil
 }
 
-// quiet returns a logging config of which nothing is heard.
+// quiet returns a logging config that logs nothing.
 func quiet() *caddy.Logging {
 	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "FATAL"}}}}
 }
 
-// loadEnvironment loads the environment files as `caddy run` does. Caddy has no other
-// way in than its commands: this one loads them first, and then finds that it was
-// told no adapter.
+// loadEnvironment loads the environment files as `caddy run` does. Caddy exports no function
+// for that, so this runs a command that loads them first, and then fails since no adapter
+// is named.
 func loadEnvironment(fl caddycmd.Flags) error {
 	if !fl.Changed("envfile") {
 		return nil
@@ -101,7 +101,7 @@ func loadEnvironment(fl caddycmd.Flags) error {
 	return nil
 }
 
-// gather puts the blocks that are alike together.
+// gather groups the blocks that are alike.
 func (l *loaded) gather() []*block {
 	at := places(l.app, func(handler caddyhttp.MiddlewareHandler) bool { return l.blockOf(handler) != nil })
 	groups := make(map[string]*block)
@@ -144,13 +144,15 @@ func (l *loaded) gather() []*block {
 		b := groups[key]
 		slices.Sort(b.RedirectURIs)
 		b.RedirectURIs = slices.Compact(b.RedirectURIs)
-		b.LogoutURIs, b.ReturnURLs = b.atEach(b.backchannel), b.atEach(b.returns)
+		b.LogoutURIs = atEach(b.origins(), b.backchannel)
+		// People sign out at any of the hosts that share the login, and come back to it.
+		b.ReturnURLs = atEach(append(b.origins(), b.listedOrigins()...), b.returns)
 		blocks = append(blocks, b)
 	}
 	return blocks
 }
 
-// inURL returns a host as it stands in a URL, where an IPv6 address has brackets
+// inURL returns a host in its form for URLs, where an IPv6 address has brackets
 // (RFC 3986, section 3.2.2).
 func inURL(host string) string {
 	if strings.Contains(host, ":") {
@@ -159,7 +161,7 @@ func inURL(host string) string {
 	return host
 }
 
-// blockOf returns the block that a handler is, or nil if it is none.
+// blockOf returns the block of a handler, or nil if the handler is not a block.
 func (l *loaded) blockOf(handler caddyhttp.MiddlewareHandler) *Block {
 	for _, b := range l.blocks {
 		if b.Handler == handler {

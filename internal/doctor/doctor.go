@@ -1,5 +1,5 @@
-// Package doctor is `caddy aventus-auth doctor`: it says what to register for the blocks of a config, and finds
-// what keeps logins from working.
+// Package doctor is `caddy aventus-auth doctor`: it lists what to register for the blocks of a config, and finds
+// the reasons why logins would fail.
 package doctor
 
 import (
@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -23,14 +24,14 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 )
 
-// Front is what the doctor is given by the module that it examines.
+// Front is what the module that the doctor examines hands to it.
 type Front struct {
 	// Blocks returns the blocks of the config that was provisioned.
 	Blocks func() []*Block
 
 	// Refusals returns the handler among a server's error routes that could answer a refused request with
-	// what it asked for, or "" if none could. Nil hosts mean that the hosts are not known. It reports false
-	// if there are no error routes.
+	// the content that was refused, or "" if none could. Nil hosts mean that the hosts are unknown. It
+	// reports false if there are no error routes.
 	Refusals func(server *caddyhttp.Server, hosts []string) (unsafe string, found bool)
 
 	RefusalsAdvice string // what to do about an unsafe handler
@@ -40,7 +41,7 @@ type Front struct {
 
 // Block is an aventus_auth block that was provisioned.
 type Block struct {
-	Handler caddyhttp.MiddlewareHandler // as it stands in the routes
+	Handler caddyhttp.MiddlewareHandler // the one in the routes
 
 	Config      aventus.Config
 	Client      *aventus.Client
@@ -49,37 +50,38 @@ type Block struct {
 	JWKSURL     string
 	RedirectURI string // may hold hostPlaceholder
 	NeedsKeys   bool   // a login needs the authorization server's key set
-	WithNonce   bool   // an ID token is asked for
+	WithNonce   bool   // an ID token is requested
 
 	// The hosts that share the login with the redirect URI's host. *.example.com stands for one label.
-	Hosts []string
+	Hosts  []string
+	Sealed []Setting // that all of these have to have in common; the same names in each block
 
-	KeysInStorage bool // what it seals, it seals with keys in the storage
+	KeysInStorage bool // the sealing keys are in the storage, not in the config
 
 	Matchers     caddyhttp.MatcherSets
-	Passes       bool // what has no session goes on
+	Passes       bool // a request without a session goes on
 	TakesBearers bool // API clients may bring a token of their own
 	Begins       bool // a page visit without a session begins a login
 	CallbackPath string
-	OtherPaths   []string // that are its own
+	OtherPaths   []string // of the block's own answers, beside the callback
 
-	Notices []Notice // what its config says, and may not be meant
+	Notices []Notice // of values in its config that may not be meant
 
-	BackchannelPath string // where the authorization server says that a session has ended; empty: nowhere
-	LogoutReturn    string // where its logout page sends the browser back: a path or a URL; empty: nowhere
+	BackchannelPath string // of the back-channel logout; empty: off
+	LogoutReturn    string // a path or a URL to which the logout returns; empty: none
 }
 
-// Notice is what the operator should know of a subdirective that is valid.
+// Notice is a warning to the operator about a valid subdirective.
 type Notice struct{ About, Detail, Next string }
 
 const (
-	// hostPlaceholder is what a redirect URI may leave to the request.
+	// hostPlaceholder is the only placeholder in a redirect URI that the request fills in.
 	hostPlaceholder = "{http.request.host}"
 
-	// metadataPath is where an API client looks for what a site says of itself (RFC 9728, section 3).
+	// metadataPath is where an API client looks for a site's metadata (RFC 9728, section 3).
 	metadataPath = "/.well-known/oauth-protected-resource"
 
-	// anyHost stands in for hostPlaceholder, or for a host that is not known (RFC 6761, section 6.4).
+	// anyHost replaces hostPlaceholder or an unknown host in requests (RFC 6761, section 6.4).
 	anyHost = "host.invalid"
 )
 
@@ -124,7 +126,7 @@ be loaded.`,
 			return err
 		}
 		if !d.report.OK {
-			cmd.SilenceErrors = true // all has been said
+			cmd.SilenceErrors = true // the report has printed them
 			return errors.New("a check failed")
 		}
 		return nil
@@ -132,13 +134,13 @@ be loaded.`,
 	return cmd
 }
 
-// doctor examines a config, and tells what it finds as it finds it.
+// doctor examines a config, and reports each finding at once.
 type doctor struct {
 	*loaded
 	asJSON     bool
 	out        io.Writer
 	isTerminal bool      // out is one
-	progress   io.Writer // a terminal, or nothing
+	progress   io.Writer // a terminal, or io.Discard
 
 	report report
 	failed map[string]bool // by host: DNS or the connection failed, so that later checks are skipped
@@ -148,11 +150,11 @@ type doctor struct {
 type report struct {
 	OK     bool     `json:"ok"` // no check failed
 	Blocks []*block `json:"blocks"`
-	Checks []check  `json:"checks"` // of what blocks share
+	Checks []check  `json:"checks"` // of things that blocks share
 }
 
-// block is what is said of the aventus_auth blocks that are alike in all that is
-// asked for. One may stand in several sites, or be loaded for each of them.
+// block is the report on those aventus_auth blocks that are alike in all that is
+// checked. One may be in several sites, or be loaded for each of them.
 type block struct {
 	ClientID     string   `json:"client_id"`
 	Issuer       string   `json:"issuer"`
@@ -163,21 +165,21 @@ type block struct {
 	Checks       []check  `json:"checks"`
 
 	block   *Block   // one of them
-	places  []place  // where they are
+	places  []place  // of all of them
 	notices []Notice // of all of them, each once
 
 	backchannel, returns []string // paths or URLs that are to be registered with it
 }
 
 type check struct {
-	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, errors, named,
-	// storage, keys
+	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, logout, errors,
+	// named, storage, keys
 	Name   string `json:"check"`
 	Target string `json:"target"`
 	aventus.Finding
 }
 
-// examine asks all there is to ask, one thing after the other, and each thing once.
+// examine makes all checks, one after the other, and each once.
 func (d *doctor) examine(ctx context.Context) {
 	d.report.Blocks = d.gather()
 	d.failed = make(map[string]bool)
@@ -228,24 +230,33 @@ func (d *doctor) examine(ctx context.Context) {
 	d.askStorage(ctx)
 }
 
-// parsed parses a URL of the settings, which were checked.
+// parsed parses a URL of the settings, which was checked when the config was loaded.
 func parsed(raw string) *url.URL {
 	u, _ := url.Parse(raw)
 	return u
 }
 
-// atEach returns paths at each origin of the redirect URIs, and URLs as they are. Empty ones are none.
-func (b *block) atEach(paths []string) []string {
+// origins returns the origins of the redirect URIs.
+func (b *block) origins() []string {
+	var all []string
+	for _, uri := range b.RedirectURIs {
+		scheme, rest, _ := strings.Cut(uri, "://")
+		host, _, _ := strings.Cut(rest, "/")
+		all = append(all, scheme+"://"+host)
+	}
+	return all
+}
+
+// atEach returns paths at each origin, and URLs unchanged. It leaves out empty ones.
+func atEach(origins, paths []string) []string {
 	var all []string
 	for _, path := range paths {
 		if path != "" && !strings.HasPrefix(path, "/") {
 			all = append(all, path)
 		}
-		for _, uri := range b.RedirectURIs {
-			scheme, rest, _ := strings.Cut(uri, "://")
-			host, _, _ := strings.Cut(rest, "/")
+		for _, origin := range origins {
 			if strings.HasPrefix(path, "/") {
-				all = append(all, scheme+"://"+host+path)
+				all = append(all, origin+path)
 			}
 		}
 	}
@@ -253,7 +264,7 @@ func (b *block) atEach(paths []string) []string {
 	return slices.Compact(all)
 }
 
-// askHost sees whether a host can be reached, and what time it is there.
+// askHost checks whether a host can be reached, and compares its clock.
 func (d *doctor) askHost(ctx context.Context, u *url.URL) {
 	dns := d.ask(&d.report.Checks, "dns", inURL(u.Hostname()),
 		func() aventus.Finding { return aventus.LookUp(ctx, u) })
@@ -265,8 +276,8 @@ func (d *doctor) askHost(ctx context.Context, u *url.URL) {
 		func() aventus.Finding { return aventus.ProbeClock(ctx, u, d.Now) })
 }
 
-// askKeys sees whether the key set of b can be had. Where no login needs it, it is no
-// failure that there is none.
+// askKeys checks whether the key set of b can be fetched. If no login needs it, a missing
+// key set is not a failure.
 func (d *doctor) askKeys(ctx context.Context, b *Block) {
 	to := b.JWKSURL
 	needed := slices.ContainsFunc(d.blocks, func(other *Block) bool { return other.JWKSURL == to && other.NeedsKeys })
@@ -279,8 +290,7 @@ func (d *doctor) askKeys(ctx context.Context, b *Block) {
 	})
 }
 
-// askBlock asks what the authorization server makes of the block, and the routes of
-// its callback.
+// askBlock checks the block at the authorization server, and the routes to its callback.
 func (d *doctor) askBlock(ctx context.Context, b *block) {
 	for _, uri := range b.RedirectURIs {
 		d.askThere(&b.Checks, "authorize", uri, parsed(b.block.Config.AuthorizeURL), func() aventus.Finding {
@@ -323,11 +333,18 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	for _, host := range b.block.Hosts {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return d.findListed(b, host) })
 	}
+	apart := d.apart(b)
+	for _, host := range slices.Sorted(maps.Keys(apart)) {
+		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return apart[host] })
+	}
 	for _, host := range b.unlisted() {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return b.strayHost(host) })
 	}
 	for _, uri := range b.RedirectURIs {
 		d.ask(&b.Checks, "callback", uri, func() aventus.Finding { return d.findCallback(b, uri) })
+	}
+	for _, uri := range b.LogoutURIs {
+		d.ask(&b.Checks, "logout", uri, func() aventus.Finding { return d.findLogout(b, uri) })
 	}
 	for _, place := range b.places {
 		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
@@ -338,8 +355,8 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	}
 }
 
-// examineErrorRoutes sees whether the error routes of a place could answer a refused
-// request with what it asked for. It reports false where there are none.
+// examineErrorRoutes checks whether the error routes of a place could answer a refused
+// request with the content that was refused. It reports false if there are none.
 func (d *doctor) examineErrorRoutes(p place) (f aventus.Finding, found bool) {
 	hosts := p.hosts
 	if strings.ContainsAny(strings.Join(hosts, ""), "*{") {
@@ -357,7 +374,7 @@ func (d *doctor) examineErrorRoutes(p place) (f aventus.Finding, found bool) {
 	return aventus.Finding{Status: aventus.Pass, Detail: "they show nothing that is protected"}, found
 }
 
-// askThere is ask for what needs the host of u.
+// askThere is ask for a check that needs the host of u.
 func (d *doctor) askThere(to *[]check, name, target string, u *url.URL, probe func() aventus.Finding) aventus.Finding {
 	if d.failed[u.Host] {
 		probe = func() aventus.Finding { return skipped(u.Host + " cannot be reached") }
@@ -367,7 +384,7 @@ func (d *doctor) askThere(to *[]check, name, target string, u *url.URL, probe fu
 
 func skipped(why string) aventus.Finding { return aventus.Finding{Status: aventus.Skip, Detail: why} }
 
-// ask asks one thing, and says what came of it.
+// ask makes one check, and reports its result.
 func (d *doctor) ask(to *[]check, name, target string, probe func() aventus.Finding) aventus.Finding {
 	wait := fmt.Sprintf("  ... %s", name)
 	fmt.Fprint(d.progress, wait)
@@ -388,14 +405,14 @@ func (d *doctor) ask(to *[]check, name, target string, probe func() aventus.Find
 	return c.Finding
 }
 
-// say prints what is for people.
+// say prints text for people: nothing if the report is JSON.
 func (d *doctor) say(format string, args ...any) {
 	if !d.asJSON {
 		fmt.Fprintf(d.out, format, args...)
 	}
 }
 
-// conclude counts what there was, and prints the document where that is wanted.
+// conclude prints the counts, or the JSON document.
 func (d *doctor) conclude() error {
 	all := d.report.Checks
 	for _, b := range d.report.Blocks {

@@ -13,11 +13,11 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 )
 
-// lostDirectives compares the named routes of a Caddyfile with what Caddy's adapter has made of them. Of one whose
-// directives have no matcher, the adapter of Caddy 2.11.9 keeps the first: the gate may be gone, or all that stands
-// behind it. It returns a finding for each that had a gate.
+// lostDirectives compares the named routes of a Caddyfile with their form after Caddy's adapter. If none of a named
+// route's directives has a matcher, the adapter of Caddy 2.11.9 keeps only the first: the gate may be gone, or all
+// handlers behind it. lostDirectives returns a finding for each such route that had a gate.
 func lostDirectives(file, adapter string, adapted []byte) []aventus.Finding {
-	// As Caddy itself tells; of what is no Caddyfile, nothing comes below.
+	// Caddy's own rule for recognizing a Caddyfile; other formats have no such problem.
 	base := strings.ToLower(filepath.Base(file))
 	if adapter != "caddyfile" && !strings.HasPrefix(base, "caddyfile") && !strings.HasSuffix(base, ".caddyfile") {
 		return nil

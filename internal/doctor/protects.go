@@ -13,7 +13,7 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
 )
 
-// describe says in words which requests some matchers take.
+// describe says in words which requests some matchers match.
 func describe(sets []caddyhttp.MatcherSet) string {
 	if len(sets) == 0 {
 		return "every path"
@@ -40,8 +40,8 @@ func describeOne(matcher any) string {
 	return "what the matcher " + caddy.GetModuleName(matcher) + " takes"
 }
 
-// paths returns the patterns of the path matchers in some sets, but for those that a "not" holds, and those
-// that match everything.
+// paths returns the patterns of the path matchers in some sets, without those inside a "not", and those that
+// match everything.
 func paths(sets []caddyhttp.MatcherSet) (patterns []string) {
 	for _, set := range sets {
 		for _, matcher := range set {
@@ -121,10 +121,9 @@ func (l *loaded) shutsOut(b *Block, p place) *Block {
 	return nil
 }
 
-// samples returns paths of requests that for certain come through the matchers around a block, and are the
-// block's to protect.
+// samples returns paths of requests that certainly pass the matchers around a block, and that the block protects.
 func (l *loaded) samples(b *Block, p place) []string {
-	all := []string{"/aventus_auth_doctor"} // what no site has a route of its own for
+	all := []string{"/aventus_auth_doctor"} // a path for which no site has a route of its own
 	for _, pattern := range slices.Concat(paths(slices.Concat(p.around...)), paths(b.Matchers)) {
 		if !strings.ContainsAny(pattern, "{?") {
 			all = append(all, strings.ReplaceAll(pattern, "*", "x"))
@@ -133,10 +132,10 @@ func (l *loaded) samples(b *Block, p place) []string {
 	return slices.DeleteFunc(all, func(path string) bool { return !l.scoutAt(p, path).isInside(p, b) })
 }
 
-// before returns what answers a request that a block protects before it comes to the block, or "".
+// before returns the handler that answers a protected request before it reaches the block, or "".
 func (l *loaded) before(b *Block, p place) string {
 	for _, path := range l.samples(b, p) {
-		// A redirect or a text may well be for everybody.
+		// A redirect or a fixed text may be meant for everybody.
 		s := l.scoutAt(p, path)
 		if s.follow(p.server.Routes) == stops && (s.why == "file_server" || s.why == "reverse_proxy") {
 			return s.why
@@ -145,7 +144,7 @@ func (l *loaded) before(b *Block, p place) string {
 	return ""
 }
 
-// scoutAt returns a scout with a page visit at a place, which arrives where a block protects it.
+// scoutAt returns a scout with a page visit at a place. It arrives if a block protects the visit.
 func (l *loaded) scoutAt(p place, path string) *scout {
 	host := anyHost
 	if len(p.hosts) > 0 && !strings.Contains(p.hosts[0], "{") {
@@ -154,7 +153,7 @@ func (l *loaded) scoutAt(p place, path string) *scout {
 	return l.newScout(p.server, &url.URL{Host: host, Path: path})
 }
 
-// metadata sees whether API clients get what a block with accept_bearer says of itself (RFC 9728).
+// metadata checks whether API clients can fetch the metadata of a block with accept_bearer (RFC 9728).
 func (l *loaded) metadata(p place) aventus.Finding {
 	const lookedAt = metadataPath + ", where API clients look for where to sign in"
 	s := l.scoutAt(p, metadataPath)
@@ -176,8 +175,7 @@ func (l *loaded) metadata(p place) aventus.Finding {
 	}
 }
 
-// isInside reports whether a request for certain comes through the matchers around a block, and is the block's
-// to protect.
+// isInside reports whether a request certainly passes the matchers around a block, and whether the block protects it.
 func (s *scout) isInside(p place, b *Block) bool {
 	for _, sets := range append(slices.Clone(p.around), b.Matchers) {
 		if s.matches(sets) != routing.Yes {

@@ -23,7 +23,7 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// storageName says which storage it is, and nothing of how to get in there.
+// storageName names the storage, without its credentials.
 func storageName(raw json.RawMessage) string {
 	var module struct {
 		Name string `json:"module"`
@@ -34,7 +34,7 @@ func storageName(raw json.RawMessage) string {
 	return module.Name
 }
 
-// askStorage sees whether the storage does what is needed of it, and whether the sealing keys in it can be used.
+// askStorage checks whether the storage works as the module needs it, and whether the sealing keys in it can be used.
 func (d *doctor) askStorage(ctx context.Context) {
 	name := storageName(d.storage)
 	var a certmagic.Storage
@@ -63,7 +63,7 @@ func examineStorage(ctx context.Context, a certmagic.Storage, raw json.RawMessag
 	if err != nil {
 		return []aventus.Finding{storageFails("opening it a second time, as another instance would", err)}
 	}
-	// Most of them wait for locks, so they are made at the same time.
+	// Most checks wait for locks, so they are made concurrently.
 	found := make([]*aventus.Finding, len(conformance.Checks))
 	var checks sync.WaitGroup
 	for i, check := range conformance.Checks {
@@ -95,7 +95,7 @@ func examineStorage(ctx context.Context, a certmagic.Storage, raw json.RawMessag
 	return findings
 }
 
-// keepFolders returns a function that removes the folders which a storage of files has made since.
+// keepFolders returns a function that removes the folders that a file storage has made since this call.
 func keepFolders(storage certmagic.Storage) func() {
 	files, ok := storage.(*certmagic.FileStorage)
 	if !ok {
@@ -114,8 +114,8 @@ func keepFolders(storage certmagic.Storage) func() {
 	}
 }
 
-// probeKeys sees whether the sealing keys can be read. It asks the storage as it is: what records.Bounded makes
-// of it would leave a key there.
+// probeKeys checks whether the sealing keys can be read. It uses the storage directly: records.Bounded would
+// write a key of its own there.
 func (d *doctor) probeKeys(ctx context.Context, storage certmagic.Storage) aventus.Finding {
 	if !slices.ContainsFunc(d.loaded.blocks, func(b *Block) bool { return b.KeysInStorage }) {
 		return skipped("session { key } gives them")
@@ -145,7 +145,7 @@ func (d *doctor) probeKeys(ctx context.Context, storage certmagic.Storage) avent
 	}
 }
 
-// storageFails returns the finding of a storage that fails at what a login needs.
+// storageFails returns the finding for a storage that fails at an operation that a login needs.
 func storageFails(doing string, err error) aventus.Finding {
 	return aventus.Finding{
 		Status: aventus.Fail, Detail: aventus.CleanText(fmt.Sprintf("%s: %v", doing, err)),
@@ -154,8 +154,8 @@ func storageFails(doing string, err error) aventus.Finding {
 	}
 }
 
-// probeStorage opens the storage, and does with it what a login does, under a name of its own. Nothing is written
-// before the lock is held.
+// probeStorage opens the storage, and makes the operations of a login in it, under a name of its own. It writes
+// nothing before it holds the lock.
 func probeStorage(ctx context.Context, raw json.RawMessage) (certmagic.Storage, aventus.Finding) {
 	opened, err := openStorage(raw)
 	if err != nil {
@@ -183,10 +183,10 @@ func probeStorage(ctx context.Context, raw json.RawMessage) (certmagic.Storage, 
 	return opened, aventus.Finding{Status: aventus.Pass, Detail: "it can be written, read, locked and deleted from"}
 }
 
-// storagePatience is how long the doctor waits for the storage to be opened, or for the keys to be read.
+// storagePatience limits how long the doctor waits until the storage is opened, or the keys are read.
 const storagePatience = 10 * time.Second
 
-// openStorage loads the storage's module, which may well connect to it.
+// openStorage loads the storage's module, which may connect to the storage.
 func openStorage(raw json.RawMessage) (certmagic.Storage, error) {
 	type result struct {
 		ctx caddy.Context

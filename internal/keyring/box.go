@@ -20,12 +20,12 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// ErrInvalid says that a value is not one that the box sealed: it is forged,
-// damaged, or meant for something else. Which of these it is must not be told to clients.
+// ErrInvalid says that a value is not one that the box sealed: it is forged, damaged, or
+// sealed for another purpose. Clients must not learn which of these it is.
 var ErrInvalid = errors.New("not a value sealed here")
 
-// ErrUnknownKey is the ErrInvalid of a value that names a key which is not known: it was sealed with a key that
-// has gone, or it is made up. Nothing tells these apart.
+// ErrUnknownKey is the ErrInvalid of a value that names an unknown key: it was sealed with a key that was removed
+// since, or it is forged. These cases cannot be distinguished.
 var ErrUnknownKey = fmt.Errorf("%w, or with a key that is not known any more", ErrInvalid)
 
 // A sealed value is the unpadded base64url (RFC 4648, section 5) of
@@ -38,12 +38,12 @@ const (
 	headerSize = 1 + 4 + chacha20poly1305.NonceSizeX
 	timeSize   = 8
 
-	// Overhead is how many bytes a sealed value has more than what is in it,
-	// before it is encoded.
+	// Overhead is how many bytes longer than its plaintext a sealed value is, before
+	// it is encoded.
 	Overhead = headerSize + timeSize + chacha20poly1305.Overhead
 )
 
-// EncodedLen returns the length of what Seal returns for n bytes of plaintext.
+// EncodedLen returns the length of a sealed value with n bytes of plaintext.
 func EncodedLen(n int) int { return base64.RawURLEncoding.EncodedLen(Overhead + n) }
 
 // Strict refuses the spare bits of a last character: one value, one spelling.
@@ -53,7 +53,7 @@ var encoding = base64.RawURLEncoding.Strict()
 type Box struct {
 	ring *Ring
 	info string
-	// The subkeys of the ring's keys, derived anew when those change.
+	// The subkeys of the ring's keys, derived again when those change.
 	subkeys atomic.Pointer[subkeySet]
 }
 
@@ -70,15 +70,15 @@ type subkey struct {
 
 // Box returns the box for a purpose and a client.
 func (r *Ring) Box(purpose, client string) *Box {
-	// NUL cannot stand in a purpose, so no two pairs make the same info.
+	// A purpose has no NUL, so no two pairs make the same info.
 	return &Box{ring: r, info: "aventus_auth " + purpose + "\x00" + client}
 }
 
 // Seal returns plaintext sealed with the newest key that all instances know. To open it, the same
-// associated data is needed. An error means that the keys cannot be had.
+// associated data is needed. An error means that there are no keys to be had.
 //
-// XChaCha20-Poly1305 takes a nonce of 24 random bytes: however many values are
-// sealed with a key, and anyone can make us seal a login's state, none repeats.
+// XChaCha20-Poly1305 takes a nonce of 24 random bytes. Anyone can make us seal any number
+// of login states with a key, but no nonce of that size repeats.
 func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, error) {
 	set, err := b.ring.forSeal(ctx)
 	if err != nil {
@@ -100,11 +100,11 @@ func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, e
 	return encoding.EncodeToString(sealed), nil
 }
 
-// Open returns what was sealed, and when. The error is ErrInvalid, and nothing
-// else is returned, unless the value was sealed by this box's purpose and client
-// with the same associated data; any other error means that the keys cannot be had.
-// The clocks of instances differ, so what was sealed a little in the future opens,
-// and what was sealed further ahead than [records.ClockSkew] does not.
+// Open returns the plaintext of a sealed value, and when it was sealed. The error is
+// ErrInvalid, and nothing else is returned, unless the value was sealed for this box's
+// purpose and client with the same associated data; any other error means that there are
+// no keys to be had. The clocks of instances differ, so a value from the future opens, but
+// not one that is further ahead than [records.ClockSkew].
 func (b *Box) Open(ctx context.Context, sealed string, associated []byte) ([]byte, time.Time, error) {
 	raw, err := decode(sealed)
 	if err != nil {
@@ -126,9 +126,9 @@ func (b *Box) Open(ctx context.Context, sealed string, associated []byte) ([]byt
 	return timed[timeSize:], at, nil
 }
 
-// Derive returns 32 bytes that only a holder of the keys can compute from input,
-// by the key that sealed names (a value that any box of the ring sealed). So they
-// are the same for as long as the value can be opened, whatever keys are made.
+// Derive returns 32 bytes that only a holder of the keys can compute from input. The key is
+// the one that sealed names, a value that any box of the ring sealed. So the result is the
+// same for as long as that value can be opened, whatever keys are made since.
 func (b *Box) Derive(ctx context.Context, sealed string, input []byte) ([]byte, error) {
 	raw, err := decode(sealed)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package keyring makes, keeps and uses the keys that seal what a browser is
-// given to carry.
+// Package keyring makes, keeps and uses the keys that seal the values in a browser's
+// cookies and URLs.
 //
 // A key is never used itself: each purpose and client has a subkey of its own
-// (HKDF-SHA256, RFC 5869), so what was sealed as a login's state can never be
+// (HKDF-SHA256, RFC 5869), so a value that was sealed as a login's state can never be
 // opened as a session, nor at another client of the same server.
 package keyring
 
@@ -28,26 +28,25 @@ import (
 )
 
 const (
-	// SecretSize is the least number of bytes that a key may have.
+	// SecretSize is the minimum number of bytes of a key.
 	SecretSize = 32
 
-	// File is where the keys are in the storage.
+	// File is the key's name in the storage of the file with the sealing keys.
 	File = "aventus_auth/keys.json"
 
 	storageLock = "aventus_auth/keys"
 
-	// How often a value sealed with a key that is not known may make the ring
-	// look at the storage: another instance may have made that key, but anyone
-	// can make one up.
+	// The least time between two reads of the storage for values that name an unknown
+	// key: another instance may have made that key, but anyone can make one up.
 	reloadInterval = 10 * time.Second
 )
 
-// key is one secret that subkeys are derived from. Its id stands in front of
-// what was sealed with it, and tells nothing of the secret.
+// key is one secret that subkeys are derived from. Its id is in front of each value
+// sealed with it, and reveals nothing of the secret.
 type key struct {
 	id      [4]byte
 	Secret  []byte    `json:"secret"`
-	Created time.Time `json:"created"` // zero when it is fixed
+	Created time.Time `json:"created"` // zero for a fixed key
 }
 
 func newKey(secret []byte, created time.Time) (key, error) {
@@ -61,13 +60,13 @@ func newKey(secret []byte, created time.Time) (key, error) {
 	return key{id: [4]byte(id), Secret: secret, Created: created}, nil
 }
 
-// keySet is never changed once it is in use. All keys open; which one seals is
-// a matter of time.
+// keySet is never changed once it is in use. All keys open; which one seals depends on
+// the time.
 type keySet struct {
 	keys   []key     // the newest first
 	keep   int64     // as in the file
-	read   time.Time // when the file said so
-	looked time.Time // when the file was last asked for, in vain or not
+	read   time.Time // when the file was read
+	looked time.Time // when a read was last tried, failed or not
 }
 
 func (s *keySet) has(id [4]byte) bool {
@@ -79,25 +78,25 @@ func (s *keySet) has(id [4]byte) bool {
 	return false
 }
 
-// Cache is what a process remembers of the keys in its storage. It may outlive
-// the Ring that filled it, so that a configuration loaded while the storage is
-// down still opens the sessions of the one before.
+// Cache holds the keys that a process has read from its storage. It may outlive the
+// Ring that filled it, so that a configuration loaded while the storage is down still
+// opens the sessions of the one before.
 type Cache struct {
-	// Confirm is called before what is remembered is used. It may be nil.
+	// Confirm is called before a cached key is used. It may be nil.
 	Confirm func(context.Context)
 
 	set    atomic.Pointer[keySet]
 	failed atomic.Pointer[failure] // the last one
 	mu     sync.Mutex              // held while the file is read into the set
 
-	work   sync.Mutex // held by what goes on in the background
-	tended time.Time  // when that last tried to write the file
+	work   sync.Mutex // held by work in the background
+	tended time.Time  // when the background last tried to write the file
 }
 
 // failure is an attempt to load the keys that failed.
 type failure struct{ err error }
 
-// Age returns how old the key is that seals. It is not known before it was first
+// Age returns the age of the key that seals. It reports false until the keys were first
 // needed.
 func (c *Cache) Age(now time.Time) (time.Duration, bool) {
 	set := c.set.Load()
@@ -107,7 +106,7 @@ func (c *Cache) Age(now time.Time) (time.Duration, bool) {
 	return now.Sub(set.keys[set.sealing(now)].Created), true
 }
 
-// Forget has the keys loaded anew, since the storage has become another one.
+// Forget empties the cache, since the storage has become another one.
 func (c *Cache) Forget() { c.set.Store(nil) }
 
 // Destruct implements caddy.Destructor. There is nothing to release.
@@ -116,10 +115,10 @@ func (*Cache) Destruct() error { return nil }
 // Ring is a set of keys: fixed ones, or those in a storage, which are made there
 // when they are first needed. It is safe for concurrent use.
 type Ring struct {
-	storage certmagic.Storage // nil when the keys are fixed
+	storage certmagic.Storage // nil if the keys are fixed
 	cache   *Cache
 	now     func() time.Time
-	clock   *records.Clock // now is its; nil when the keys are fixed
+	clock   *records.Clock // the source of now; nil if the keys are fixed
 	keep    int64          // in seconds
 	first   sync.Once      // the first Seal
 }
@@ -147,17 +146,17 @@ func Fixed(secrets [][]byte, now func() time.Time) (*Ring, error) {
 }
 
 // Stored returns a ring of the keys in storage, where a new one is made every 30
-// days, and an old one is kept for as long as what it sealed may live: keep says
-// how long that is for what this ring seals. Stored does not touch the storage;
+// days, and an old one is kept for as long as the values sealed with it may live: keep is
+// that time for the values that this ring seals. Stored does not touch the storage;
 // the first use does. Calls of the storage must be bounded in time. An old key is
 // replaced and removed only when clock allows it: see [records.Clock.MayRemove].
 func Stored(storage certmagic.Storage, cache *Cache, clock *records.Clock, keep time.Duration) *Ring {
-	// A part of a second counts as a whole one.
+	// A fraction of a second is rounded up.
 	return &Ring{storage: storage, cache: cache, now: clock.Now, clock: clock, keep: int64((keep-1)/time.Second) + 1}
 }
 
-// Keep returns how long anything may live at most that is sealed with the keys in the storage, by whoever uses them.
-// Of fixed keys, it is not known, and zero.
+// Keep returns the longest lifetime of any value that is sealed with the keys in the storage, by any user of them.
+// For fixed keys, it is unknown, and zero.
 func (r *Ring) Keep(ctx context.Context) (time.Duration, error) {
 	set, err := r.current(ctx)
 	if err != nil {
@@ -166,7 +165,7 @@ func (r *Ring) Keep(ctx context.Context) (time.Duration, error) {
 	return time.Duration(min(set.keep, math.MaxInt64/int64(time.Second))) * time.Second, nil
 }
 
-// current returns the keys, from memory where it can.
+// current returns the keys, from the cache if they are there.
 func (r *Ring) current(ctx context.Context) (*keySet, error) {
 	if r.cache.Confirm != nil {
 		r.cache.Confirm(ctx)
@@ -189,9 +188,9 @@ func (r *Ring) current(ctx context.Context) (*keySet, error) {
 	return r.begin(ctx)
 }
 
-// with returns a set that holds the key of the given id, if there is one; else
-// the set as it is. A ring that has not looked lately looks at the storage; if
-// that fails, what it knew still holds.
+// with returns a set that holds the key of the given id, or the given set if there is no
+// such key. It reads the storage unless that was done recently; if that fails, the known
+// keys stay in use.
 func (r *Ring) with(ctx context.Context, id [4]byte) (*keySet, error) {
 	set, err := r.current(ctx)
 	if err != nil || r.storage == nil {
@@ -215,8 +214,8 @@ func (r *Ring) look(ctx context.Context, seen *keySet) *keySet {
 		return set
 	}
 	newer := new(keySet)
-	// A file that is gone is not made anew for this: anyone can make up an id,
-	// and the keys at hand still open what there is.
+	// A missing file is not made again here: anyone can make up an id, and the known
+	// keys still open all existing values.
 	if file, err := r.load(ctx); err != nil {
 		*newer = *seen
 	} else {
@@ -227,8 +226,8 @@ func (r *Ring) look(ctx context.Context, seen *keySet) *keySet {
 	return newer
 }
 
-// within reports whether at lies less than d back. A time ahead of now does not: the
-// clock was set back, and waiting until it catches up may take years.
+// within reports whether at is less than d ago. For a time in the future it is false: the
+// clock was set back, and may take years to catch up.
 func within(now, at time.Time, d time.Duration) bool {
 	age := now.Sub(at)
 	return 0 <= age && age < d
@@ -254,12 +253,12 @@ func (r *Ring) begin(ctx context.Context) (*keySet, error) {
 // keyFile is the file in the storage.
 type keyFile struct {
 	Keys []key `json:"keys"` // the newest first
-	// The longest, in seconds, that anything sealed with the keys may live: the
-	// longest of all rings that have used the file.
+	// The longest lifetime, in seconds, of any value sealed with the keys: the
+	// maximum of all rings that have used the file.
 	Keep int64 `json:"keep"`
 }
 
-// set returns the keys of a file that was had just now.
+// set returns the keys of a file that was just read or written.
 func (f *keyFile) set(now time.Time) *keySet {
 	return &keySet{keys: f.Keys, keep: f.Keep, read: now, looked: now}
 }
@@ -276,8 +275,8 @@ func (f *keyFile) add(now time.Time) error {
 	return nil
 }
 
-// Inspect returns how many keys there are in a storage, or the error that keeps them from being used. It makes
-// none, and writes nothing.
+// Inspect returns the number of keys in a storage, or the error for which they cannot be used. It makes no key, and
+// writes nothing.
 func Inspect(ctx context.Context, storage certmagic.Storage) (int, error) {
 	data, err := storage.Load(ctx, File)
 	if err != nil {
@@ -301,8 +300,8 @@ func (r *Ring) load(ctx context.Context) (*keyFile, error) {
 func parseKeys(data []byte) (*keyFile, error) {
 	file := new(keyFile)
 	dec := json.NewDecoder(bytes.NewReader(data))
-	// A file that cannot be read is left alone: whatever it still holds,
-	// sessions may hang on it.
+	// A damaged file is not replaced: sessions may depend on the keys that it still
+	// holds.
 	err := dec.Decode(file)
 	if _, end := dec.Token(); err != nil || end != io.EOF {
 		return nil, fmt.Errorf("%s is damaged; restore it, or delete it to end all sessions", File)
@@ -329,17 +328,17 @@ func (r *Ring) store(ctx context.Context, file *keyFile) error {
 }
 
 // create makes the first key, under the storage's lock: of all instances that
-// start on an empty storage, one makes it, and the others find it.
+// start on an empty storage, one makes it, and the others read it.
 func (r *Ring) create(ctx context.Context) (*keyFile, error) {
 	if err := r.storage.Lock(ctx, storageLock); err != nil {
-		// Some engines poll a lock once a second, so where many instances start
-		// at once it may not come in time, though the key is there by now.
+		// Some engines poll a lock once a second. If many instances start at once, this
+		// one may not get the lock in time, though the key is there by now.
 		if file, readErr := r.load(ctx); readErr == nil {
 			return file, nil
 		}
 		return nil, err
 	}
-	// A lock that cannot be released goes stale by itself.
+	// A lock that cannot be released expires by itself.
 	defer func() { _ = r.storage.Unlock(ctx, storageLock) }()
 
 	if file, err := r.load(ctx); !errors.Is(err, fs.ErrNotExist) {

@@ -9,8 +9,8 @@ import (
 // RecordKeySize is the size of the key of one record.
 const RecordKeySize = chacha20poly1305.KeySize
 
-// SealRecord seals what rests in a storage with a key that does not: it is the
-// browser's to bring. So a copy of the storage opens nothing.
+// SealRecord seals a record of the storage with a key that is not in the storage, but in
+// the browser's cookie. So a copy of the storage opens nothing.
 func SealRecord(key, plaintext, associated []byte) ([]byte, error) {
 	aead, err := chacha20poly1305.NewX(key)
 	if err != nil {

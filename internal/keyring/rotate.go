@@ -7,33 +7,33 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// A key's life: it is made when the one before is 30 days old, and lies in the
+// A key's life: it is made when the one before is 30 days old, and waits in the
 // storage until it is ripe; then it seals, until the next one is ripe; then it
-// only opens, until the last of what it sealed has ended. Nothing here has a
-// timer or outlives its work: all of it is started by a Seal or an Open.
+// only opens, until the last value that it sealed has expired. Nothing here has a
+// timer or outlives its work: a Seal or an Open starts all of it.
 const (
-	// When the newest key is that old, another is made.
+	// The age of the newest key at which another is made.
 	rotateAfter = 30 * 24 * time.Hour
 
-	// A key is that old when it begins to seal, by which time all instances know
-	// it: were one to meet it first in a cookie, it might have looked at the
-	// storage just before the key was made, or be unable to look now.
+	// The age at which a key begins to seal. By then all instances know it: an instance
+	// that first met it in a cookie might have read the storage just before the key was
+	// made, or be unable to read it now.
 	ripeAfter = 2 * time.Hour
 
-	// When the file was read that long ago, it is read again in the background.
+	// The time after which the file is read again in the background.
 	refreshAfter = time.Hour
 
-	// A Seal that finds it was read even longer ago waits for it: this
-	// instance has been idle, and its newest key may have been retired. It is
-	// shorter than ripeAfter by more than clocks may differ.
+	// The time after which a Seal waits for the file to be read: this instance has
+	// been idle, and its newest key may have been retired. It is shorter than
+	// ripeAfter by more than clocks may differ.
 	staleAfter = 90 * time.Minute
 
-	// A failed attempt is repeated after this time.
+	// The time after which a failed attempt is repeated.
 	retryAfter = time.Minute
 )
 
-// sealing returns the index of the key that seals: the newest that is ripe. The
-// oldest need not be, for there was none to seal before it.
+// sealing returns the index of the key that seals: the newest that is ripe. The oldest
+// need not be ripe, since no other key could seal before it.
 func (s *keySet) sealing(now time.Time) int {
 	for i, k := range s.keys {
 		if now.Sub(k.Created) >= ripeAfter {
@@ -43,8 +43,7 @@ func (s *keySet) sealing(now time.Time) int {
 	return len(s.keys) - 1
 }
 
-// forSeal returns the keys as current does, and sees to it that they do not grow
-// old.
+// forSeal returns the keys as current does, and starts what keeps them up to date.
 func (r *Ring) forSeal(ctx context.Context) (*keySet, error) {
 	set, err := r.current(ctx)
 	if err != nil || r.storage == nil {
@@ -53,9 +52,9 @@ func (r *Ring) forSeal(ctx context.Context) (*keySet, error) {
 	if now := r.now(); !within(now, set.read, staleAfter) && !within(now, set.looked, retryAfter) {
 		set = r.look(ctx, set)
 	}
-	// Before anything is sealed that lives longer than the file says, the file says
-	// it. If that fails, there is time: the key that seals now is dropped after two
-	// rotations at the earliest.
+	// The file states the longest lifetime before a value with that lifetime is sealed. If
+	// the write fails, there is time to repeat it: the key that seals now is dropped after
+	// two rotations at the earliest.
 	r.first.Do(func() {
 		if r.keep <= set.keep {
 			return
@@ -77,7 +76,7 @@ func (r *Ring) forSeal(ctx context.Context) (*keySet, error) {
 	return set, nil
 }
 
-// refresh reads the file again, in the background, when that is long ago: another
+// refresh reads the file again in the background if the last read is long ago: another
 // instance may have made a key.
 func (r *Ring) refresh(ctx context.Context, set *keySet) {
 	if now := r.now(); within(now, set.read, refreshAfter) || within(now, set.looked, retryAfter) {
@@ -86,8 +85,8 @@ func (r *Ring) refresh(ctx context.Context, set *keySet) {
 	r.background(ctx, func(ctx context.Context) { r.look(ctx, set) })
 }
 
-// background does the work in a goroutine of its own, unless there is one. The
-// work's calls of the storage are bounded, and so is its life.
+// background runs work in a goroutine, unless one is running. The calls of the storage are
+// bounded in time, and so is the goroutine.
 func (r *Ring) background(ctx context.Context, work func(context.Context)) {
 	if !r.cache.work.TryLock() {
 		return
@@ -98,33 +97,33 @@ func (r *Ring) background(ctx context.Context, work func(context.Context)) {
 	}()
 }
 
-// isDue reports whether the newest key is to have a successor. A date in the future is
-// waited for, however far it is: if it asked for a key, two instances whose clocks
-// disagree would make keys in turns. So a key that was made while the clock is a year
-// ahead would be the last one for that year, and the keys that were dropped for it would
-// take the sessions that they sealed with them: the clock has to be right.
+// isDue reports whether the newest key needs a successor. A key from the future does not,
+// however far ahead it is: otherwise two instances whose clocks disagree would make keys in
+// turns. So a key that is made while the clock is a year ahead would be the last one for
+// that year, and dropping the older keys for it would end the sessions that they sealed: the
+// clock has to be right.
 func (r *Ring) isDue(newest key, now time.Time) bool {
 	return now.Sub(newest.Created) >= rotateAfter && r.clock.MayRemove(now)
 }
 
-// tend writes into the file what ought to be there: how long this ring's values
-// live, and a new key if one is due. The cache's work mutex must be held, and not
-// its other one, for requests wait for that.
+// tend updates the file: with the lifetime of this ring's values, and with a new key if
+// one is due. The cache's work mutex must be held, and not its other one, for which
+// requests wait.
 //
-// Locks are imperfect (a stale one is taken away from its holder, a call that was
-// given up on may still be carried out), so an instance may write over the key
-// that another has just made. As no key seals before it is ripe, and whoever seals
-// has read the file since, that one never sealed anything.
+// Locks are imperfect (an engine may take a lock for stale, and a call that was given up
+// on may still be carried out), so an instance may overwrite the key that another has
+// just made. No key seals before it is ripe, and an instance that seals has read the file
+// since, so the overwritten key never sealed anything.
 func (r *Ring) tend(ctx context.Context) error {
 	r.cache.tended = r.now()
 	if err := r.storage.Lock(ctx, storageLock); err != nil {
 		return err
 	}
-	// A lock that cannot be released goes stale by itself.
+	// A lock that cannot be released expires by itself.
 	defer func() { _ = r.storage.Unlock(ctx, storageLock) }()
 
-	// Another instance may have been faster. A file that is gone is not made anew:
-	// an operator deletes it to end all sessions, and a restart does that.
+	// Another instance may have been faster. A missing file is not made again: an operator
+	// deletes it to end all sessions, and only a restart makes new keys.
 	file, err := r.load(ctx)
 	if err != nil {
 		return err
@@ -145,16 +144,15 @@ func (r *Ring) tend(ctx context.Context) error {
 			return err
 		}
 	}
-	// A request that has read the file just before is not to put what it found in
-	// place of this.
+	// A request that read the file just before must not replace this set with an older one.
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
 	r.cache.set.Store(file.set(now))
 	return nil
 }
 
-// drop removes the keys with which nothing was sealed that may still live: those
-// whose successor began to seal longer ago than that.
+// drop removes the keys whose values have all expired: those whose successor began to seal
+// longer ago than the longest lifetime.
 func (f *keyFile) drop(now time.Time) {
 	for i, k := range f.Keys {
 		// In seconds, where no number that a file may hold overflows.

@@ -15,16 +15,16 @@ import (
 )
 
 const (
-	// A request waits no longer than this for one call of the storage.
+	// The longest that a request waits for one call of the storage.
 	storageTimeout = 5 * time.Second
 
-	// Calls that no request waits for may take longer: to list a million files, say, or to
-	// remove them.
+	// Calls for which no request waits may take longer, such as listing or removing a
+	// million files.
 	learnTimeout = time.Minute
 	sweepTimeout = 30 * time.Minute
 
-	// A storage that hangs holds on to at most this many goroutines; calls beyond
-	// them wait for their turn, and fail if it does not come.
+	// The most goroutines that a hanging storage can occupy; further calls wait for a
+	// slot, and fail if none gets free in time.
 	storageCalls = 128
 )
 
@@ -34,18 +34,18 @@ var ErrStorage = errors.New("storage")
 
 var errNoAnswer = errors.New("no answer")
 
-// Bounded returns storage with a limit on how long each call lasts and on how
-// many are under way at once, which tells failed (it may be nil) what fails. Engines
-// are free to ignore a context (files on a network share do), so a call that is given
-// up on goes on in the background, and its result is dropped. That a key does not exist
-// is verified.
+// Bounded returns storage with limits on the duration of each call, and on the number of
+// calls at a time. It calls failed, which may be nil, for each error. Engines are free to
+// ignore a context (files on a network share do), so a call that was given up on goes on
+// in the background, and its result is dropped. The answer that a key does not exist is
+// verified.
 //
-// A write that was given up on may still be carried out. So the next one of its key
-// begins when it has ended: what was written last stays, as far as this process and an
-// engine that answers at the end of a write are concerned. Against other processes, either
-// the value keeps them from writing, or a lock is held until [Shelf.Settled].
+// A write that was given up on may still be carried out. So the next write of its key
+// begins when it has ended: the last value stays, as far as this process and an engine that
+// answers at the end of a write are concerned. Against other processes, either the value
+// keeps them from writing, or a lock is held until [Shelf.Settled].
 func Bounded(storage certmagic.Storage, failed func(operation string, err error)) certmagic.Storage {
-	if _, ok := storage.(*Newest); !ok { // which verifies what each of its values says
+	if _, ok := storage.(*Newest); !ok { // which verifies the answers of each of its values
 		storage = &verified{Storage: storage}
 	}
 	return &bounded{
@@ -64,23 +64,23 @@ type bounded struct {
 	certmagic.Storage
 	failed  func(operation string, err error) // may be nil
 	timeout time.Duration
-	slots   chan struct{} // of the calls under way
-	locks   chan struct{} // of the locks that are wanted or held
+	slots   chan struct{} // one for each call under way
+	locks   chan struct{} // one for each lock that is waited for or held
 
 	mu     sync.Mutex
-	held   holders[func()]    // release the slots of the locks held
+	held   holders[func()]    // release the slots of held locks
 	writes map[string]*writes // by key
 }
 
-// writes are the writes of one key that are carried out or wait for that, given up on or not.
+// writes are the pending writes of one key: the one under way and those that wait for it, given up on or not.
 type writes struct {
 	count   int
-	turn    chan struct{} // taken by the one that is carried out
+	turn    chan struct{} // taken by the write under way
 	settled chan struct{} // closed when none is left
 }
 
-// patient returns a bounded storage for work in the background, which does one thing
-// at a time, and gives each call the time that it may need.
+// patient returns a bounded storage for work in the background: one call at a time, with
+// a longer time limit.
 func patient(storage certmagic.Storage, timeout time.Duration) certmagic.Storage {
 	b, ok := storage.(*bounded)
 	if !ok {
@@ -92,8 +92,8 @@ func patient(storage certmagic.Storage, timeout time.Duration) certmagic.Storage
 	}
 }
 
-// call runs f within the bounds. If f succeeds after it was given up on, undo
-// (which may be nil) takes its effect back.
+// call runs f within both limits. If f succeeds after it was given up on, undo
+// (which may be nil) reverts its effect.
 func call[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error),
 	undo func()) (T, error) {
 	var zero T
@@ -106,8 +106,8 @@ func call[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 	}, undo)
 }
 
-// acquire takes a slot. A burst waits for its turn, for as long as it would wait for
-// an answer.
+// acquire takes a slot. It waits for one as long as a call waits for its answer, which
+// bursts may need.
 func (b *bounded) acquire(slots chan struct{}) bool {
 	select {
 	case slots <- struct{}{}:
@@ -124,12 +124,12 @@ func (b *bounded) acquire(slots chan struct{}) bool {
 	}
 }
 
-// wait runs f within the time bound alone.
+// wait runs f within the time limit alone.
 func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.Context) (T, error),
 	undo func()) (T, error) {
 	var zero T
-	// The caller's own end does not end a call of the storage: a use that
-	// is half noted when the visitor closes the tab would be a lost login.
+	// The end of the caller's context does not end a call of the storage: if the
+	// visitor closed the tab while a code's use is written, the login would be lost.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.timeout)
 	type result struct {
 		value T
@@ -163,8 +163,7 @@ func wait[T any](ctx context.Context, b *bounded, doing string, f func(context.C
 	return zero, b.fail(doing, fmt.Errorf("%w: %s: %w within %s", ErrStorage, doing, errNoAnswer, b.timeout))
 }
 
-// fail tells of an error, and returns it. The operation is what was being done, to
-// whatever key.
+// fail reports an error, and returns it. The operation names the method, without the key.
 func (b *bounded) fail(doing string, err error) error {
 	if b.failed != nil {
 		operation, _, _ := strings.Cut(doing, " ")
@@ -173,8 +172,8 @@ func (b *bounded) fail(doing string, err error) error {
 	return err
 }
 
-// sure makes an error of a panic: nothing else in these goroutines catches it, and
-// a storage engine's mistake is not to end the whole server.
+// sure turns a panic into an error: nothing else in these goroutines recovers from it, and
+// a bug of a storage engine must not end the whole server.
 func sure[T any](ctx context.Context, f func(context.Context) (T, error)) (value T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -197,8 +196,8 @@ func (b *bounded) Store(ctx context.Context, key string, value []byte) error {
 	return err
 }
 
-// inTurn writes when the writes of the key that began before have ended, unless it is given up on
-// until then.
+// inTurn waits until the earlier writes of the key have ended, and then writes, unless it is given up on
+// before.
 func (b *bounded) inTurn(ctx context.Context, key string, write func() error) error {
 	b.mu.Lock()
 	w := b.writes[key]
@@ -254,16 +253,16 @@ func (b *bounded) List(ctx context.Context, path string, recursive bool) ([]stri
 	}, nil)
 }
 
-// Stat is for listings: it tells whether there is anything to list.
+// Stat is for listings, which check with it whether there is anything to list.
 func (b *bounded) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
 	return call(ctx, b, "listing "+key, func(ctx context.Context) (certmagic.KeyInfo, error) {
 		return b.Storage.Stat(ctx, key)
 	}, nil)
 }
 
-// Lock hands down a context that lasts until Unlock: some engines keep a lock fresh
-// for as long as the context lives that it was taken with. Locks have slots of their
-// own, or those who hold one could find no slot for what they hold it for.
+// Lock passes on a context that lasts until Unlock: some engines renew a lock only as long
+// as the context of its Lock lives. Locks have slots of their own: otherwise, the
+// holder of a lock might find no slot for the calls that it made the lock for.
 func (b *bounded) Lock(ctx context.Context, name string) error {
 	if !b.acquire(b.locks) {
 		return b.fail("locking", fmt.Errorf("%w: locking %s: too many wait for a lock", ErrStorage, name))
@@ -304,7 +303,7 @@ func (b *bounded) Lock(ctx context.Context, name string) error {
 // lockPause is the time between two attempts to take a lock that an engine refuses.
 const lockPause = 250 * time.Millisecond
 
-// lock waits for a lock until ctx is done, also where the engine refuses one that is held, as certmagic-sqlstorage
+// lock waits for a lock until ctx is done, even if the engine refuses a held lock at once, as certmagic-sqlstorage
 // 1.1.1 does. An engine that cannot be reached is not asked again.
 func (b *bounded) lock(ctx context.Context, name string) error {
 	for {
@@ -323,8 +322,7 @@ func (b *bounded) lock(ctx context.Context, name string) error {
 	}
 }
 
-// Unlock gives the lock's slot free when the engine has answered, however long that
-// takes.
+// Unlock frees the lock's slot when the engine has answered, however long that takes.
 func (b *bounded) Unlock(ctx context.Context, name string) error {
 	b.mu.Lock()
 	free, ok := b.held.take(name) // before the engine lets the next holder in
@@ -338,8 +336,8 @@ func (b *bounded) Unlock(ctx context.Context, name string) error {
 	return err
 }
 
-// holders maps the name of each lock that is held to what belongs to its holders, the
-// oldest first. A lock has several where an engine took it for stale and gave it away.
+// holders maps the name of each held lock to a value for each of its holders, the oldest
+// first. A lock has several if an engine took it for stale and gave it to another.
 type holders[T any] map[string][]T
 
 func (h holders[T]) add(name string, holder T) { h[name] = append(h[name], holder) }

@@ -6,12 +6,12 @@ import (
 )
 
 const (
-	// steadyFor is how long the two clocks of a Clock must have advanced alike until
-	// something is removed.
+	// steadyFor is how long the two clocks of a Clock must have advanced alike before
+	// anything is removed.
 	steadyFor = time.Hour
 
-	// maxDrift is how far they may part in that time. It is less than the [ClockSkew] that
-	// callers add to the end of what they remove.
+	// maxDrift is how far they may differ in that time. It is less than the [ClockSkew] that
+	// callers wait after the expiry of what they remove.
 	maxDrift = time.Minute
 )
 
@@ -27,12 +27,12 @@ type Clock struct {
 	elapsed func() time.Duration
 
 	mu    sync.Mutex
-	since time.Duration // when the wall clock was last found to be set, by the steady clock
-	zero  time.Time     // what the wall clock would have said then when the steady one was 0
+	since time.Duration // when a change of the wall clock was last noticed, by the steady clock
+	zero  time.Time     // the wall clock's time, as it then was, of the steady clock's 0
 }
 
-// NewClock returns a clock of the wall clock now and of the steady clock elapsed, which counts from
-// any moment on.
+// NewClock returns a clock of the wall clock now and of the steady clock elapsed, which may count from
+// any moment.
 func NewClock(now func() time.Time, elapsed func() time.Duration) *Clock {
 	c := &Clock{now: now, elapsed: elapsed}
 	c.since = elapsed()
@@ -40,14 +40,14 @@ func NewClock(now func() time.Time, elapsed func() time.Duration) *Clock {
 	return c
 }
 
-// Now returns the time by the wall clock alone: the monotonic reading of a [time.Time] stands
-// still while the machine sleeps, and what was read before would be taken for fresh.
+// Now returns the time by the wall clock alone: the monotonic reading of a [time.Time] does not
+// advance while the machine sleeps, after which stale values would count as fresh.
 func (c *Clock) Now() time.Time { return c.now().Round(0) }
 
-// MayRemove reports whether what had expired by now, which the wall clock has just said, may be
-// removed for good: the process has run for an hour, and by both clocks. If the wall clock was set
-// meanwhile, or the machine has slept, that hour begins anew. A clock that stays wrong for longer
-// is believed.
+// MayRemove reports whether what has expired by now, a current reading of the wall clock, may be
+// removed for good: the process has run for an hour, by both clocks. If the wall clock was set
+// in that time, or the machine has slept, the hour begins again. A clock that stays wrong for
+// longer is believed.
 func (c *Clock) MayRemove(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -61,6 +61,8 @@ type Ended struct {
 	slow   certmagic.Storage // for what may take long
 	ended  endings
 
+	expected endings // by EndBefore: ends that are about to be written
+
 	begin    sync.Once
 	learning context.Context // done when the learning is to stop
 	stop     context.CancelFunc
@@ -180,14 +182,19 @@ func (e *Ended) Learned() time.Time {
 // ended.
 func (e *Ended) Has(id ID, began time.Time) bool {
 	end, ok := e.ended.get(id)
-	return ok && (end.since <= 0 || began.Unix() <= end.since)
+	if ok && (end.since <= 0 || began.Unix() <= end.since) {
+		return true
+	}
+	end, ok = e.expected.get(id)
+	return ok && began.Unix() <= end.since
 }
 
 // After returns the first moment at which something called id may begin and not have
 // ended with what was before it.
 func (e *Ended) After(id ID) time.Time {
-	end, _ := e.ended.get(id)
-	return time.Unix(end.since+1, 0)
+	known, _ := e.ended.get(id)
+	expected, _ := e.expected.get(id)
+	return time.Unix(max(known.since, expected.since)+1, 0)
 }
 
 // HasPartial reports whether anything at all has ended by EndBefore or EndNamed: whether ids other
@@ -205,8 +212,27 @@ func (e *Ended) End(ctx context.Context, id ID, until time.Time) error {
 // before, at the time that After returned, is ended too, however soon that was: at this instance, and
 // at others whose ends the storage tells of.
 func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) error {
+	how := end{until: until.Unix(), since: since.Unix()}
+	e.mu.Lock()
+	e.expect(id, e.afterKnown(id, how))
+	e.mu.Unlock()
 	_ = e.Learn(ctx) // where it fails, what is known counts
-	return e.end(ctx, id, end{until: until.Unix(), since: since.Unix()})
+	return e.end(ctx, id, how)
+}
+
+// ExpectBefore ends all that is called id and began by since, at this instance alone and without accessing the
+// storage, for a caller that is about to call EndBefore. It may be repeated without effect.
+func (e *Ended) ExpectBefore(id ID, since, until time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.expect(id, end{until: until.Unix(), since: since.Unix()})
+}
+
+// expect notes an end that is about to be written. It is kept apart from the others, since the end that is written
+// must be later than each of those. The mutex must be held.
+func (e *Ended) expect(id ID, how end) {
+	e.inPart.Store(true)
+	e.expected.note(id, how)
 }
 
 // Replace ends id as End does, where something else lives on what was granted to it.
@@ -228,10 +254,11 @@ func (e *Ended) EndNamed(ctx context.Context, id ID, until time.Time) error {
 
 func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
-	if known, _ := e.ended.get(id); how.since != 0 && known.since != 0 {
-		how.since = max(how.since, known.since+1)
-	}
+	how = e.afterKnown(id, how)
 	e.note(id, how)
+	if expected, _ := e.expected.get(id); saysAll(how.since, expected.since) {
+		e.expected.remove(id)
+	}
 	e.mu.Unlock()
 	now := e.clock.Now()
 	e.all.sweep(ctx, now)
@@ -253,6 +280,15 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	return err
 }
 
+// afterKnown returns an end by EndBefore, made later than the one that is known. It returns other ends unchanged.
+// The mutex must be held.
+func (e *Ended) afterKnown(id ID, how end) end {
+	if known, _ := e.ended.get(id); how.since > 0 && known.since > 0 {
+		how.since = max(how.since, known.since+1)
+	}
+	return how
+}
+
 // write writes the record of an end, which counts until then. A record that the storage does not take stays
 // unwritten. A record among those that other instances list as new is filed under the time of the write.
 func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
@@ -269,9 +305,20 @@ func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
 	}
 	// It also says what earlier records of the same id would.
 	maps.DeleteFunc(e.unwritten, func(old endFile, end int64) bool {
-		return old.id == r.id && old.place == r.place && old.since <= r.since && end <= until
+		return old.id == r.id && old.place == r.place && saysAll(r.since, old.since) && end <= until
 	})
 	return nil
+}
+
+// saysAll reports whether an end with the first value of since includes one with the other.
+func saysAll(since, other int64) bool {
+	switch {
+	case since == 0 || other == 0:
+		return since == 0
+	case since < 0 || other < 0:
+		return since < 0
+	}
+	return other <= since
 }
 
 // isBlind reports whether the last attempt to learn was not shown what has ended lately.
@@ -381,6 +428,7 @@ func (e *Ended) forget() {
 	}
 	over := now.Add(-ClockSkew).Unix()
 	e.ended.forget(over)
+	e.expected.forget(over)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	maps.DeleteFunc(e.unwritten, func(_ endFile, until int64) bool { return until < over })
@@ -405,6 +453,7 @@ func (e *Ended) Adopt(other *Ended) {
 	other.mu.RUnlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	other.expected.each(e.expect)
 	for r, until := range unwritten {
 		if r.place == other.all {
 			r.place = e.all

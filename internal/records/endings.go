@@ -54,6 +54,14 @@ func (e *endings) note(id ID, how end) {
 	part.known[id] = how
 }
 
+// remove forgets an id.
+func (e *endings) remove(id ID) {
+	part := &e[id[0]]
+	part.mu.Lock()
+	defer part.mu.Unlock()
+	delete(part.known, id)
+}
+
 // each calls f with all that is known.
 func (e *endings) each(f func(ID, end)) {
 	for i := range e {

@@ -7,11 +7,11 @@ import (
 	"io/fs"
 )
 
-// IdentityKey is where a storage says which one it is. Two configurations that are written alike may have two
-// storages, and two that are not may have one.
+// IdentityKey is the key under which a storage holds its own id. Two configurations with equal storage settings may
+// have two storages, and two with different settings may have one.
 const IdentityKey = "aventus_auth/storage"
 
-// identify tells n.Identified which storage a value is of, if that is not known.
+// identify calls n.Identified with the id of a value's storage, unless that is known.
 func (n *Newest) identify(ctx context.Context, value *verified) {
 	if n.Identified == nil || n.identified.Load() == value || !n.identifying.TryLock() {
 		return
@@ -19,13 +19,13 @@ func (n *Newest) identify(ctx context.Context, value *verified) {
 	defer n.identifying.Unlock()
 	id, err := sure(ctx, value.identity)
 	if err != nil {
-		return // as what it is going to be asked for will fail
+		return // the call that follows will fail as well
 	}
 	n.Identified(id)
 	n.identified.Store(value)
 }
 
-// identity returns the id that lies in a storage, and puts one there if there is none.
+// identity returns the id in a storage, and stores one if there is none.
 func (v *verified) identity(ctx context.Context) (string, error) {
 	id, err := v.Load(ctx, IdentityKey)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(id) == 0 {

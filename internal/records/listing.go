@@ -17,21 +17,21 @@ import (
 // The contract of certmagic's List leaves much open, and engines differ in all of it: some refuse a
 // recursive listing, some list recursively whatever is asked, some ignore the prefix or compare it as
 // text, some show folders and some do not, with a slash at the end or without, below a prefix of
-// their own, or with a backslash as the separator. What follows reads all of them.
+// their own, or with a backslash as the separator. The functions below read all of them.
 //
 // The keys of this module lie two levels below each place: <place>/<period>/<name>.
 
-// landmarkFolder is a folder in a place that is no period. What lies in it shows whether a listing of
-// the place shows what is there.
+// landmarkFolder is a folder in a place that is not a period. If a listing of the place shows the key in
+// it, the listing is complete.
 const landmarkFolder = "landmark"
 
-// isFolder reports whether a name in a place is one that keys are filed under.
+// isFolder reports whether a name in a place is a folder with keys in it.
 func isFolder(name string) bool {
 	_, err := strconv.ParseInt(name, 10, 64)
 	return err == nil || name == landmarkFolder
 }
 
-// List returns the keys in dir, or if recursive all below it, each as dir and the rest. Folders may be
+// List returns the keys in dir, or if recursive all below it, each with dir in front. Folders may be
 // among the keys. An empty result is verified.
 func (v *verified) List(ctx context.Context, dir string, recursive bool) ([]string, error) {
 	names, err := v.names(ctx, dir, recursive)
@@ -47,15 +47,15 @@ func (v *verified) List(ctx context.Context, dir string, recursive bool) ([]stri
 	return names, err
 }
 
-// names returns what List does, without dir.
+// names returns the same as List, without dir in front.
 func (v *verified) names(ctx context.Context, dir string, recursive bool) ([]string, error) {
 	var names []string
 	err := errAsked
 	if !recursive || !v.refuses.Load() {
 		names, err = v.ask(ctx, dir, recursive)
 	}
-	// It is an answer that dir does not exist. Nothing at all may be the answer of an engine that knows the
-	// other kind of listing only.
+	// fs.ErrNotExist means that dir does not exist. An empty listing may come from an engine that supports
+	// only the other kind of listing.
 	isRefused := err != nil && !errors.Is(err, fs.ErrNotExist)
 	if ctx.Err() == nil && (isRefused || err == nil && len(names) == 0) {
 		others, otherErr := v.ask(ctx, dir, !recursive)
@@ -82,16 +82,16 @@ func (v *verified) names(ctx context.Context, dir string, recursive bool) ([]str
 	return v.fill(ctx, dir, names)
 }
 
-// errAsked stands for the answer of an engine that is known to refuse recursive listings.
+// errAsked replaces the answer of an engine that is known to refuse recursive listings.
 var errAsked = errors.New("it refuses recursive listings")
 
-// ask asks the engine for the keys of dir, and returns what lies below it.
+// ask asks the engine for the keys of dir, and returns the names below it.
 func (v *verified) ask(ctx context.Context, dir string, recursive bool) ([]string, error) {
 	keys, err := v.Storage.List(ctx, dir, recursive)
 	return below(keys, dir), err
 }
 
-// fill lists each folder of which names show nothing: a listing that should have been recursive was not.
+// fill lists each folder that is empty according to names: the engine may not have listed recursively.
 func (v *verified) fill(ctx context.Context, dir string, names []string) ([]string, error) {
 	filled := make(map[string]bool)
 	for _, name := range names {
@@ -114,8 +114,8 @@ func (v *verified) fill(ctx context.Context, dir string, names []string) ([]stri
 	return names, nil
 }
 
-// below returns the part of keys that lies below dir, whatever an engine puts around it, each once. The
-// engine's own prefix is the shortest that stands before dir: a longer one is that of another storage
+// below returns the part of each key below dir, whatever an engine puts around it, without duplicates. The
+// engine's own prefix is the shortest text before dir: a longer one belongs to another storage
 // in the same bucket.
 func below(keys []string, dir string) []string {
 	shortest := -1
@@ -125,7 +125,7 @@ func below(keys []string, dir string) []string {
 		key = strings.Trim(strings.ReplaceAll(key, `\`, "/"), "/")
 		before, name, ok := strings.Cut("/"+key, "/"+dir+"/")
 		if !ok || name == "" {
-			continue // dir itself, or what is elsewhere
+			continue // dir itself, or a key elsewhere
 		}
 		if shortest < 0 || len(before) < shortest {
 			shortest = len(before)
@@ -149,10 +149,10 @@ func List(ctx context.Context, storage certmagic.Storage, dir string) ([]string,
 	return names, err
 }
 
-// listTries is how often a listing is tried that others disturb, within a second.
+// listTries limits how often a listing is tried that other instances disturb, within a second.
 const listTries = 10
 
-// list returns the keys of a directory. That there is nothing is no error.
+// list returns the keys of a directory. A missing directory is no error.
 func list(ctx context.Context, storage certmagic.Storage, dir string, recursive bool) ([]string, error) {
 	for try := range listTries {
 		if try > 0 {
@@ -166,8 +166,8 @@ func list(ctx context.Context, storage certmagic.Storage, dir string, recursive 
 		if !errors.Is(err, fs.ErrNotExist) {
 			return keys, err
 		}
-		// Nothing is there; or (with files) another instance has given a file its name
-		// while it was listed, and then the rest is not listed either.
+		// The directory is missing; or (with files) another instance has renamed a file during
+		// the listing, and then the other files are not listed either.
 		switch _, err := storage.Stat(ctx, dir); {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil, nil
@@ -178,11 +178,11 @@ func list(ctx context.Context, storage certmagic.Storage, dir string, recursive 
 	return nil, unlisted(storage, fmt.Errorf("%s is there, and listing it says that it is not", dir))
 }
 
-// ErrUnlisted is wrapped by the error of a listing that does not show what is there.
+// ErrUnlisted is wrapped by the error of a listing that is incomplete.
 var ErrUnlisted = fmt.Errorf("%w: a listing does not show what is stored", ErrStorage)
 
-// list returns the keys of the place, or if not recursive its folders. It is an error if they do not show
-// a key that was stored there for this purpose.
+// list returns the keys of the place, or if not recursive its folders. It is an error if a key is missing
+// among them that was stored there for this purpose.
 func (p *periods) list(ctx context.Context, storage certmagic.Storage, recursive bool) ([]string, error) {
 	mark := path.Join(p.prefix, landmarkFolder)
 	key := path.Join(mark, "1")

@@ -18,23 +18,23 @@ import (
 // Requests of a configuration go on after it is unloaded, and so does what they share with those
 // of the next one: renewals, used codes, keys, the learning of what has ended. All of that is made once
 // with a bounded Newest as its storage, and each of its calls goes to the newest value there is
-// at that moment. So nothing has to be told of a reload, and nothing keeps a value that is closed.
+// at that moment. So a reload needs no notification, and nothing keeps a closed value.
 //
 // A call that fails while another value is in use is made again there: the first value may have
 // been closed in the middle of the call, or belong to a configuration that fails to load. Every
 // call here can be made twice.
 type Newest struct {
-	// Identified is told which storage a value is of, by the id that lies in it, before the value is first asked
-	// for anything else, and again whenever it was another value meanwhile. It may be nil.
+	// Identified is called with the id of a value's storage before the value's first other call, and again after
+	// another value was in use. It may be nil.
 	Identified func(id string)
 
-	next atomic.Pointer[Newest] // what is asked in its place; nil: nothing else is
+	next atomic.Pointer[Newest] // asked in place of this one, unless nil
 
 	identifying sync.Mutex
-	identified  atomic.Pointer[verified] // whose id was told last
+	identified  atomic.Pointer[verified] // the value with which Identified was last called
 
 	mu     sync.Mutex
-	values []*verified        // in use, the newest last; if none is, the one that was last
+	values []*verified        // those in use, the newest last; if none is, the one that was in use last
 	inUse  int                // how many of values are in use
 	locked holders[*verified] // where each lock that is held was taken
 }
@@ -66,8 +66,8 @@ func (n *Newest) release(value *verified) {
 }
 
 // ask calls f with the newest value. If that fails, and another value is in use by then, ask calls f
-// with that one, unless the time for the call is over. The answer that a key does not exist is no
-// failure: it is verified.
+// with that one, unless the time for the call is over. The answer that a key does not exist does not
+// count as failure: it is verified.
 func ask[T any](ctx context.Context, n *Newest, f func(*verified) (T, error)) (T, error) {
 	first := n.other(nil)
 	n.identify(ctx, first)
@@ -88,8 +88,8 @@ func askOne[T any](ctx context.Context, value *verified, f func(*verified) (T, e
 	return sure(ctx, func(context.Context) (T, error) { return f(value) })
 }
 
-// Follow has another Newest asked from now on, whose storage is the same one. What is under way for a
-// configuration that is gone is then written by the value of the one that has come.
+// Follow passes all further calls to another Newest, whose storage is the same one. Pending work of an
+// unloaded configuration is then written by the value of its successor.
 func (n *Newest) Follow(next *Newest) { n.next.Store(next) }
 
 // other returns the newest value that is not the given one, or nil.
@@ -134,7 +134,7 @@ func (n *Newest) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error
 	return ask(ctx, n, func(s *verified) (certmagic.KeyInfo, error) { return s.Stat(ctx, key) })
 }
 
-// Lock remembers where the lock was taken, since only that value can release it.
+// Lock records which value holds the lock, since only that one can release it.
 func (n *Newest) Lock(ctx context.Context, name string) error {
 	at, err := ask(ctx, n, func(s *verified) (*verified, error) { return s, s.Lock(ctx, name) })
 	if err != nil {

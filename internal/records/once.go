@@ -22,47 +22,47 @@ const (
 	// useTimeout bounds a call of Use.
 	useTimeout = 10 * time.Second
 
-	// gatherFor is how long a call of Use waits for others to be written with, when several
-	// were written together within gatherAfter: writing is what costs most of a login, with
-	// files at least, and the person who signs in does not notice.
+	// gatherFor is how long a call of Use waits for others to be written together with, if several
+	// were written together within gatherAfter. Writing is the most expensive part of a login, with
+	// files at least, and the person who signs in does not notice the delay.
 	gatherFor   = 5 * time.Millisecond
 	gatherAfter = time.Second
 
-	// journalSize limits a journal: it is written anew for each batch of calls, and read by
+	// journalSize limits a journal: it is written as a whole for each batch of calls, and read by
 	// all processes that share the storage.
 	journalSize = 32 << 10
 )
 
-// Once makes sure that a thing is used once, by one process of all that share a
+// Once makes sure that an id is used once, by one of all processes that share a
 // storage, also after a restart.
 //
-// A use is written into a journal, which is this process's alone, before the thing is
-// used, and then the journals of the other processes are read. Of two processes that use
-// the same thing at once, the one whose write ended last finds the other's, and gives
-// way. (Both may. Then neither uses it, which costs less than a lock for every use.) Calls
-// that come while the journal is being written are written together the next time. The
-// storage must show a value to every read that begins after its write has ended.
+// Before an id is used, its use is written into a journal of this process alone, and then
+// the journals of the other processes are read. Of two processes that use the same id at
+// once, the one whose write ended last finds the other's, and fails. (Both may fail. Then
+// neither uses the id, which costs less than a lock for every use.) Calls that come while
+// the journal is being written are written together the next time. The storage must show
+// a value to every read that begins after its write has ended.
 //
 // Journals are filed by the hour in which they were begun, so that removing old
-// ones costs nothing for those that still count.
+// journals costs nothing for the others.
 type Once struct {
 	place *periods
 	keep  time.Duration
 
 	mu        sync.Mutex
 	used      map[ID]used
-	waiting   []*pending // for the next time that the journal is written
+	waiting   []*pending // for the next write of the journal
 	isWriting bool
 
 	// The goroutine that writes owns the other fields.
 	gathered time.Duration  // when several calls were last written together, by the steady clock
-	journal  string         // the key of this process's own
-	content  []byte         // what is in it
-	read     map[string]int // how much of each other journal was read, by its key
+	journal  string         // the key of this process's own journal
+	content  []byte         // of that journal
+	read     map[string]int // the number of bytes read of each other journal, by its key
 	readAt   time.Time      // when all of them were last read
 }
 
-// used says of an id when it was used, in Unix seconds, and by whom.
+// used says when an id was used, in Unix seconds, and by which call.
 type used struct {
 	at      int64
 	byOther bool
@@ -79,7 +79,7 @@ type result struct {
 	err   error
 }
 
-// NewOnce returns a Once whose journals are kept under prefix in storage, which should be a
+// NewOnce returns a Once that keeps its journals under prefix in storage, which should be a
 // [Bounded] one, for at least as long as keep, by clock.
 func NewOnce(storage certmagic.Storage, prefix string, keep time.Duration, clock *Clock) *Once {
 	return &Once{
@@ -92,8 +92,8 @@ func NewOnce(storage certmagic.Storage, prefix string, keep time.Duration, clock
 }
 
 // Use reports whether this call is the first to use any of ids. Of all such calls, in
-// all processes, one at most gets true. After an error, it is not known whether the
-// ids are used.
+// all processes, one at most gets true. After an error, the ids may or may not count
+// as used.
 func (o *Once) Use(ids ...ID) (first bool, err error) {
 	mine := &pending{ids: ids, result: make(chan result, 1)}
 	if !o.enter(mine) {
@@ -104,12 +104,12 @@ func (o *Once) Use(ids ...ID) (first bool, err error) {
 	select {
 	case r := <-mine.result:
 		return r.first, r.err
-	case <-patience.C: // no other call is told that it was the first, whatever comes of this one
+	case <-patience.C: // no other call gets true either, whatever the result of this one
 		return false, fmt.Errorf("%w: too slow to note that %x is used", ErrStorage, ids[0])
 	}
 }
 
-// enter has a call written, unless it is known already that it is not the first.
+// enter queues a call to be written, unless it is already known not to be the first.
 func (o *Once) enter(mine *pending) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -129,7 +129,7 @@ func (o *Once) enter(mine *pending) bool {
 	return true
 }
 
-// write serves the calls that wait, until none does.
+// write serves the waiting calls until there are none.
 func (o *Once) write() {
 	for isDone := false; !isDone; {
 		if o.place.clock.elapsed()-o.gathered < gatherAfter { // others are likely to come
@@ -153,8 +153,8 @@ func (o *Once) write() {
 	}
 }
 
-// settle reports whether a call was the first, after everything was written and
-// read that decides it. The mutex must be held.
+// settle reports whether a call was the first, once its batch was written and the other
+// journals were read. The mutex must be held.
 func (o *Once) settle(call *pending, err error) bool {
 	first := err == nil
 	for _, id := range call.ids {
@@ -162,14 +162,14 @@ func (o *Once) settle(call *pending, err error) bool {
 		case o.used[id].byOther:
 			first = false
 		case err != nil:
-			delete(o.used, id) // this call does not use it, so that the next one may
+			delete(o.used, id) // this call does not use the id, so the next one may
 		}
 	}
 	return first
 }
 
-// writeBatch writes a batch into this process's journal, and reads what is new in the
-// others'.
+// writeBatch writes a batch into this process's journal, and reads the new entries in
+// the others'.
 func (o *Once) writeBatch(batch []*pending) error {
 	ctx, now := context.Background(), o.place.clock.Now()
 	if len(o.content) >= journalSize || path.Dir(o.journal) != o.place.dir(o.place.of(now)) {
@@ -181,8 +181,8 @@ func (o *Once) writeBatch(batch []*pending) error {
 		}
 	}
 	if err := o.place.storage.Store(ctx, o.journal, o.content); err != nil {
-		// It may be carried out later, and then undo what was written since: so
-		// nothing more is written there.
+		// The write may be carried out later, and then undo later writes, so this
+		// journal is not used any more.
 		o.begin(now)
 		return err
 	}
@@ -196,14 +196,14 @@ func (o *Once) writeBatch(batch []*pending) error {
 // begin begins a new journal.
 func (o *Once) begin(now time.Time) {
 	if o.journal != "" {
-		o.read[o.journal] = journalSize // all that is in it is known
+		o.read[o.journal] = journalSize // its entries are known
 	}
 	var name ID
 	_, _ = rand.Read(name[:]) // never fails (crypto/rand)
 	o.journal, o.content = path.Join(o.place.dir(o.place.of(now)), hex.EncodeToString(name[:])), nil
 }
 
-// readOthers reads what others have used since all was last read, by any clock that
+// readOthers reads the uses of other processes since all journals were last read, by any clock that
 // differs by ClockSkew at most.
 func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 	from := now.Add(-o.keep)
@@ -230,7 +230,7 @@ func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 			}
 		}
 	}
-	// Some engines answer that nothing is there when they are down.
+	// Some engines return an empty listing when they are down.
 	if !isWritten {
 		return unlisted(o.place.storage, fmt.Errorf("%s was written a moment ago", o.journal))
 	}
@@ -238,14 +238,14 @@ func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// readOther reads what is new in another's journal.
+// readOther reads the new entries of another process's journal.
 func (o *Once) readOther(ctx context.Context, journal string, hour int64) error {
 	if o.read[journal] >= journalSize {
 		return nil // it is full
 	}
 	content, err := o.place.storage.Load(ctx, journal)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it is being written, by a process that will then read what was written here
+		return nil // a process is writing it, and will then read this process's journal
 	}
 	if err != nil {
 		return err
@@ -257,11 +257,11 @@ func (o *Once) readOther(ctx context.Context, journal string, hour int64) error 
 			o.used[ID(id)] = used{at: (hour + 1) * 3600, byOther: true}
 		}
 	}
-	o.read[journal] = len(content) - len(content)%len(ID{}) // some engines show what is half-written
+	o.read[journal] = len(content) - len(content)%len(ID{}) // some engines show half a write
 	return nil
 }
 
-// forget forgets, once an hour, what does not count any more.
+// forget removes, once an hour, the ids that do not count any more.
 func (o *Once) forget(ctx context.Context) {
 	now := o.place.clock.Now()
 	oldest := now.Add(-o.keep - 2*ClockSkew)

@@ -13,16 +13,16 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// periods is a folder of a storage where keys are filed by a period of time, which tells
-// when they may be removed: removing the old ones costs nothing for the others.
+// periods is a folder of a storage where keys are filed by a period of time, after which
+// they may be removed: removing old keys costs nothing for the others.
 type periods struct {
 	storage certmagic.Storage
 	clock   *Clock
 	prefix  string
-	each    time.Duration     // how long a period is
+	each    time.Duration     // the length of a period
 	swept   atomic.Int64      // the period of the last sweep
-	work    sync.Mutex        // held by the sweep that is under way
-	slow    certmagic.Storage // for its calls; one that hangs holds up the next
+	work    sync.Mutex        // held by the sweep under way
+	slow    certmagic.Storage // for the sweep's calls; one that hangs delays the next
 }
 
 func newPeriods(storage certmagic.Storage, clock *Clock, prefix string, each time.Duration) *periods {
@@ -40,9 +40,9 @@ func (p *periods) dir(period int64) string {
 // periodIn returns the period that a directory is for.
 func periodIn(dir string) (int64, error) { return strconv.ParseInt(path.Base(dir), 10, 64) }
 
-// sweep deletes, in the background and once a period, what is filed under those that
-// had ended by oldest, and reports whether it was time to. It is not while the wall clock,
-// which says that it is now, may be wrong. Keys that a sweep fails to delete are left to the next one.
+// sweep deletes, in the background and once a period, the keys in periods that had ended
+// by oldest, and reports whether it was time to. It is not time while the wall clock, which
+// reads now, may be wrong. Keys that a sweep fails to delete are left to the next one.
 func (p *periods) sweep(ctx context.Context, now, oldest time.Time) bool {
 	if !p.clock.MayRemove(now) {
 		return false
@@ -51,7 +51,7 @@ func (p *periods) sweep(ctx context.Context, now, oldest time.Time) bool {
 	if swept := p.swept.Load(); swept == period || !p.swept.CompareAndSwap(swept, period) {
 		return false
 	}
-	if p.work.TryLock() { // the one before may take longer than a period
+	if p.work.TryLock() { // the sweep before may take longer than a period
 		go func() {
 			defer p.work.Unlock()
 			p.sweepNow(context.WithoutCancel(ctx), p.of(oldest))
@@ -72,7 +72,7 @@ func (p *periods) sweepNow(ctx context.Context, oldest int64) {
 	}
 }
 
-// removeAll deletes a directory. Not every engine does so with what is in it.
+// removeAll deletes a directory and its keys, one by one: not every engine deletes them with it.
 func removeAll(ctx context.Context, storage certmagic.Storage, dir string) error {
 	keys, err := list(ctx, storage, dir, true) // others that sweep disturb it
 	for _, key := range append(keys, dir) {
@@ -83,8 +83,8 @@ func removeAll(ctx context.Context, storage certmagic.Storage, dir string) error
 	return err
 }
 
-// remove deletes a key. For some engines it is an error that it is gone: another
-// instance sweeps too, and a directory goes with its last file.
+// remove deletes a key. Some engines return an error for a missing key: another instance
+// may have swept it, and a directory is removed with its last file.
 func remove(ctx context.Context, storage certmagic.Storage, key string) error {
 	if err := storage.Delete(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

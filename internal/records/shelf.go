@@ -12,8 +12,8 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// Shelf keeps values in a storage until they expire. They are filed by the hour in
-// which they do, so whoever asks for one has to know when that is.
+// Shelf keeps values in a storage until they expire. They are filed by the hour of their
+// expiry, so a caller that asks for one has to know when it expires.
 type Shelf struct {
 	*periods
 }
@@ -28,27 +28,27 @@ func (s *Shelf) key(id string, expires time.Time) string {
 	return path.Join(s.dir(s.of(expires)), id)
 }
 
-// Put keeps value under id, which must be fit to be a file name, until it expires.
+// Put keeps value under id, which must be a valid file name, until it expires.
 func (s *Shelf) Put(ctx context.Context, id string, expires time.Time, value []byte) error {
 	now := s.clock.Now()
 	s.sweep(ctx, now, now.Add(-ClockSkew))
 	return s.storage.Store(ctx, s.key(id, expires), value)
 }
 
-// Get returns what was put under id, or fs.ErrNotExist.
+// Get returns the value under id, or fs.ErrNotExist.
 func (s *Shelf) Get(ctx context.Context, id string, expires time.Time) ([]byte, error) {
 	return s.storage.Load(ctx, s.key(id, expires))
 }
 
 // Settled returns a channel that is closed when no Put of the id is under way in this process, not
-// even one that was given up on. What an engine carries out after it has answered that it failed
-// cannot be known.
+// even one that was given up on. It does not cover a write that an engine carries out after it
+// answered that the write failed.
 func (s *Shelf) Settled(id string, expires time.Time) <-chan struct{} {
 	return settled(s.storage, s.key(id, expires))
 }
 
-// Each calls f with all that there is, expired or not, in no order. It loads several values at a time, and calls
-// f with one after the other.
+// Each calls f with all values, expired or not, in any order, until f fails. It loads several values at a time, and
+// calls f with one after the other.
 func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte) error) error {
 	keys, err := s.list(ctx, s.storage, true)
 	if err != nil {
@@ -98,7 +98,7 @@ func (s *Shelf) Find(ctx context.Context, id string, within time.Duration) ([]by
 	}
 	for _, dir := range dirs {
 		if _, err := periodIn(dir); err != nil {
-			continue // a file that is none of ours
+			continue // a foreign file
 		}
 		value, err := s.storage.Load(ctx, path.Join(dir, id))
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -108,7 +108,7 @@ func (s *Shelf) Find(ctx context.Context, id string, within time.Duration) ([]by
 	return nil, fs.ErrNotExist
 }
 
-// Delete removes what was put under id. That it is not there is no error.
+// Delete removes the value under id. A missing one is no error.
 func (s *Shelf) Delete(ctx context.Context, id string, expires time.Time) error {
 	return remove(ctx, s.storage, s.key(id, expires))
 }

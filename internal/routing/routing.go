@@ -1,4 +1,4 @@
-// Package routing reads the routes of a Caddy server, for those who foresee what they do with a request.
+// Package routing reads the routes of a Caddy server, to predict what they do with a request.
 package routing
 
 import (
@@ -28,12 +28,12 @@ func In(handler caddyhttp.MiddlewareHandler) []caddyhttp.RouteList {
 	return lists
 }
 
-// Sorting begins the path patterns by which Caddy's adapter sorts routes, and which match every path: the
-// placeholder in them is unknown.
+// Sorting is the prefix of the path patterns that order.go adds so that Caddy's adapter sorts routes as wanted.
+// They match every path: the placeholder in them is unknown.
 const Sorting = "{aventus_auth.order."
 
-// Certainty says how sure it is that a matcher matches. It is ordered, so that "and" is the least of
-// several, and "or" the most; and the opposite of c is Yes - c.
+// Certainty says whether a matcher is known to match. It is ordered, so that "and" is the minimum of
+// several, and "or" the maximum; the opposite of c is Yes - c.
 type Certainty int
 
 const (
@@ -42,7 +42,7 @@ const (
 	Yes
 )
 
-// AnyOf says whether one of the sets matches, as ask judges each matcher; none at all does.
+// AnyOf says whether one of the sets matches, as ask judges each matcher. Without any set, it is Yes.
 func AnyOf(sets []caddyhttp.MatcherSet, ask func(matcher any) Certainty) Certainty {
 	if len(sets) == 0 {
 		return Yes

@@ -1,0 +1,107 @@
+package records
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestReplaceAgain: of two logins that replace the same session at once, each says so, and it is still known that
+// something else lives on its grant, here and elsewhere. An end by itself says more, before or after.
+func TestReplaceAgain(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		ends string // in order: R is Replace, E is End
+		want bool
+	}{
+		{"replaced", "R", true},
+		{"replaced twice", "RR", true},
+		{"replaced, then ended", "RE", false},
+		{"ended, then replaced", "ER", false},
+	} {
+		s, clock := newStorage(t), newClock()
+		here, running := use(t, s, clock), use(t, s, clock)
+		for _, how := range c.ends {
+			end := here.Replace
+			if how == 'E' {
+				end = here.End
+			}
+			if err := end(t.Context(), ID{1}, clock.Now().Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := running.Learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for what, e := range map[string]*Ended{"ends it": here, "runs": running, "starts": use(t, s, clock)} {
+			if !e.Has(ID{1}, clock.Now()) || e.WasReplaced(ID{1}) != c.want {
+				t.Errorf("%s: the instance that %s says ended %t, replaced %t", c.name, what,
+					e.Has(ID{1}, clock.Now()), e.WasReplaced(ID{1}))
+			}
+		}
+	}
+}
+
+// TestUnwrittenEndOfSeveral: an end that the storage did not take is written again, unless one that says all that
+// it does was written meanwhile. One that says less is no substitute.
+func TestUnwrittenEndOfSeveral(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	until := clock.Now().Add(time.Hour)
+	ends := map[string]func(*Ended) error{
+		"whole":    func(e *Ended) error { return e.End(t.Context(), ID{1}, until) },
+		"replaced": func(e *Ended) error { return e.Replace(t.Context(), ID{1}, until) },
+		"in part":  func(e *Ended) error { return e.EndBefore(t.Context(), ID{1}, clock.Now(), until) },
+	}
+	for _, c := range []struct {
+		first, then string
+		unwritten   bool
+	}{
+		{"whole", "whole", false}, {"replaced", "replaced", false}, {"in part", "in part", false},
+		{"replaced", "whole", false}, {"in part", "whole", false}, {"in part", "replaced", false},
+		{"whole", "replaced", true}, {"whole", "in part", true}, {"replaced", "in part", true},
+	} {
+		e := use(t, s, clock)
+		s.on(failing)
+		if err := ends[c.first](e); !errors.Is(err, errBroken) {
+			t.Fatal(err)
+		}
+		s.on(nil)
+		if err := ends[c.then](e); err != nil {
+			t.Fatal(err)
+		}
+		if got := e.IsUnwritten(ID{1}); got != c.unwritten {
+			t.Errorf("%s, then %s: unwritten %t", c.first, c.then, got)
+		}
+		_ = e.Destruct()
+		s = newStorage(t)
+	}
+}
+
+// TestEndBeforeAtOnce: an end of what began by some time holds here while the storage hangs, also the second one,
+// for what began as soon as it could after the first.
+func TestEndBeforeAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, clock := newStorage(t), newClock()
+		e, began := use(t, s, clock), clock.Now()
+		for range 2 {
+			leave := make(chan struct{})
+			s.on(func(string, string) error { <-leave; return nil })
+			done := make(chan error)
+			go func() {
+				done <- e.EndBefore(t.Context(), ID{1}, clock.Now().Add(ClockSkew), clock.Now().Add(time.Hour))
+			}()
+			synctest.Wait()
+			if !e.Has(ID{1}, began) {
+				t.Errorf("what began at %s has not ended", began)
+			}
+			s.on(nil)
+			close(leave)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			began = e.After(ID{1})
+		}
+		_ = e.Destruct()
+	})
+}
