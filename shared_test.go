@@ -1,17 +1,12 @@
 package aventusauth
 
 import (
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	"github.com/caddyserver/certmagic"
-	"go.uber.org/zap"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
@@ -60,38 +55,7 @@ func TestReloadDuringRenewal(t *testing.T) {
 	}
 }
 
-// TestLeaveWhileIdentified: the storage of the next config may be identified at the moment at which the last config
-// that had the storage before is unloaded. What is under way goes on with the next one all the same.
-func TestLeaveWhileIdentified(t *testing.T) {
-	dir := t.TempDir()
-	for i := range 300 {
-		before := &engine{FileStorage: certmagic.FileStorage{Path: dir}, How: fmt.Sprint("before ", i)}
-		after := &engine{FileStorage: certmagic.FileStorage{Path: dir}, How: fmt.Sprint("after ", i)}
-		old, leave, err := share(before, zap.NewNop(), time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		old.confirm(t.Context())
-		next, leaveNext, err := share(after, zap.NewNop(), time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var both sync.WaitGroup
-		both.Go(func() { next.confirm(t.Context()) })
-		both.Go(func() { _ = leave() })
-		both.Wait()
-		_ = before.Cleanup()
-		if !poll(10*time.Second, func() bool {
-			_, err := old.storage.Load(t.Context(), records.IdentityKey)
-			return err == nil
-		}) {
-			t.Fatalf("after %d times, a renewal of the config before cannot be recorded", i)
-		}
-		_ = leaveNext()
-	}
-}
-
-// TestReloadDuringLogin: the same as TestReloadDuringRenewal while a code is being exchanged for a session that rests in the
+// TestReloadDuringLogin: the same while a code is being exchanged for a session that rests in the
 // storage.
 func TestReloadDuringLogin(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
