@@ -213,11 +213,13 @@ func TestIdleAtManyHosts(t *testing.T) {
 	b := g.browser()
 	g.expectPage(b, g.app+"/", 1)
 	g.expectPage(b, g.wiki+"/", 0)
-	for range 8 {
-		g.clock.Add(20 * time.Minute)
-		g.expect(b.get(g.app+"/"), http.StatusOK)
+	for range 2 { // what a host knows of the last use is not all there will ever be
+		for range 8 {
+			g.clock.Add(20 * time.Minute)
+			g.expect(b.get(g.app+"/"), http.StatusOK)
+		}
+		g.expect(b.do("GET", g.wiki+"/data"), http.StatusOK)
 	}
-	g.expect(b.do("GET", g.wiki+"/data"), http.StatusOK)
 	g.expectPage(b, g.team+"/", 0)
 	g.restart()
 	g.expect(b.do("GET", g.wiki+"/data"), http.StatusOK)

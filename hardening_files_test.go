@@ -64,7 +64,7 @@ func TestHostSpeltOtherwise(t *testing.T) {
 	} {
 		w := newWorld(t, setup{sites: func(w *world) string {
 			return "http://:" + w.port + " {\ntest_in_front\n@m " + matcher + "\n" + w.directive("@m", "") +
-				"\nreverse_proxy " + w.app + "\n}"
+				"\nreverse_proxy " + w.app + " {\nheader_up X-Seen {hostport},{host},{labels.1}\n}\n}"
 		}})
 		for _, host := range []string{
 			"private.test", "private.test.", "private.test.:" + w.port, "Private.Test.", "private.test..",
@@ -86,6 +86,8 @@ func TestHostSpeltOtherwise(t *testing.T) {
 			w.expect(w.http1(request{host: host, target: "/x"}), http.StatusOK)
 			if seen := w.requests(); len(seen) != 1 || seen[0].Host != host {
 				t.Errorf("%s: the app was asked for the host %s", matcher, seen[0].Host)
+			} else if got := seen[0].Header.Get("X-Seen"); !strings.HasPrefix(got, host+",") {
+				t.Errorf("%s: %s is %s to what follows", matcher, host, got)
 			}
 		}
 	}

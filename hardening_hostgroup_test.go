@@ -326,6 +326,27 @@ func TestAnotherPersonSignsIn(t *testing.T) {
 	}
 }
 
+// TestReplacedAtAListedHost: a ticket's session ends the one that the browser has at that host, also where the login
+// host does not know that it is the same browser.
+func TestReplacedAtAListedHost(t *testing.T) {
+	g := newGroup(t, setup{}, true)
+	b := g.browser()
+	asked := g.ask(b, g.app+"/tab")
+	g.expectPage(b, g.app+"/", 1)
+	copied := "aventus_session=" + b.cookiesAt(g.app)["aventus_session"]
+	login, _ := url.Parse(g.login)
+	for name := range b.cookiesAt(g.login) {
+		b.client.Jar.SetCookies(login, []*http.Cookie{{Name: name, Path: "/", MaxAge: -1}})
+	}
+	visit := func() answer { return g.browser().do("GET", g.app+"/data", "Cookie", copied) }
+	g.expect(visit(), http.StatusOK)
+	if a, trail := b.visit(asked); a.StatusCode != http.StatusOK || a.Request.URL.String() != g.app+"/tab" {
+		t.Errorf("the visit ends at %s with %d by %q", a.Request.URL, a.StatusCode, trail)
+	}
+	g.expect(visit(), http.StatusUnauthorized)
+	g.expect(b.do("GET", g.app+"/data"), http.StatusOK)
+}
+
 // TestHostsRefused: what would share sessions with whoever registers a name, or has no meaning, does not
 // load, and says where it stands.
 func TestHostsRefused(t *testing.T) {

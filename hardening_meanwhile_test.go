@@ -180,28 +180,19 @@ func TestForeignAddressInFull(t *testing.T) {
 // undone by the session that would come of it.
 func TestLogoutDuringCallback(t *testing.T) {
 	for _, signedIn := range []bool{false, true} {
-		entered, leave := make(chan struct{}), make(chan struct{})
-		var slow atomic.Bool
-		w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-			s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-				if slow.CompareAndSwap(true, false) {
-					entered <- struct{}{}
-					<-leave
-				}
-				return false
-			}
-		}})
+		held := aventustest.NewHold()
+		w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer }})
 		b := w.browser()
 		callback := b.begin("/page")
 		if signedIn {
 			b.login("/")
 		}
-		slow.Store(true)
+		held.Next()
 		answered := make(chan answer)
 		go func() { answered <- b.get(callback) }()
-		<-entered
+		held.Await()
 		w.expect(b.do("POST", "/logout"), http.StatusOK)
-		close(leave)
+		held.Release()
 		a := <-answered
 		w.expect(a, http.StatusFound)
 		if a.cookie("aventus_session") != nil {
@@ -240,6 +231,20 @@ func TestEditedOpenID(t *testing.T) {
 		w.issuer.LogOut("auth0|ada")
 		w.expect(b.get("/"), http.StatusFound)
 	}
+}
+
+// TestLogoutTokensOfAnotherClient: that logout tokens count for another client is no reason to refuse a login without
+// an ID token.
+func TestLogoutTokensOfAnotherClient(t *testing.T) {
+	w := newWorld(t, setup{opaque: true, sites: func(w *world) string {
+		other := strings.Replace(w.directive("/a/*", "backchannel_logout "+backchannelPath+"\nsession {\nname a\n}"),
+			"client_id the-client", "client_id another", 1)
+		return w.site + " {\nroute {\n" + other + "\n" + w.directive("", "") + "\nreverse_proxy " + w.app +
+			"\n}" + errorsShown + "\n}"
+	}})
+	b := w.browser()
+	w.expect(b.edited("/", "scope", "profile"), http.StatusSeeOther)
+	w.expect(b.get("/"), http.StatusOK)
 }
 
 // TestLogoutElsewhereDuringVisit is TestLogoutDuringVisit at several hosts: the renewal is under way at the login

@@ -1,6 +1,8 @@
 package aventusauth
 
 import (
+	"context"
+	"encoding/hex"
 	"errors"
 	"net/http/httptest"
 	"strings"
@@ -146,6 +148,75 @@ func TestKeeperTouches(t *testing.T) {
 		if got := w.Header().Get("Set-Cookie"); (got != "") != c.sets || c.sets &&
 			!strings.Contains(got, "Max-Age=3600;") {
 			t.Errorf("idle %s, unused for %s: sets %q", c.idle, c.unused, got)
+		}
+	}
+}
+
+// TestKeeperEndsForAsLong: an end is remembered for as long as anything that it ends may last, also where the block
+// that ends it has a shorter lifetime than the one that began it, or knows another expiry than the record has.
+func TestKeeperEndsForAsLong(t *testing.T) {
+	for what, c := range map[string]struct {
+		family records.ID
+		end    func(*parts, *keptSession, *keeper) error
+	}{
+		"by a session's record": {records.ID{}, func(_ *parts, k *keptSession, by *keeper) error {
+			known := k.copy()
+			known.refresh, known.expires = "", known.created.Add(time.Hour)
+			return by.end(t.Context(), k.with(known))
+		}},
+		"of the same family": {records.ID{1}, func(p *parts, k *keptSession, by *keeper) error {
+			other, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", k.family })
+			by.lifetime = time.Hour
+			return by.end(t.Context(), other)
+		}},
+	} {
+		p := newParts(t)
+		k, cookie := p.session(func(s *session) { s.refresh, s.family = "refresh", c.family })
+		by := *p.keeper
+		if err := c.end(p, k, &by); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if got, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); got != nil || err != nil {
+				t.Errorf("%s: the session goes on: %v, error %v", what, got, err)
+			}
+			p.clock.Add(2 * time.Hour)
+			p.keeper.ends.learn(t.Context())
+		}
+	}
+}
+
+// unwritable is a storage that does not take what has a part of its key.
+type unwritable struct {
+	*mapStorage
+	part string
+}
+
+func (s unwritable) Store(ctx context.Context, key string, value []byte) error {
+	if strings.Contains(key, s.part) {
+		return errBrokenStorage
+	}
+	return s.mapStorage.Store(ctx, key, value)
+}
+
+// TestKeeperEndsInPart: that one of the things could not be recorded which a session's end consists of is an error.
+func TestKeeperEndsInPart(t *testing.T) {
+	for what, part := range map[string]func(*keptSession) string{
+		"its own end":     func(k *keptSession) string { return k.name() },
+		"its family's":    func(k *keptSession) string { return hex.EncodeToString(k.family[:]) },
+		"in the long run": func(*keptSession) string { return "ended/all" },
+		"for the others":  func(*keptSession) string { return "ended/lately" },
+	} {
+		p := newParts(t)
+		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+		ended := records.NewEnded(unwritable{p.storage, part(k)}, records.NewClock(p.clock.Now, p.clock.Elapsed))
+		t.Cleanup(func() { _ = ended.Destruct() })
+		p.keeper.ends.ended = ended
+		if _, err := p.keeper.endNewest(t.Context(), p.at(), k); !errors.Is(err, errBrokenStorage) {
+			t.Errorf("%s, at a logout: %v", what, err)
+		}
+		if err := p.keeper.end(t.Context(), k); !errors.Is(err, errBrokenStorage) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,30 +109,19 @@ func TestLogoutReturns(t *testing.T) {
 // TestLogoutRevokes: a logout revokes the refresh token, and holds against a
 // renewal under way; that the revocation fails keeps nothing alive.
 func TestLogoutRevokes(t *testing.T) {
-	var entered, leave = make(chan struct{}), make(chan struct{})
-	var slow atomic.Bool
+	held := aventustest.NewHold()
 	w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-		s.RevokeFault = func(rw http.ResponseWriter, _ *http.Request) bool {
-			rw.WriteHeader(http.StatusInternalServerError)
-			return true
-		}
-		s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-			if slow.Load() {
-				entered <- struct{}{}
-				<-leave
-			}
-			return false
-		}
+		s.RevokeFault = aventustest.Says(http.StatusInternalServerError, "")
+		s.TokenFault = held.Answer
 	}})
 	b := w.browser()
 	copied := b.login("/").cookie("aventus_session")
 	w.clock.Add(57 * time.Minute)
-	slow.Store(true)
+	held.Next()
 	w.expect(b.get("/"), http.StatusOK)
-	<-entered
-	slow.Store(false)
+	held.Await()
 	w.expect(b.get("/logout"), http.StatusOK)
-	leave <- struct{}{}
+	held.Release()
 	// Both the old refresh token and the one that came too late are revoked.
 	await(t, "the revocations", func() bool { return len(w.issuer.Revoked()) == 2 })
 	if n := len(w.sessionFiles()); n != 0 {
@@ -313,4 +301,27 @@ func TestLogoutWithoutStorage(t *testing.T) {
 	w.restart()
 	w.expect(w.browser().do("GET", "/", "Cookie", "aventus_session="+copied.Value, "Sec-Fetch-Mode", "navigate"),
 		http.StatusFound)
+}
+
+// TestLogoutCannotTell: where it cannot be told whether the browser has a session, nobody is told that they are
+// signed out, and nothing is forgotten.
+func TestLogoutCannotTell(t *testing.T) {
+	for _, store := range []string{"cookie", "storage"} {
+		w := newWorld(t, setup{block: "logout /logout\nlogout_provider\nsession {\nstore " + store + "\n}"})
+		b := w.browser()
+		b.login("/")
+		cookie := b.cookieHeader()
+		recovers := w.storageFails()
+		w.restart()
+		for _, target := range []string{"/logout?signed_out", "/logout?forget", "/logout"} {
+			a := w.browser().do("GET", target, "Cookie", cookie)
+			w.expect(a, http.StatusServiceUnavailable)
+			if strings.Contains(a.body, "signed out") || a.Header["Clear-Site-Data"] != nil {
+				t.Errorf("%s, %s: %v %s", store, target, a.Header, a.body)
+			}
+		}
+		recovers()
+		w.expect(b.get("/"), http.StatusOK)
+		w.expect(b.get("/logout?signed_out"), http.StatusSeeOther)
+	}
 }

@@ -81,7 +81,7 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 					return method != http.MethodGet && method != http.MethodHead
 				})
 			case *caddyhttp.MatchHeader:
-				return len((*matcher)["Accept"]) > 0 || len((*matcher)["Sec-Fetch-Mode"]) > 0
+				return asksOnly((*matcher)["Accept"], "text/html") || asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
 			}
 			return false
 		}) {
@@ -89,6 +89,13 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 		}
 	}
 	return len(matchers) > 0
+}
+
+// asksOnly reports whether the patterns of a header matcher, one of which has to hold, all ask for a word.
+func asksOnly(patterns []string, word string) bool {
+	return len(patterns) > 0 && !slices.ContainsFunc(patterns, func(pattern string) bool {
+		return !strings.Contains(pattern, word)
+	})
 }
 
 // thirdPartyNotices returns what a third-party client asks for in vain.
@@ -123,7 +130,9 @@ func (s *settings) thirdPartyNotices() []notice {
 	}
 	if s.backchannelPath != "" {
 		all = append(all, notice{
-			"backchannel_logout", "third-party clients (tpc_...) are sent no logout tokens",
+			"backchannel_logout",
+			"third-party clients (tpc_...) are sent no logout tokens, and get no ID token: nobody can sign in, for " +
+				"with backchannel_logout a login needs one",
 			"take backchannel_logout out, or use a client of your own company",
 		})
 	}

@@ -23,6 +23,8 @@ func TestRedirectOfTools(t *testing.T) {
 		{"method GET HEAD", "redirect", false},
 		{"header Accept *text/html*", "redirect", false},
 		{"header Sec-Fetch-Mode navigate", "redirect", false},
+		{"header Accept *", "redirect", true},
+		{"header Sec-Fetch-Mode cors", "redirect", true},
 		{"", "auto", false},
 		{"", "deny", false},
 	} {
@@ -118,6 +120,12 @@ func TestThirdPartyInVain(t *testing.T) {
 		if !strings.Contains(w.log(), want) {
 			t.Errorf("the log does not say %s", want)
 		}
+	}
+	w = thirdParty(t, []string{"https://api.example.com/"}, "scope openid\nbackchannel_logout /ended")
+	b := w.browser()
+	w.expect(b.get(b.begin("/")), http.StatusBadGateway)
+	if !strings.Contains(w.log(), "nobody can sign in, for with backchannel_logout a login needs one") {
+		t.Error("the log does not say that nobody can sign in")
 	}
 	w = newWorld(t, setup{opaque: true, sites: func(w *world) string {
 		return w.site + " {\n" + strings.ReplaceAll(w.directive("", ""), "the-client", "tpc_theirs") + "\n}"

@@ -95,3 +95,47 @@ func TestKeepAlive(t *testing.T) {
 		})
 	}
 }
+
+// lingeringRenewal are renewalParts of which the first renewal ends later than its result is known.
+type lingeringRenewal struct {
+	renewalParts
+	linger func() // nil once it has ended
+}
+
+func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
+	if linger := p.linger; linger != nil {
+		p.linger = nil
+		linger()
+	}
+	return p.renewalParts.settled(d)
+}
+
+// TestRenewalThatIsEnding: a renewal whose result is known by now, and has become due itself, is not shared: it has
+// no other token to give.
+func TestRenewalThatIsEnding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now().Truncate(time.Second)
+		s := &session{
+			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+		}
+		asked := &lingeringRenewal{linger: func() { time.Sleep(time.Hour) }}
+		asked.record = s.copy()
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		for sent := 1; sent <= 2; sent++ {
+			time.Sleep(56 * time.Minute)
+			s = asked.record.copy()
+			if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{
+				session: s, handle: newHandle(s),
+			}); k == nil || refused != nil {
+				t.Errorf("the request gets %v, %v", k, refused)
+			}
+			synctest.Wait()
+			if int(asked.requests.Load()) != sent {
+				t.Errorf("%d refresh tokens were sent, want %d", asked.requests.Load(), sent)
+			}
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}

@@ -154,3 +154,34 @@ func TestRenewedIDForAnother(t *testing.T) {
 		w.expect(b.get("/"), http.StatusFound)
 	}
 }
+
+// TestLimits: each end that the tokens say counts, whichever others they say, and none makes anything last longer.
+func TestLimits(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	at := func(minutes int) time.Time {
+		if minutes == 0 {
+			return time.Time{}
+		}
+		return start.Add(time.Duration(minutes) * time.Minute)
+	}
+	for _, c := range []struct {
+		refresh                string
+		token, session         int // what the tokens say, in minutes; 0: nothing
+		wantToken, wantSession int
+	}{
+		{"refresh", 0, 0, 60, 600},
+		{"refresh", 30, 0, 30, 600},
+		{"refresh", 0, 120, 60, 120},
+		{"refresh", 30, 120, 30, 120},
+		{"refresh", 90, 900, 60, 600},
+		{"", 30, 0, 30, 30},
+		{"", 30, 120, 30, 30},
+		{"", 30, 20, 30, 20},
+	} {
+		s := &session{refresh: c.refresh, tokenEnds: at(60), expires: at(600)}
+		s.limit(limits{token: at(c.token), session: at(c.session)})
+		if !s.tokenEnds.Equal(at(c.wantToken)) || !s.expires.Equal(at(c.wantSession)) {
+			t.Errorf("%+v: the token ends at %s, the session at %s", c, s.tokenEnds, s.expires)
+		}
+	}
+}

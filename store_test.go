@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"errors"
 	"io/fs"
 	"net/http"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // sessionFiles returns the files of the sessions that rest in the storage.
@@ -172,4 +174,27 @@ func TestDamagedRecord(t *testing.T) {
 	w.expect(b.get("/"), http.StatusFound)
 	b.login("/")
 	w.expect(b.get("/"), http.StatusOK)
+}
+
+// TestDamagedOnceMore: how long a record has been damaged counts anew once it was read in between.
+func TestDamagedOnceMore(t *testing.T) {
+	p := newParts(t)
+	k, _ := p.session(func(s *session) { s.refresh = "refresh" })
+	files, err := p.storage.List(t.Context(), "aventus_auth/sessions", true)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("records: %q, %v", files, err)
+	}
+	file, good := files[0], p.storage.files[files[0]]
+	fetch := func() (*session, error) { return p.keeper.store.fetch(t.Context(), p.at(), k.handle) }
+	for range 2 {
+		p.storage.files[file] = []byte(flip(string(good[:len(good)-1])) + "x")
+		if _, err := fetch(); !errors.Is(err, records.ErrStorage) {
+			t.Errorf("damaged: %v", err)
+		}
+		p.storage.files[file] = good
+		if s, err := fetch(); s == nil || err != nil {
+			t.Errorf("restored: %v, %v", s, err)
+		}
+		p.clock.Add(damagedFor)
+	}
 }

@@ -72,11 +72,7 @@ func (l *loaded) findListed(b *block, host string) aventus.Finding {
 		}
 	}
 	target := *parsed(b.block.RedirectURI)
-	port := ""
-	if target.Port() != "" {
-		port = ":" + target.Port()
-	}
-	target.Host, target.RawQuery = name+port, ""
+	target.Host, target.RawQuery = b.hostAt(name), ""
 	if b.isDeaf(&target) {
 		return deaf(&target)
 	}
@@ -86,6 +82,24 @@ func (l *loaded) findListed(b *block, host string) aventus.Finding {
 			"or a proxy in front of Caddy sends another Host"
 	}
 	return f
+}
+
+// hostAt returns a host with the port of the redirect URI.
+func (b *block) hostAt(name string) string {
+	if port := parsed(b.block.RedirectURI).Port(); port != "" {
+		return name + ":" + port
+	}
+	return name
+}
+
+// listedOrigins returns the origins of the hosts that share the login with the redirect URI's.
+func (b *block) listedOrigins() []string {
+	var all []string
+	for _, host := range b.block.Hosts {
+		name := strings.ToLower(strings.TrimRight(host, "."))
+		all = append(all, parsed(b.block.RedirectURI).Scheme+"://"+b.hostAt(name))
+	}
+	return all
 }
 
 // isDeaf reports whether the block stands in a site of a URL's host, and in none that listens at the URL's

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -90,5 +91,32 @@ func TestRelearn(t *testing.T) {
 	}
 	if err := here.Learn(t.Context()); err != nil || !here.Has(id, clock.Now()) {
 		t.Errorf("it is not learned: %v", err)
+	}
+}
+
+// betweenListings is a storage where something happens while it is listed.
+type betweenListings struct {
+	certmagic.FileStorage
+	happens func()
+}
+
+func (s *betweenListings) List(ctx context.Context, dir string, recursive bool) ([]string, error) {
+	keys, err := s.FileStorage.List(ctx, dir, recursive)
+	s.happens()
+	return keys, err
+}
+
+// TestRelearnWhileListing: what was being listed when the storage became another one does not count as all that has
+// ended there.
+func TestRelearnWhileListing(t *testing.T) {
+	clock := newClock()
+	storage := &betweenListings{FileStorage: certmagic.FileStorage{Path: t.TempDir()}}
+	e := NewEnded(Bounded(storage, nil), clock.steady())
+	storage.happens = sync.OnceFunc(e.Relearn)
+	for _, want := range []bool{false, true} {
+		err := e.Learn(t.Context())
+		if isKnown, _ := e.known(); err != nil || isKnown != want {
+			t.Errorf("all that has ended is known: %t, want %t; error %v", isKnown, want, err)
+		}
 	}
 }

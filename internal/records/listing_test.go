@@ -231,3 +231,23 @@ func TestLockThatIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// folders is a storage that shows folders alone where it is asked for all keys, and fails to list one of them.
+type folders struct{ certmagic.Storage }
+
+func (folders) List(_ context.Context, dir string, _ bool) ([]string, error) {
+	switch dir {
+	case "place":
+		return []string{"place/1", "place/2"}, nil
+	case "place/1":
+		return []string{"place/1/a"}, nil
+	}
+	return nil, errors.New("it fails")
+}
+
+// TestListingFailsInPart: a listing that is put together of several is an error where one of them fails.
+func TestListingFailsInPart(t *testing.T) {
+	if keys, err := (&verified{Storage: folders{}}).List(t.Context(), "place", true); err == nil {
+		t.Errorf("listed %q", keys)
+	}
+}
