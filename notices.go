@@ -72,7 +72,8 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 					return method != http.MethodGet && method != http.MethodHead
 				})
 			case *caddyhttp.MatchHeader:
-				return asksOnly((*matcher)["Accept"], "text/html") || asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
+				return asksOnly((*matcher)["Accept"], "text/html") ||
+					asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
 			}
 			return false
 		}) {
