@@ -33,6 +33,15 @@ func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
 				"(header Accept *text/html*), and cover the rest by a second block",
 		})
 	}
+	if s.sites.hosts != nil && !s.asksForID() && s.Audience == "" && !s.asksForRefresh() {
+		all = append(all, notice{
+			"hosts",
+			"without an ID token, and without an audience, nothing may say whose a session is: each sign-in, and each " +
+				"renewal by a page visit, ends what the other hosts have, and their scripts get 401 until a page is " +
+				"visited there",
+			"add openid to scope, or name an API in audience",
+		})
+	}
 	for _, value := range []struct{ name, text string }{
 		{"client_id", s.ClientID}, {"client_secret", s.ClientSecret},
 	} {

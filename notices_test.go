@@ -163,3 +163,35 @@ func TestThirdPartyNotGranted(t *testing.T) {
 		t.Errorf("the authorization server's page is %s", a.body)
 	}
 }
+
+// TestHostsOfUnknownPersons: where nothing says whose a session is, the operator is told what that means for hosts
+// that share it.
+func TestHostsOfUnknownPersons(t *testing.T) {
+	for _, c := range []struct {
+		hosts           []string
+		scope, audience string
+		warns           bool
+	}{
+		{[]string{"app.localhost"}, "profile", "", true},
+		{[]string{"app.localhost"}, "profile openid", "", false},
+		{[]string{"app.localhost"}, "profile offline_access", "", false},
+		{[]string{"app.localhost"}, "profile", "https://api.example.com/", false},
+		{nil, "profile", "", false},
+	} {
+		cfg := Config{
+			ClientID: "a", ClientSecret: "b", RedirectURI: "http://localhost/callback",
+			Hosts: c.hosts, Scopes: strings.Fields(c.scope), Audience: c.audience,
+		}
+		s, err := cfg.settings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		warns := false
+		for _, n := range s.notices(nil) {
+			warns = warns || n.about == "hosts" && strings.Contains(n.detail, "nothing may say whose a session is")
+		}
+		if warns != c.warns {
+			t.Errorf("%v: warns %t", c, warns)
+		}
+	}
+}

@@ -96,16 +96,16 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// lingeringRenewal are renewalParts of which the first renewal ends an hour after its result is known.
+// lingeringRenewal are renewalParts of which the first renewal ends later than its result is known.
 type lingeringRenewal struct {
 	renewalParts
-	ended bool
+	linger func() // nil once it has ended
 }
 
 func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
-	if !p.ended {
-		p.ended = true
-		time.Sleep(time.Hour)
+	if linger := p.linger; linger != nil {
+		p.linger = nil
+		linger()
 	}
 	return p.renewalParts.settled(d)
 }
@@ -119,7 +119,7 @@ func TestRenewalThatIsEnding(t *testing.T) {
 			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
 			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
 		}
-		asked := new(lingeringRenewal)
+		asked := &lingeringRenewal{linger: func() { time.Sleep(time.Hour) }}
 		asked.record = s.copy()
 		rn := asked.renewer(time.Now)
 		rn.records = asked
@@ -138,4 +138,21 @@ func TestRenewalThatIsEnding(t *testing.T) {
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
+}
+
+// TestDoubtAfterTheClock: a note that a refresh token is being sent, which was first seen while the clock was ahead,
+// is doubted by the clock that is right.
+func TestDoubtAfterTheClock(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	now := start.Add(3 * time.Minute)
+	rn := new(renewalParts).renewer(func() time.Time { return now })
+	record := &session{spending: start}
+	for _, c := range []struct {
+		at   time.Duration
+		want bool
+	}{{3 * time.Minute, false}, {0, false}, {doubtful - time.Second, false}, {doubtful, true}} {
+		if now = start.Add(c.at); rn.isSpent(record) != c.want {
+			t.Errorf("after %s: it counts as spent: %t, want %t", c.at, !c.want, c.want)
+		}
+	}
 }

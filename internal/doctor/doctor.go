@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -52,7 +53,8 @@ type Block struct {
 	WithNonce   bool   // an ID token is requested
 
 	// The hosts that share the login with the redirect URI's host. *.example.com stands for one label.
-	Hosts []string
+	Hosts  []string
+	Sealed []Setting // that all of these have to have in common; the same names in each block
 
 	KeysInStorage bool // the sealing keys are in the storage, not in the config
 
@@ -62,6 +64,9 @@ type Block struct {
 	Begins       bool // a page visit without a session begins a login
 	CallbackPath string
 	OtherPaths   []string // of the block's own answers, beside the callback
+
+	Cookie  string // the name of the session's cookie
+	BoundTo string // what its sessions are bound to, but for the origin of each
 
 	Notices []Notice // of values in its config that may not be meant
 
@@ -170,7 +175,7 @@ type block struct {
 }
 
 type check struct {
-	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, logout, errors,
+	// dns, connect, clock, jwks, authorize, token, config, protects, cookie, metadata, hosts, callback, logout, errors,
 	// named, storage, keys
 	Name   string `json:"check"`
 	Target string `json:"target"`
@@ -316,6 +321,13 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 			d.ask(&b.Checks, "protects", target, func() aventus.Finding { return f })
 		}
 	}
+	for _, place := range b.places {
+		target := strings.Join(place.hosts, ", ")
+		if rival := d.rival(place); rival != nil && !told["cookie"+target] {
+			told["cookie"+target] = true
+			d.ask(&b.Checks, "cookie", target, func() aventus.Finding { return rivalry(rival) })
+		}
+	}
 	for _, uri := range b.RedirectURIs {
 		if u, err := url.Parse(uri); err == nil && b.isDeaf(u) {
 			d.ask(&b.Checks, "hosts", u.Hostname(), func() aventus.Finding { return deaf(u) })
@@ -330,6 +342,10 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	}
 	for _, host := range b.block.Hosts {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return d.findListed(b, host) })
+	}
+	apart := d.apart(b)
+	for _, host := range slices.Sorted(maps.Keys(apart)) {
+		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return apart[host] })
 	}
 	for _, host := range b.unlisted() {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return b.strayHost(host) })

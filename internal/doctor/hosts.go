@@ -140,3 +140,102 @@ func portOf(u *url.URL) string {
 	}
 	return map[string]string{"http": "port 80", "https": "port 443"}[u.Scheme]
 }
+
+// Setting is a setting that has to be the same at all hosts of a login: what they send each other is sealed for it.
+// A secret's value is a hash.
+type Setting struct{ Name, Value string }
+
+// apart returns the hosts of a block to which no block at the login host can hand a session over, though there is
+// one with the same redirect URI, and what is wrong.
+func (d *doctor) apart(b *block) map[string]aventus.Finding {
+	found := make(map[string]aventus.Finding)
+	login := strings.ToLower(parsed(b.block.RedirectURI).Hostname())
+	var there []*Block
+	for _, other := range d.report.Blocks {
+		for _, p := range other.places {
+			if strings.EqualFold(other.block.RedirectURI, b.block.RedirectURI) && isAt(p, login) {
+				there = append(there, p.block)
+			}
+		}
+	}
+	for _, p := range b.places {
+		for _, host := range p.hosts {
+			host = strings.ToLower(host)
+			if host == login || !p.block.covers(host) || len(there) == 0 {
+				continue
+			}
+			if f := p.block.fromNearest(there, host); f.Status == aventus.Fail {
+				found[host] = f
+			}
+		}
+	}
+	return found
+}
+
+// fromNearest compares a block at a host with those at the login host. It finds what is wrong with the one that
+// differs least.
+func (b *Block) fromNearest(there []*Block, host string) aventus.Finding {
+	var nearest []string
+	for _, other := range there {
+		var names []string
+		for i, setting := range b.Sealed {
+			if other.Sealed[i] != setting {
+				names = append(names, setting.Name)
+			}
+		}
+		if !other.covers(host) {
+			names = append(names, "hosts")
+		}
+		if len(names) == 0 {
+			return aventus.Finding{Status: aventus.Pass}
+		}
+		if nearest == nil || len(names) < len(nearest) {
+			nearest = names
+		}
+	}
+	return aventus.Finding{
+		Status: aventus.Fail,
+		Detail: fmt.Sprintf("its block differs from the one at %s in %s: who signs in there ends at a page with the "+
+			"status 400", parsed(b.RedirectURI).Host, strings.Join(nearest, ", ")),
+		Next: "give all blocks of one login the same lines, by import of one snippet",
+	}
+}
+
+// isAt reports whether a place may be for a host.
+func isAt(p place, host string) bool {
+	return len(p.hosts) == 0 || slices.ContainsFunc(p.hosts, func(site string) bool {
+		return serves(strings.ToLower(site), host)
+	})
+}
+
+// rival returns a block at a host of a place that keeps other sessions in a cookie of the same name, or nil.
+// Browsers do not tell cookies apart by port.
+func (d *doctor) rival(p place) *Block {
+	for _, b := range d.report.Blocks {
+		for _, other := range b.places {
+			if other.block.Cookie != p.block.Cookie || other.block.BoundTo == p.block.BoundTo {
+				continue
+			}
+			if slices.ContainsFunc(other.hosts, func(host string) bool {
+				return slices.ContainsFunc(p.hosts, func(own string) bool {
+					return serves(own, host) || serves(host, own)
+				})
+			}) {
+				return other.block
+			}
+		}
+	}
+	return nil
+}
+
+// rivalry is what is found of a host for which rival returned a block.
+func rivalry(other *Block) aventus.Finding {
+	return aventus.Finding{
+		Status: aventus.Warn,
+		Detail: fmt.Sprintf("%s is also the cookie of another aventus_auth here (client_id %s), which is bound to "+
+			"something else: each login replaces the other's session", other.Cookie,
+			aventus.CleanText(other.Config.ClientID)),
+		Next: "give one of them a session { name } of its own; or have both the same client, issuer, audience and " +
+			"scopes, so that they share a session",
+	}
+}
