@@ -96,16 +96,16 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-// lingeringRenewal are renewalParts of which the first renewal ends an hour after its result is known.
+// lingeringRenewal are renewalParts of which the first renewal ends later than its result is known.
 type lingeringRenewal struct {
 	renewalParts
-	ended bool
+	linger func() // nil once it has ended
 }
 
 func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
-	if !p.ended {
-		p.ended = true
-		time.Sleep(time.Hour)
+	if linger := p.linger; linger != nil {
+		p.linger = nil
+		linger()
 	}
 	return p.renewalParts.settled(d)
 }
@@ -119,7 +119,7 @@ func TestRenewalThatIsEnding(t *testing.T) {
 			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
 			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
 		}
-		asked := new(lingeringRenewal)
+		asked := &lingeringRenewal{linger: func() { time.Sleep(time.Hour) }}
 		asked.record = s.copy()
 		rn := asked.renewer(time.Now)
 		rn.records = asked
