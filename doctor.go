@@ -1,15 +1,20 @@
 package aventusauth
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/doctor"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
 )
@@ -40,7 +45,7 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 		Notices: notices,
 		Handler: handler, Config: s.Config, Client: h.server.client, KeySet: h.keySet, Issuer: s.issuer,
 		JWKSURL:     s.jwksURL,
-		RedirectURI: s.sites.redirectURI, Hosts: s.listed, WithNonce: s.asksForID(),
+		RedirectURI: s.sites.redirectURI, Hosts: s.listed, Sealed: s.sealedFor(), WithNonce: s.asksForID(),
 		NeedsKeys:     s.verify || s.asksForID() || s.backchannelPath != "",
 		KeysInStorage: len(s.keys) == 0,
 		Matchers:      h.gate.matching.sets, Passes: s.unauthenticated == "pass", TakesBearers: s.acceptBearer,
@@ -49,6 +54,21 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 		Cookie: s.cookieName, BoundTo: fmt.Sprintf("%x", s.memoryID()),
 		BackchannelPath: s.backchannelPath, LogoutReturn: h.gate.logouts.registered(),
 	}
+}
+
+// sealedFor returns what is bound to the sessions of a block, and what seals them.
+func (s *settings) sealedFor() []doctor.Setting {
+	keys := sha256.Sum256(bytes.Join(s.keys, nil))
+	all := []doctor.Setting{
+		{Name: "session name", Value: s.cookieName}, {Name: "issuer", Value: s.issuer},
+		{Name: "client_id", Value: s.ClientID}, {Name: "audience", Value: s.Audience},
+		{Name: "scope", Value: strings.Join(slices.Sorted(slices.Values(s.Scopes)), " ")},
+		{Name: "session key", Value: hex.EncodeToString(keys[:])},
+	}
+	for _, param := range aventus.ComparedParams {
+		all = append(all, doctor.Setting{Name: "authorize_param " + param, Value: s.Params[param]})
+	}
+	return all
 }
 
 var oneOfEachStatus = append([]failure(nil),
