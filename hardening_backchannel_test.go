@@ -259,7 +259,8 @@ func TestLogoutTokenAtOnce(t *testing.T) {
 		w.expect(b.get("/api"), http.StatusFound)
 		leave()
 		await(t, "the end", func() bool {
-			return strings.Count(w.log(), "signed out by the authorization server") == map[bool]int{false: 1, true: 2}[bySub]
+			ends := map[bool]int{false: 1, true: 2}[bySub]
+			return strings.Count(w.log(), "signed out by the authorization server") == ends
 		})
 		if bySub {
 			w.clock.Add(time.Second)
@@ -305,6 +306,22 @@ func TestMadeUpLogoutTokens(t *testing.T) {
 	asked.Wait() // they still wait for the keys
 	w.expectTold(good, http.StatusOK)
 	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestLogoutTokenNotNoted: where it cannot be noted that a token was used, the session ends, and the answer says that
+// something failed: the same token may come again.
+func TestLogoutTokenNotNoted(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	w.onEngine()
+	b := w.browser()
+	b.login("/")
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
+	recovers := faultAt(t, "store", "aventus_auth/spent")
+	w.expectTold(token, http.StatusServiceUnavailable)
+	w.expect(b.get("/"), http.StatusFound)
+	recovers()
+	w.expectTold(token, http.StatusOK)
+	w.expectTold(token, http.StatusBadRequest)
 }
 
 // TestLogoutTokenInTime: a server that keeps its keys waiting gets its answer within a second, and what it
