@@ -18,14 +18,32 @@ import (
 // backchannel takes the authorization server's word that a session has ended there, and ends what came of
 // it here (OpenID Connect Back-Channel Logout 1.0). It reads no cookie: the request is from a server.
 type backchannel struct {
+	path     string
+	blocks   *backchannels // of the config
 	verifier *aventus.LogoutVerifier
 	ends     *ends
 	used     *records.Once                       // the ids of logout tokens
 	remember func(context.Context) time.Duration // how long a session that has ended could have lasted, at most
-	busy     chan struct{}                       // has room for each token that is looked at
+	busy     chan struct{}                       // limits the valid tokens in progress
+	waiting  chan struct{}                       // limits the tokens that wait for keys
 	answers  *answers
 	meter    *meter
 	now      func() time.Time
+}
+
+// backchannels holds the back-channel logouts of all blocks of a config.
+type backchannels struct{ roster[*backchannel] }
+
+// receiver returns the block that a token which bc received is meant for: one with the same path whose client the
+// token names. If there is none, it returns bc, which refuses the token.
+func (bcs *backchannels) receiver(bc *backchannel, token string) *backchannel {
+	parties := aventus.PartiesOf(token)
+	for _, other := range append([]*backchannel{bc}, bcs.list()...) {
+		if other.path == bc.path && other.verifier.IsFor(parties) {
+			return other
+		}
+	}
+	return bc
 }
 
 // errReplayed says that a logout token was good once, and has come again.
@@ -44,21 +62,44 @@ func (bc *backchannel) serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return bc.answer(w, r, err)
 	}
+	return bc.blocks.receiver(bc, token).take(w, r, token, patience.C)
+}
+
+// take verifies a token, ends what it names, and answers.
+func (bc *backchannel) take(w http.ResponseWriter, r *http.Request, token string, patience <-chan time.Time) error {
+	// A token that is signed with a cached key does not queue behind those that wait for keys: anyone can make up such
+	// tokens. A context that is done waits for no keys.
+	isDone, cancel := context.WithCancel(r.Context())
+	cancel()
+	said, err := bc.verify(isDone, token)
+	room := bc.busy
+	if isUndecided(err) {
+		room = bc.waiting
+	} else if err != nil {
+		return bc.answer(w, r, err)
+	}
 	select {
-	case bc.busy <- struct{}{}:
+	case room <- struct{}{}:
 	default:
 		return bc.answer(w, r, fmt.Errorf("%w: too many logout tokens at once", records.ErrStorage))
 	}
 	done := make(chan error, 1)
-	go func() {
-		defer func() { <-bc.busy }()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), logoutTimeout)
+	ctx := context.WithoutCancel(r.Context())
+	go func(said aventus.Logout, err error) {
+		defer func() { <-room }()
+		ctx, cancel := context.WithTimeout(ctx, logoutTimeout)
 		defer cancel()
-		done <- bc.receive(ctx, token)
-	}()
+		if err != nil {
+			said, err = bc.verify(ctx, token)
+		}
+		if err == nil {
+			err = bc.end(ctx, said)
+		}
+		done <- err
+	}(said, err)
 	select {
 	case err = <-done:
-	case <-patience.C:
+	case <-patience:
 		err = fmt.Errorf("%w: it took too long, and goes on", records.ErrStorage)
 	}
 	return bc.answer(w, r, err)
@@ -87,19 +128,30 @@ func logoutToken(w http.ResponseWriter, r *http.Request) (string, error) {
 	return form["logout_token"][0], nil
 }
 
-// receive judges a logout token, and ends what it names.
-func (bc *backchannel) receive(ctx context.Context, token string) error {
+// verify returns the content of a valid token, and applies it at this instance without waiting for the storage.
+func (bc *backchannel) verify(ctx context.Context, token string) (aventus.Logout, error) {
 	said, err := bc.verifier.Verify(ctx, token)
-	if err != nil {
-		return err
+	if err == nil {
+		bc.ends.expectAt(said, bc.now(), longestLifetime())
 	}
+	return said, err
+}
+
+// isUndecided reports whether a token could not be verified because its key is not available.
+func isUndecided(err error) bool {
+	var unknown *aventus.Error
+	return errors.As(err, &unknown)
+}
+
+// end ends what a valid token names at all instances, unless the token was used before.
+func (bc *backchannel) end(ctx context.Context, said aventus.Logout) error {
 	first, useErr := bc.used.Use(idOf("logout", bc.ends.issuer, said.ID))
 	// That it could not be noted whether it is new keeps nothing alive. One whose end was not written may
 	// come again.
 	if useErr == nil && !first && !bc.ends.isUnwrittenAt(said) {
 		return errReplayed
 	}
-	err = errors.Join(useErr, bc.ends.endAt(ctx, said, bc.now(), bc.remember(ctx)))
+	err := errors.Join(useErr, bc.ends.endAt(ctx, said, bc.now(), bc.remember(ctx)))
 	if err == nil {
 		bc.meter.toldOut(said)
 	}
@@ -108,12 +160,11 @@ func (bc *backchannel) receive(ctx context.Context, token string) error {
 
 // answer tells the server what came of its token (section 2.8).
 func (bc *backchannel) answer(w http.ResponseWriter, r *http.Request, err error) error {
-	var unknown *aventus.Error // whether the token is good cannot be told
 	switch {
 	case err == nil:
 		bc.meter.backchannelLogout("ended")
 		return bc.answers.empty(w, http.StatusOK)
-	case errors.Is(err, aventus.ErrToken) && !errors.As(err, &unknown):
+	case errors.Is(err, aventus.ErrToken) && !isUndecided(err):
 		bc.meter.backchannelLogout("refused")
 		bc.answers.note(r, "a logout token was refused", http.StatusBadRequest, err)
 		document, _ := json.Marshal(map[string]string{ // strings can be marshalled

@@ -14,6 +14,7 @@ import (
 // TestLogoutTokenRequests: which requests for a back-channel logout are looked at, before any key is asked for.
 func TestLogoutTokenRequests(t *testing.T) {
 	const form = "application/x-www-form-urlencoded"
+	const madeUp = "eyJhbGciOiJSUzI1NiJ9.e30.AAAA" // {"alg":"RS256"}, {}
 	for _, c := range []struct {
 		what, method, kind, body string
 		busy                     bool
@@ -25,18 +26,20 @@ func TestLogoutTokenRequests(t *testing.T) {
 		{"two tokens", "POST", form, "logout_token=x&logout_token=y", false, 400},
 		{"a long body", "POST", form, "logout_token=" + strings.Repeat("x", maxLogoutRequest), false, 400},
 		{"no JWT", "POST", form, "logout_token=x", false, 400},
-		{"too many at once", "POST", form, "logout_token=x", true, 503},
+		{"a key that is not here", "POST", form, "logout_token=" + madeUp, false, 503},
+		{"too many at once", "POST", form, "logout_token=" + madeUp, true, 503},
 	} {
 		p := newParts(t)
 		bc := &backchannel{
+			blocks: new(backchannels),
 			verifier: aventus.NewLogoutVerifier("https://auth.example.com/", "the-client",
 				aventus.NewKeySet("https://127.0.0.1:1/jwks.json", p.clock.Now), p.clock.Now),
 			ends: p.keeper.ends, used: p.once, remember: func(context.Context) time.Duration { return maxLifetime },
-			busy:    make(chan struct{}, 1),
+			busy: make(chan struct{}, 1), waiting: make(chan struct{}, 1),
 			answers: p.answers, meter: p.meter, now: p.clock.Now,
 		}
 		if c.busy {
-			bc.busy <- struct{}{}
+			bc.waiting <- struct{}{}
 		}
 		r := p.request(c.method, "/backchannel", "Content-Type", c.kind)
 		r.Body = io.NopCloser(strings.NewReader(c.body))
@@ -46,6 +49,9 @@ func TestLogoutTokenRequests(t *testing.T) {
 			status = asSent(r).failed.status
 		} else if status = w.Code; err != nil {
 			t.Error(err)
+		}
+		if c.busy == (len(bc.waiting) == 0) {
+			t.Errorf("%s: %d wait for keys", c.what, len(bc.waiting))
 		}
 		if status != c.want || w.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: status %d, want %d; %v", c.what, status, c.want, w.Header())

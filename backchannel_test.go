@@ -113,8 +113,12 @@ func TestBackchannelLogoutOfUser(t *testing.T) {
 		w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", sid), http.StatusOK)
 		w.expect(b.get("/"), http.StatusFound)
 		w.clock.Add(time.Second)
-		b.login("/")
+		b.loginAgain("/")
 		w.expect(b.get("/"), http.StatusOK)
+		w.clock.Add(5 * time.Minute) // by which clocks may differ
+		other := w.browser()
+		other.login("/")
+		w.expect(other.get("/"), http.StatusOK)
 	}
 }
 
@@ -132,5 +136,70 @@ func TestBackchannelLogoutListed(t *testing.T) {
 	w.issuer.LogOut("auth0|ada")
 	if got := list(); strings.TrimSpace(got) != "[]" {
 		t.Errorf("the sessions are %s", got)
+	}
+}
+
+// TestBackchannelLogoutOfClients: several blocks may have the same path. A token is for the one whose client it
+// names, whichever the request comes to first; one for a client of no block is refused.
+func TestBackchannelLogoutOfClients(t *testing.T) {
+	staff := func(w *world) string {
+		return strings.NewReplacer("the-client", "staff", "/oauth2/callback", "/staff/callback").Replace(
+			w.directive("/staff/*", "session {\nname staff\n}\nbackchannel_logout "+backchannelPath))
+	}
+	w := newWorld(t, setup{admin: true, sites: func(w *world) string {
+		return w.site + " {\n" + w.directive("/one/*", "backchannel_logout "+backchannelPath) + "\n" + staff(w) +
+			"\nreverse_proxy " + w.app + "\n}"
+	}, issuer: func(s *aventustest.Server) {
+		site := strings.TrimSuffix(s.Clients[0].RedirectURIs[0], "/oauth2/callback")
+		s.Clients[0].LogoutURI = site + backchannelPath
+		s.Clients = append(s.Clients, aventustest.Client{
+			ID: "staff", Secret: testSecret, RedirectURIs: []string{site + "/staff/callback"},
+			LogoutURI: site + backchannelPath,
+		})
+	}})
+	b := w.browser()
+	b.login("/one/")
+	a := b.get("/staff/")
+	w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)
+	w.expect(b.get("/staff/"), http.StatusOK)
+	w.issuer.LogOut("auth0|ada")
+	deliveries := w.issuer.Deliveries()
+	if len(deliveries) != 2 {
+		t.Errorf("%d logout tokens were sent", len(deliveries))
+	}
+	for _, d := range deliveries {
+		if d.Status != http.StatusOK {
+			t.Errorf("the token of %s got %d %s", d.ClientID, d.Status, d.Body)
+		}
+	}
+	w.expect(b.get("/one/"), http.StatusFound)
+	w.expect(b.get("/staff/"), http.StatusFound)
+	w.expectTold(w.issuer.LogoutToken("somebody-else", "auth0|ada", ""), http.StatusBadRequest)
+}
+
+// TestBackchannelLogoutElsewhere: a token comes to one instance, and another, which shares nothing with it but the
+// storage, lets the session in no longer once it has asked what has ended, wherever that session rests.
+func TestBackchannelLogoutElsewhere(t *testing.T) {
+	for _, block := range []string{"", "session {\nstore storage\n}", "scope offline_access"} {
+		for _, bySub := range []bool{false, true} {
+			w := twoInstances(t, setup{block: "profile /me\nbackchannel_logout " + backchannelPath + "\n" + block})
+			w.partInstances()
+			b := w.browser()
+			b.login("/two/")
+			w.expect(b.get("/one/"), http.StatusOK)
+			w.expect(b.get("/two/"), http.StatusOK)
+			sid := b.sid()
+			if bySub {
+				sid = ""
+			}
+			w.clock.Add(time.Second)
+			w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", sid), http.StatusOK)
+			w.expect(b.get("/one/"), http.StatusFound)
+			// It asks by itself every records.LearnInterval.
+			if err := handlers()[1].house.keeper.ends.ended.Learn(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.expect(b.get("/two/"), http.StatusFound)
+		}
 	}
 }

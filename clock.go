@@ -2,10 +2,10 @@ package aventusauth
 
 import "time"
 
-// clock is where the time is read. It is handed to all that need the time when a
-// config is loaded, and tests replace it. It is the wall's clock: what is sealed and stored holds
-// wall times, and the monotonic clock stands still while a machine sleeps, so that by it the end of
-// a session would come late.
+// clock is the only place where the time is read. It is handed to all types that need the time when
+// a config is loaded, and tests replace it. It is the wall clock: sealed and stored values hold wall
+// times, and the monotonic clock stands still while a machine sleeps, by which a session would end
+// late.
 var clock = func() time.Time { return time.Now().Round(0) }
 
 // Timers and the deadlines of contexts run by the runtime's own clock.

@@ -1,14 +1,19 @@
 package aventusauth
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/doctor"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
 )
@@ -39,7 +44,7 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 		Notices: notices,
 		Handler: handler, Config: s.Config, Client: h.server.client, KeySet: h.keySet, Issuer: s.issuer,
 		JWKSURL:     s.jwksURL,
-		RedirectURI: s.sites.redirectURI, Hosts: s.listed, WithNonce: s.asksForID(),
+		RedirectURI: s.sites.redirectURI, Hosts: s.listed, Sealed: s.sealedFor(), WithNonce: s.asksForID(),
 		NeedsKeys:     s.verify || s.asksForID() || s.backchannelPath != "",
 		KeysInStorage: len(s.keys) == 0,
 		Matchers:      h.gate.matching.sets, Passes: s.unauthenticated == "pass", TakesBearers: s.acceptBearer,
@@ -47,6 +52,21 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 		CallbackPath: s.callbackPath, OtherPaths: []string{s.logoutPath, s.backchannelPath, s.profilePath},
 		BackchannelPath: s.backchannelPath, LogoutReturn: h.gate.logouts.registered(),
 	}
+}
+
+// sealedFor returns what is bound to the sessions of a block, and what seals them.
+func (s *settings) sealedFor() []doctor.Setting {
+	keys := sha256.Sum256(bytes.Join(s.keys, nil))
+	all := []doctor.Setting{
+		{Name: "session name", Value: s.cookieName}, {Name: "issuer", Value: s.issuer},
+		{Name: "client_id", Value: s.ClientID}, {Name: "audience", Value: s.Audience},
+		{Name: "scope", Value: strings.Join(slices.Sorted(slices.Values(s.Scopes)), " ")},
+		{Name: "session key", Value: hex.EncodeToString(keys[:])},
+	}
+	for _, param := range aventus.ComparedParams {
+		all = append(all, doctor.Setting{Name: "authorize_param " + param, Value: s.Params[param]})
+	}
+	return all
 }
 
 var oneOfEachStatus = append([]failure(nil),

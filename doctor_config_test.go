@@ -22,6 +22,8 @@ type examined struct {
 	Blocks []struct {
 		ClientID     string   `json:"client_id"`
 		RedirectURIs []string `json:"redirect_uris"`
+		LogoutURIs   []string `json:"backchannel_logout_uris"`
+		ReturnURLs   []string `json:"logout_urls"`
 		Issuer       string
 		Count        int
 		Checks       []map[string]string

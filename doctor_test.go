@@ -185,7 +185,8 @@ func TestDoctorNamesLogouts(t *testing.T) {
 	}
 	r = doctorOf(t, strings.ReplaceAll(w.config, "client_id the-client", "client_id tpc_theirs"))
 	for _, want := range []string{
-		"WARN config     backchannel_logout: third-party clients (tpc_...) are sent no logout tokens\n",
+		"WARN config     backchannel_logout: third-party clients (tpc_...) are sent no logout tokens, and get no " +
+			"ID token: nobody can sign in",
 		"WARN config     logout_provider: third-party clients (tpc_...) have no logout page",
 		"WARN config     scope: third-party clients (tpc_...) are not granted openid, profile,",
 	} {

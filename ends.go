@@ -75,36 +75,65 @@ func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, 
 	return isOver || ended && digest != seen, digest
 }
 
-// endAt ends the sessions that a logout token names: a session at the server and, since those cannot be told
-// apart, all of its user's that do not say which one they came of; or all that the user has. What it names
-// may yet begin, by a login that is under way. A session lasts no longer than lifetime.
+// endAt ends the sessions that a logout token names. A session lasts no longer than lifetime.
 func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, lifetime time.Duration) error {
 	e.ended.Begin()
-	forLogins := now.Add(2 * loginLifetime)
+	at := now
+	if said.Issued.After(at) { // the server's clock is ahead
+		at = said.Issued
+	}
+	var failed []error
+	for _, name := range e.namedBy(said, at, now, lifetime) {
+		if name.isWhole {
+			failed = append(failed, e.ended.EndNamed(ctx, name.id, name.until))
+		} else {
+			failed = append(failed, e.ended.EndBefore(ctx, name.id, name.since, name.until))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// expectAt ends at this instance alone what endAt is about to end, and does not access the storage. It takes the
+// time at which the token was issued, so a token that is sent again ends nothing new.
+func (e *ends) expectAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
+	for _, name := range e.namedBy(said, said.Issued, now, lifetime) {
+		e.ended.ExpectBefore(name.id, name.since, name.until)
+	}
+}
+
+// named is an end of everything with a name: of what began by since or, if isWhole, of all that begins by until.
+type named struct {
+	id           records.ID
+	since, until time.Time
+	isWhole      bool
+}
+
+// namedBy returns what a logout token ends that arrived at some time: a session at the server and, since those
+// cannot be distinguished, all sessions of its user that do not say which one they came from; or all sessions of the
+// user. It also ends logins that are under way. A session or a login may have begun by a clock that is ahead, so
+// ClockSkew is added to the time; hasMeanwhile lets a login pass that has started over for these ends.
+func (e *ends) namedBy(said aventus.Logout, at, now time.Time, lifetime time.Duration) []named {
+	since, forLogins := at.Add(records.ClockSkew), now.Add(2*loginLifetime)
 	if said.SessionID == "" {
-		return errors.Join(e.endUser(ctx, said.Subject, now),
-			e.ended.EndBefore(ctx, loginsID(e.issuer, said.Subject), now, forLogins))
+		return []named{
+			{id: subjectID(e.issuer, said.Subject), since: since, until: now.Add(rememberUserEnd)},
+			{id: loginsID(e.issuer, said.Subject), since: since, until: forLogins},
+		}
 	}
 	until := now.Add(lifetime + 24*time.Hour)
-	err := e.ended.EndNamed(ctx, serverSessionID(e.issuer, said.SessionID), until)
+	names := []named{{serverSessionID(e.issuer, said.SessionID), until, until, true}}
 	if said.Subject != "" {
-		err = errors.Join(err,
-			e.ended.EndBefore(ctx, unnamedID(e.issuer, said.Subject), now.Add(records.ClockSkew), until),
-			e.ended.EndBefore(ctx, unnamedLoginsID(e.issuer, said.Subject), now, forLogins))
+		names = append(names,
+			named{id: unnamedID(e.issuer, said.Subject), since: since, until: until},
+			named{id: unnamedLoginsID(e.issuer, said.Subject), since: since, until: forLogins})
 	}
-	return err
+	return names
 }
 
 // isUnwrittenAt is isUnwritten for the sessions that a logout token names.
 func (e *ends) isUnwrittenAt(said aventus.Logout) bool {
-	names := []records.ID{subjectID(e.issuer, said.Subject), loginsID(e.issuer, said.Subject)}
-	if said.SessionID != "" {
-		names = []records.ID{
-			serverSessionID(e.issuer, said.SessionID),
-			unnamedID(e.issuer, said.Subject), unnamedLoginsID(e.issuer, said.Subject),
-		}
-	}
-	return slices.ContainsFunc(names, e.ended.IsUnwritten)
+	names := e.namedBy(said, time.Time{}, time.Time{}, 0)
+	return slices.ContainsFunc(names, func(name named) bool { return e.ended.IsUnwritten(name.id) })
 }
 
 // known returns an error if this instance does not know which sessions have ended. It may then let in none.

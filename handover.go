@@ -312,16 +312,17 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	}
 	// If a session that is valid here was rejected there twice, its lifetime there is shorter: only a new
 	// login helps.
-	isGood := k != nil && k.isShared() && v.restarts < maxRounds-1
+	isShared := k != nil && k.isShared()
+	isGood := isShared && v.restarts < maxRounds-1
 	switch {
 	case err != nil:
 		return ho.answers.fail(w, r, errStorage, err)
-	case v.aim == toEndSession && !isGood: // nothing is to be ended, or what could not be written is
+	case v.aim == toEndSession && !isShared: // nothing is to be ended, or what could not be written is
 		if err := ho.logouts.endAgain(r, at); err != nil {
 			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
 		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusSeeOther)
-	case isGood && !(v.aim == toRenewSession && ho.isDue(was, k)):
+	case v.aim == toEndSession, isGood && !(v.aim == toRenewSession && ho.isDue(was, k)):
 		return ho.tickets.issue(w, r, v, k, false)
 	case isEmbedded(r): // nobody can sign in there
 		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
@@ -376,11 +377,7 @@ func (ho *handOvers) endHanded(w http.ResponseWriter, r *http.Request, at site, 
 		return ho.answers.fail(w, r, errForcedLogout, nil)
 	}
 	if first {
-		k, err := ho.keeper.fetch(r.Context(), at, t.handle)
-		if err == nil && k != nil {
-			err = ho.logouts.endHanded(r, at, k)
-		}
-		if err != nil {
+		if err := ho.logouts.endHanded(r, at, t.handle); err != nil {
 			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
 	}

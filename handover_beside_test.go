@@ -71,10 +71,15 @@ func TestBackchannelLogoutAtManyHosts(t *testing.T) {
 			g.restart()
 			g.expectOut(b, "a restart")
 			g.clock.Add(time.Second)
-			g.expectPage(b, g.wiki+"/", 1)
+			logins := 1
+			if noSID { // by another clock, it may have begun before the end
+				logins = 2
+			}
+			g.expectPage(b, g.wiki+"/", logins)
 			if a, _ := late.visit(begun); a.StatusCode != http.StatusOK {
 				t.Errorf("a login that was under way ends with %d at %s", a.StatusCode, a.Request.URL)
 			}
+			g.clock.Add(5 * time.Minute) // by which clocks may differ
 		}
 	}
 }

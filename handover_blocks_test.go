@@ -21,8 +21,12 @@ func besideGroup(own, further string, inFront bool) setup {
 		if !inFront {
 			blocks[0], blocks[1] = blocks[1], blocks[0]
 		}
-		return fmt.Sprintf("%s {\n%s\nreverse_proxy %s\n}\n%s, http://app.localhost:%s {\nroute {\n%s\nreverse_proxy %s\n}\n}",
-			w.site, w.directive("", hosts+further), w.app, at, w.port, strings.Join(blocks, "\n"), w.app)
+		addresses := at
+		if own != "app.localhost" {
+			addresses += ", http://app.localhost:" + w.port
+		}
+		return fmt.Sprintf("%s {\n%s\nreverse_proxy %s\n}\n%s {\nroute {\n%s\nreverse_proxy %s\n}\n}",
+			w.site, w.directive("", hosts+further), w.app, addresses, strings.Join(blocks, "\n"), w.app)
 	}}
 }
 
@@ -31,15 +35,7 @@ func besideGroup(own, further string, inFront bool) setup {
 func TestCallbackBehindAGroup(t *testing.T) {
 	for _, own := range []string{"app.localhost", "shop.localhost"} { // shop is none of the group
 		for _, inFront := range []bool{true, false} {
-			s := besideGroup(own, "session {\nname own\n}", inFront)
-			if own == "app.localhost" {
-				// One address is enough.
-				sites := s.sites
-				s.sites = func(w *world) string {
-					return strings.Replace(sites(w), "http://app.localhost:"+w.port+", ", "", 1)
-				}
-			}
-			g := newGroup(t, s, false)
+			g := newGroup(t, besideGroup(own, "session {\nname own\n}", inFront), false)
 			b := g.browser()
 			g.expectPage(b, g.at(own)+"/own/page", 1)
 			g.expectPage(b, g.app+"/shared/page", 1)
@@ -53,12 +49,7 @@ func TestCallbackBehindAGroup(t *testing.T) {
 // TestTicketReplacesAnothersSession: a ticket's session takes the place of one that another block made, where their
 // cookies have one name. That one ends: a copy of its cookie is good for nothing.
 func TestTicketReplacesAnothersSession(t *testing.T) {
-	s := besideGroup("app.localhost", "", true)
-	sites := s.sites
-	s.sites = func(w *world) string {
-		return strings.Replace(sites(w), "http://app.localhost:"+w.port+", ", "", 1)
-	}
-	g := newGroup(t, s, false)
+	g := newGroup(t, besideGroup("app.localhost", "", false), false)
 	b := g.browser()
 	g.expectPage(b, g.app+"/own/", 1)
 	copied := "aventus_session=" + b.cookiesAt(g.app)["aventus_session"]

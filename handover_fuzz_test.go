@@ -68,6 +68,12 @@ func FuzzHostRequest(f *testing.F) {
 			f.Add(plaintext, host, true)
 		}
 		f.Add(plaintext[:len(plaintext)-len(v.returnTo)], "login.example.com", true)
+		v.aim = toEndSession
+		if plaintext, err = v.marshal(); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(plaintext, "login.example.com", false)
+		f.Add(plaintext, "login.example.com", true)
 	}
 	f.Fuzz(func(t *testing.T, plaintext []byte, host string, signedIn bool) {
 		defer b.forget()
@@ -104,8 +110,9 @@ func FuzzHostRequest(f *testing.F) {
 		}
 		where := namedBy(host)
 		taken := isVisit && isOfGroup(v.host) && where == "login.example.com"
+		leaves := taken && v.aim == toEndSession
 		// A host that has asked so often has other limits than the login host: a new login may help.
-		hasSession := taken && signedIn && v.restarts < maxRounds-1
+		hasSession := taken && signedIn && (v.restarts < maxRounds-1 || leaves)
 		switch {
 		case where == "": // a host spelt in an odd way, which may be the login host's all the same
 		case !isOfGroup(where):
@@ -117,7 +124,9 @@ func FuzzHostRequest(f *testing.F) {
 		case hasSession &&
 			!strings.HasPrefix(a.location(), "https://"+v.host+"/oauth2/callback?"+ticketParam+"="):
 			t.Fatalf("status %d, to %s", a.StatusCode, a.location())
-		case taken && !hasSession && !strings.HasPrefix(a.location(), "https://auth.homelyfe.com/authorize?"):
+		case leaves && !hasSession && a.location() != "https://"+v.host+v.returnTo:
+			t.Fatalf("status %d, to %s", a.StatusCode, a.location())
+		case taken && !leaves && !hasSession && !strings.HasPrefix(a.location(), "https://auth.homelyfe.com/authorize?"):
 			t.Fatalf("status %d, to %s", a.StatusCode, a.location())
 		}
 		if a.location() == "" {
@@ -198,6 +207,9 @@ func FuzzTicket(f *testing.F) {
 			if again, err := made.marshal(); err != nil || !bytes.Equal(again, plaintext) {
 				t.Fatalf("the ticket became %x, %v", again, err)
 			}
+		}
+		if isTicket && made.visit.aim == toEndSession {
+			return // for good, and with it the session of all other inputs: see TestForcedLogoutByARequest
 		}
 		if err := b.house.keeper.store.put(t.Context(), login, genuine, s); err != nil {
 			t.Fatal(err)

@@ -142,3 +142,29 @@ func TestLogoutByAScriptWhereTheSessionIsOver(t *testing.T) {
 		t.Errorf("there were %d notes of ends, and are %d", before, after)
 	}
 }
+
+// TestLogoutWhereTheLifetimeIsShorter: the session of a ticket that a logout asked for ends, though by the limits of
+// the block that asked it is over.
+func TestLogoutWhereTheLifetimeIsShorter(t *testing.T) {
+	g := newGroup(t, setup{sites: func(w *world) string {
+		site := func(host, more string) string {
+			return "http://" + host + ":" + w.port + " {\n" + w.directive("", "hosts app.localhost wiki.localhost\n"+
+				"logout /logout\n"+more) + "\nreverse_proxy " + w.app + errorsShown + "\n}\n"
+		}
+		return site("login.localhost", "") + site("app.localhost", "session {\nlifetime 1h\n}") +
+			site("wiki.localhost", "")
+	}}, false)
+	b := g.browser()
+	for i, origin := range []string{g.app, g.wiki, g.login} {
+		g.expectPage(b, origin+"/", map[bool]int{true: 1}[i == 0])
+	}
+	g.clock.Add(2 * time.Hour)
+	b.forgetAt(g.app, "aventus_session")
+	a, _ := b.visit(g.app + "/logout")
+	if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {
+		t.Errorf("the logout ends with %d %s", a.StatusCode, a.body)
+	}
+	for _, origin := range []string{g.app, g.wiki, g.login} {
+		g.expect(b.do("GET", origin+"/data"), http.StatusUnauthorized)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,7 +38,35 @@ func TestLogoutDuringLogin(t *testing.T) {
 			t.Errorf("the callback answers %s", a.body)
 		}
 		w.clock.Add(3 * time.Second)
-		b.login("/page")
+		if noSID {
+			b.loginAgain("/page")
+		} else {
+			b.login("/page")
+		}
+		w.expect(b.get("/page"), http.StatusOK)
+	}
+}
+
+// TestLogoutDuringLoginOfClockAhead: a login that began by the clock of an instance that is ahead, before all
+// sessions of the user ended, makes none. It starts over, and whoever signs in again gets in.
+func TestLogoutDuringLoginOfClockAhead(t *testing.T) {
+	for _, noSID := range []bool{false, true} {
+		w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) { s.NoSID = noSID }})
+		b := w.browser()
+		w.clock.Add(4 * time.Minute)
+		callback := b.begin("/page")
+		w.clock.Add(-4 * time.Minute)
+		sid := ""
+		if noSID {
+			sid = "of another session"
+		}
+		w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", sid), http.StatusOK)
+		a := b.get(callback)
+		w.expect(a, http.StatusFound)
+		if a.cookie("aventus_session") != nil {
+			t.Errorf("the callback answers %v", a.Header)
+		}
+		w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)
 		w.expect(b.get("/page"), http.StatusOK)
 	}
 }
@@ -152,7 +181,7 @@ func TestReplayedLogoutToken(t *testing.T) {
 	token := w.issuer.LogoutToken("the-client", "auth0|ada", "")
 	w.expectTold(token, http.StatusOK)
 	w.clock.Add(time.Second)
-	b.login("/")
+	b.loginAgain("/")
 	w.clock.Add(5 * time.Minute)
 	w.expectTold(token, http.StatusBadRequest)
 	w.restart()
@@ -219,6 +248,79 @@ func TestLogoutTokenNotNoted(t *testing.T) {
 	recovers()
 	w.expectTold(token, http.StatusOK)
 	w.expectTold(token, http.StatusBadRequest)
+}
+
+// TestLogoutTokenAtOnce: what a good token names has ended here while the storage hangs, also before its id could
+// be noted; and one that was seen on the way, and comes again in such a time, signs nobody out.
+func TestLogoutTokenAtOnce(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	w.onEngine()
+	hang := func() (leave func()) {
+		hanging := make(chan struct{})
+		fault := func(string, string) error { <-hanging; return nil }
+		engineFault.Store(&fault)
+		return func() { engineFault.Store(nil); close(hanging) }
+	}
+	b := w.browser()
+	for _, bySub := range []bool{false, true} {
+		b.login("/")
+		sid := b.sid()
+		if bySub {
+			sid = ""
+		}
+		token := w.issuer.LogoutToken("the-client", "auth0|ada", sid)
+		leave := hang()
+		t.Cleanup(func() { engineFault.Store(nil) })
+		w.expectTold(token, http.StatusServiceUnavailable)
+		w.expect(b.get("/api"), http.StatusFound)
+		leave()
+		await(t, "the end", func() bool {
+			return strings.Count(w.log(), "signed out by the authorization server") == map[bool]int{false: 1, true: 2}[bySub]
+		})
+		if bySub {
+			w.clock.Add(time.Second)
+			b.loginAgain("/")
+			leave = hang()
+			w.tellsOut(token)
+			w.expect(b.get("/"), http.StatusOK)
+			leave()
+		}
+	}
+}
+
+// TestMadeUpLogoutTokens: tokens that anybody can make up, and that wait for keys which do not come, keep no
+// good one from being heard.
+func TestMadeUpLogoutTokens(t *testing.T) {
+	leave := make(chan struct{})
+	var hangs atomic.Bool
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.JWKSFault = func(http.ResponseWriter, *http.Request) bool {
+			if hangs.Load() {
+				<-leave
+			}
+			return false
+		}
+	}})
+	b := w.browser()
+	b.login("/")
+	good := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
+	w.clock.Add(time.Minute) // the keys may be fetched again
+	hangs.Store(true)
+	defer close(leave)
+	header := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT","kid":"nobody's"}`))
+	parts := strings.Split(good, ".")
+	madeUp := header + "." + parts[1] + "." + parts[2]
+	var asked sync.WaitGroup
+	for range logoutsAtOnce + 8 {
+		asked.Go(func() {
+			if d := w.issuer.Deliver(w.site+backchannelPath, "the-client", madeUp); d.Status != 503 {
+				t.Errorf("a token that waits for keys got %d %s %v", d.Status, d.Body, d.Err)
+			}
+		})
+	}
+	asked.Wait() // they still wait for the keys
+	w.expectTold(good, http.StatusOK)
+	w.expect(b.get("/"), http.StatusFound)
 }
 
 // TestLogoutTokenInTime: a server that keeps its keys waiting gets its answer within a second, and what it

@@ -180,28 +180,19 @@ func TestForeignAddressInFull(t *testing.T) {
 // undone by the session that would come of it.
 func TestLogoutDuringCallback(t *testing.T) {
 	for _, signedIn := range []bool{false, true} {
-		entered, leave := make(chan struct{}), make(chan struct{})
-		var slow atomic.Bool
-		w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-			s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-				if slow.CompareAndSwap(true, false) {
-					entered <- struct{}{}
-					<-leave
-				}
-				return false
-			}
-		}})
+		held := aventustest.NewHold()
+		w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer }})
 		b := w.browser()
 		callback := b.begin("/page")
 		if signedIn {
 			b.login("/")
 		}
-		slow.Store(true)
+		held.Next()
 		answered := make(chan answer)
 		go func() { answered <- b.get(callback) }()
-		<-entered
+		held.Await()
 		w.expect(b.do("POST", "/logout"), http.StatusOK)
-		close(leave)
+		held.Release()
 		a := <-answered
 		w.expect(a, http.StatusFound)
 		if a.cookie("aventus_session") != nil {

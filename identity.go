@@ -41,7 +41,7 @@ type reader struct {
 	now      func() time.Time
 }
 
-// sessionReader is what of the keeper of sessions is read.
+// sessionReader is the part of the keeper that only reads.
 type sessionReader interface {
 	load(ctx context.Context, at site, cookies []string) (*keptSession, error)
 	endOf(k *keptSession) time.Time

@@ -175,7 +175,8 @@ const (
 	// maxLogoutRequest limits the body of a logout request, whose token has some hundred characters.
 	maxLogoutRequest = 64 << 10
 
-	// logoutsAtOnce limits the logout tokens that are looked at. Anyone can send some.
+	// logoutsAtOnce limits the logout tokens of a block that are at work, and those that wait for keys. Anyone
+	// can send some of these.
 	logoutsAtOnce = 64
 
 	// maxReadings limits the interpretations tried per path. Only a crafted path has more.

@@ -111,9 +111,11 @@ func (ls *logins) open(r *http.Request, at site, state string) (*login, error) {
 	if !ok {
 		return nil, &outdatedError{began: began}
 	}
-	isOfHosts := l.visit != nil && ls.sites.hosts == nil // a block's that has other hosts
-	if isAgain(state) != (l.restarts > 0) || isOfHosts {
+	if isAgain(state) != (l.restarts > 0) {
 		return nil, keyring.ErrInvalid
+	}
+	if l.visit != nil && ls.sites.hosts == nil { // of another block, or hosts was removed since
+		return nil, &outdatedError{plaintext, began}
 	}
 	return l, nil
 }

@@ -173,11 +173,20 @@ func (lo *logouts) endFamily(ctx context.Context, b present, family records.ID) 
 	return ends.endFamily(ctx, family, now, now.Add(lo.remember(ctx)+records.ClockSkew))
 }
 
-// endHanded ends the session of a ticket, which the browser has at another host.
-func (lo *logouts) endHanded(r *http.Request, at site, k *keptSession) error {
+// endHanded ends the session of a ticket, which the browser has at another host. By the limits of this block, it
+// may be over already.
+func (lo *logouts) endHanded(r *http.Request, at site, d *handle) error {
+	s, err := lo.own.keeper.store.fetch(r.Context(), at, d)
+	if err != nil || s == nil {
+		return err
+	}
+	handed := held{&keptSession{session: s, handle: d}, present{lo.own, at}}
+	if !handed.canEnd() {
+		return nil
+	}
 	ip := clientIP(r)
 	return patiently(r, func(ctx context.Context) error {
-		return endAll(ctx, []held{{k, present{lo.own, at}}}, ip)
+		return endAll(ctx, []held{handed}, ip)
 	})
 }
 

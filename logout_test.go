@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,30 +109,19 @@ func TestLogoutReturns(t *testing.T) {
 // TestLogoutRevokes: a logout revokes the refresh token, and holds against a
 // renewal under way; that the revocation fails keeps nothing alive.
 func TestLogoutRevokes(t *testing.T) {
-	var entered, leave = make(chan struct{}), make(chan struct{})
-	var slow atomic.Bool
+	held := aventustest.NewHold()
 	w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-		s.RevokeFault = func(rw http.ResponseWriter, _ *http.Request) bool {
-			rw.WriteHeader(http.StatusInternalServerError)
-			return true
-		}
-		s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-			if slow.Load() {
-				entered <- struct{}{}
-				<-leave
-			}
-			return false
-		}
+		s.RevokeFault = aventustest.Says(http.StatusInternalServerError, "")
+		s.TokenFault = held.Answer
 	}})
 	b := w.browser()
 	copied := b.login("/").cookie("aventus_session")
 	w.clock.Add(57 * time.Minute)
-	slow.Store(true)
+	held.Next()
 	w.expect(b.get("/"), http.StatusOK)
-	<-entered
-	slow.Store(false)
+	held.Await()
 	w.expect(b.get("/logout"), http.StatusOK)
-	leave <- struct{}{}
+	held.Release()
 	// Both the old refresh token and the one that came too late are revoked.
 	await(t, "the revocations", func() bool { return len(w.issuer.Revoked()) == 2 })
 	if n := len(w.sessionFiles()); n != 0 {

@@ -19,10 +19,13 @@ func (ls *logins) unreadable(r *http.Request, state string, cause error) *login 
 	var outdated *outdatedError
 	if errors.As(cause, &outdated) {
 		if l, ok := parseLogin(outdated.plaintext, outdated.began); ok {
-			if isAgain(state) == (l.restarts > 0) && ls.cookies.beganIn(asSent(r).cookies, l.browser) {
-				return l
+			if isAgain(state) != (l.restarts > 0) || !ls.cookies.beganIn(asSent(r).cookies, l.browser) {
+				return nil
 			}
-			return nil
+			if l.visit != nil && ls.sites.hosts == nil { // the config has no other hosts any more
+				l.visit, l.returnTo = nil, "/"
+			}
+			return l
 		}
 	} else if !errors.Is(cause, keyring.ErrUnknownKey) {
 		return nil

@@ -99,6 +99,34 @@ func TestLoginOutlivesKeys(t *testing.T) {
 	}
 }
 
+// TestLoginForHostThatLeft: a login that began for another host, which shares it no longer, starts over and ends
+// at the root of this one; alone, and with another change. In another browser it is refused.
+func TestLoginForHostThatLeft(t *testing.T) {
+	const hosts = "hosts app.localhost wiki.localhost *.team.localhost"
+	for _, further := range []string{"", "session {\nname another\n}"} {
+		g := newGroup(t, setup{}, false)
+		b := g.browser()
+		callback := b.get(b.get(g.ask(b, g.wiki+"/page")).location()).location()
+		g.replaces(hosts, further)
+		stranger := g.browser()
+		stranger.get(g.login + "/") // has begun a login, too
+		a := stranger.get(callback)
+		g.expect(a, http.StatusBadRequest)
+		if !strings.HasPrefix(a.body, "invalid_state: ") {
+			t.Errorf("another browser gets %s", a.body)
+		}
+		again := b.get(callback)
+		g.expectRedirect(again, http.StatusFound, strings.TrimSuffix(g.issuer.Issuer, "/"))
+		g.expectTokenRequests(0)
+		done := b.get(b.get(again.location()).location())
+		g.expect(done, http.StatusSeeOther)
+		if want := g.login + "/"; done.location() != want {
+			t.Errorf("it leads to %s, want %s", done.location(), want)
+		}
+		g.expect(b.get(g.login+"/"), http.StatusOK)
+	}
+}
+
 // TestLoginStartsOverOnce: where starting over does not help, as with two instances that have different keys, it
 // is not done again.
 func TestLoginStartsOverOnce(t *testing.T) {

@@ -33,6 +33,15 @@ func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
 				"(header Accept *text/html*), and cover the rest by a second block",
 		})
 	}
+	if s.sites.hosts != nil && !s.asksForID() && s.Audience == "" && !s.asksForRefresh() {
+		all = append(all, notice{
+			"hosts",
+			"without an ID token, and without an audience, nothing may say whose a session is: each sign-in, and each " +
+				"renewal by a page visit, ends what the other hosts have, and their scripts get 401 until a page is " +
+				"visited there",
+			"add openid to scope, or name an API in audience",
+		})
+	}
 	for _, value := range []struct{ name, text string }{
 		{"client_id", s.ClientID}, {"client_secret", s.ClientSecret},
 	} {
@@ -72,7 +81,7 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 					return method != http.MethodGet && method != http.MethodHead
 				})
 			case *caddyhttp.MatchHeader:
-				return len((*matcher)["Accept"]) > 0 || len((*matcher)["Sec-Fetch-Mode"]) > 0
+				return asksOnly((*matcher)["Accept"], "text/html") || asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
 			}
 			return false
 		}) {
@@ -80,6 +89,13 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 		}
 	}
 	return len(matchers) > 0
+}
+
+// asksOnly reports whether the patterns of a header matcher, one of which has to hold, all ask for a word.
+func asksOnly(patterns []string, word string) bool {
+	return len(patterns) > 0 && !slices.ContainsFunc(patterns, func(pattern string) bool {
+		return !strings.Contains(pattern, word)
+	})
 }
 
 // thirdPartyNotices returns what a third-party client asks for in vain.
@@ -114,7 +130,9 @@ func (s *settings) thirdPartyNotices() []notice {
 	}
 	if s.backchannelPath != "" {
 		all = append(all, notice{
-			"backchannel_logout", "third-party clients (tpc_...) are sent no logout tokens",
+			"backchannel_logout",
+			"third-party clients (tpc_...) are sent no logout tokens, and get no ID token: nobody can sign in, for " +
+				"with backchannel_logout a login needs one",
 			"take backchannel_logout out, or use a client of your own company",
 		})
 	}

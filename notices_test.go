@@ -23,6 +23,8 @@ func TestRedirectOfTools(t *testing.T) {
 		{"method GET HEAD", "redirect", false},
 		{"header Accept *text/html*", "redirect", false},
 		{"header Sec-Fetch-Mode navigate", "redirect", false},
+		{"header Accept *", "redirect", true},
+		{"header Sec-Fetch-Mode cors", "redirect", true},
 		{"", "auto", false},
 		{"", "deny", false},
 	} {
@@ -119,6 +121,12 @@ func TestThirdPartyInVain(t *testing.T) {
 			t.Errorf("the log does not say %s", want)
 		}
 	}
+	w = thirdParty(t, []string{"https://api.example.com/"}, "scope openid\nbackchannel_logout /ended")
+	b := w.browser()
+	w.expect(b.get(b.begin("/")), http.StatusBadGateway)
+	if !strings.Contains(w.log(), "nobody can sign in, for with backchannel_logout a login needs one") {
+		t.Error("the log does not say that nobody can sign in")
+	}
 	w = newWorld(t, setup{opaque: true, sites: func(w *world) string {
 		return w.site + " {\n" + strings.ReplaceAll(w.directive("", ""), "the-client", "tpc_theirs") + "\n}"
 	}})
@@ -153,5 +161,37 @@ func TestThirdPartyNotGranted(t *testing.T) {
 	w.expect(a, http.StatusBadRequest)
 	if !strings.Contains(a.body, "Not you.") {
 		t.Errorf("the authorization server's page is %s", a.body)
+	}
+}
+
+// TestHostsOfUnknownPersons: where nothing says whose a session is, the operator is told what that means for hosts
+// that share it.
+func TestHostsOfUnknownPersons(t *testing.T) {
+	for _, c := range []struct {
+		hosts           []string
+		scope, audience string
+		warns           bool
+	}{
+		{[]string{"app.localhost"}, "profile", "", true},
+		{[]string{"app.localhost"}, "profile openid", "", false},
+		{[]string{"app.localhost"}, "profile offline_access", "", false},
+		{[]string{"app.localhost"}, "profile", "https://api.example.com/", false},
+		{nil, "profile", "", false},
+	} {
+		cfg := Config{
+			ClientID: "a", ClientSecret: "b", RedirectURI: "http://localhost/callback",
+			Hosts: c.hosts, Scopes: strings.Fields(c.scope), Audience: c.audience,
+		}
+		s, err := cfg.settings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		warns := false
+		for _, n := range s.notices(nil) {
+			warns = warns || n.about == "hosts" && strings.Contains(n.detail, "nothing may say whose a session is")
+		}
+		if warns != c.warns {
+			t.Errorf("%v: warns %t", c, warns)
+		}
 	}
 }

@@ -17,6 +17,8 @@ type peers struct {
 	resources resources            // one of them describes the others at its host
 	callbacks callbacks            // one of them gets the callbacks of all that have its redirect URI
 	handlers  roster[*Handler]     // for the doctor
+
+	backchannels backchannels // a logout token is for the block whose client it names
 }
 
 // join makes a block that is set up known to its peers.
@@ -26,6 +28,9 @@ func (p *peers) join(h *Handler) {
 	p.callbacks.join(h.house.handOvers)
 	if metadata := h.house.gate.metadata; metadata != nil {
 		p.resources.join(metadata.resource)
+	}
+	if backchannel := h.house.gate.backchannel; backchannel.path != "" {
+		p.backchannels.join(backchannel)
 	}
 	p.handlers.join(h)
 }

@@ -8,9 +8,9 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 )
 
-// profile tells a page's script which user is signed in. It reads the session as it is, also where
-// its token is due or has died: the next request that needs the token renews it. It sets no cookie and ends
-// nothing, and asking it does not count as a use of the session.
+// profile tells a page's script which user is signed in. It reads the session as it is, also if its
+// token is due for renewal or has expired: the next request that needs the token renews it. It sets no
+// cookie and ends nothing, and a request for it does not count as a use of the session.
 type profile struct {
 	sites   *sites
 	reader  *reader

@@ -19,17 +19,17 @@ import (
 )
 
 // errSpent says that a refresh token may have been used, by an instance that did
-// not live to record what came of it. To use it again would have the authorization
-// server revoke all that came of the login (RFC 9700, section 4.14.2).
+// not live to record the result. To use it again would make the authorization
+// server revoke all tokens of the login (RFC 9700, section 4.14.2).
 var errSpent = errors.New("the refresh token was sent before, and the result is not known")
 
 // renewer renews the tokens of sessions by their refresh tokens. These fields are all that a renewal
 // may read and write.
 type renewer struct {
-	locks   certmagic.Locker    // one instance at a time renews a session, where it can
-	uses    renewalUses         // one instance sends a refresh token
-	records renewalRecords      // the session as it rests in the storage
-	memory  renewalMemory       // the session as this process remembers it, and its end, which all instances learn
+	locks   certmagic.Locker    // let one instance at a time renew a session, if the storage's locks work
+	uses    renewalUses         // let only one instance send a refresh token
+	records renewalRecords      // the session's record in the storage
+	memory  renewalMemory       // the session in this process, and its end, which all instances learn
 	flights *singleflight.Group // renewals under way, by session and token
 	tries   *attempts
 	server  renewalServer
@@ -167,7 +167,7 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 	case errors.Is(err, aventus.ErrToken) && !errors.Is(err, aventus.ErrUnknownKey), errors.Is(err, errTooLarge):
 		go rn.server.revoke(ctx, renewed)
 		return rn.giveUp(ctx, at, k, noted, err)
-	case err != nil && !rn.memory.hasEnded(record): // it cannot be told for now: the next attempt gets another
+	case err != nil && !rn.memory.hasEnded(record): // not verifiable for now: the next attempt gets another token
 		unverified := record.copy()
 		unverified.refresh = renewed.refresh
 		return nil, errors.Join(err, rn.unnote(ctx, at, k, noted, unverified))
@@ -187,8 +187,8 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 		return rn.giveUp(ctx, at, k, noted, err)
 	}
 	if err != nil {
-		// Here the session goes on. Elsewhere, and after a restart, the refresh token
-		// is taken for spent, as it is, until what came of it is recorded.
+		// In this process the session goes on. At other instances, and after a restart, the
+		// refresh token counts as spent, as it is, until the result is recorded.
 		rn.logger.Error("a renewed session could not be recorded; it is tried again",
 			zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
 		rn.recordLater(ctx, at, k.handle, noted, renewed)

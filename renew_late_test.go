@@ -2,7 +2,6 @@ package aventusauth
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -187,42 +186,43 @@ func (w *world) awaitRecorded() {
 	})
 }
 
+// failRecords has the storage take no records of sessions, from the next token request on, which answer may answer.
+// The note that the refresh token is sent was written by then. It returns what ends that.
+func failRecords(t *testing.T, faults *aventustest.Switch, answer aventustest.Fault) (recovers func()) {
+	faults.Set(func(w http.ResponseWriter, r *http.Request) bool {
+		faultAt(t, "store", "aventus_auth/sessions")
+		return answer != nil && answer(w, r)
+	})
+	return func() {
+		faults.Set(nil)
+		engineFault.Store(nil)
+	}
+}
+
 // TestRenewalRecordedLater: where the storage fails while a refresh token is being spent, what came of it is
 // recorded as soon as the storage is back, whether the authorization server renewed the token or was too
 // busy to. So the session outlives a restart, and no refresh token is sent twice.
 func TestRenewalRecordedLater(t *testing.T) {
-	for name, status := range map[string]int64{"renewed": 0, "busy": http.StatusServiceUnavailable} {
-		var fails, answers atomic.Int64
-		var recovers func()
-		w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-			busy := answering(&answers)
-			busy(s)
-			fault := s.TokenFault
-			s.TokenFault = func(rw http.ResponseWriter, r *http.Request) bool {
-				if fails.Load() != 0 { // the note was written; nothing can be written any more
-					recovers = faultAt(t, "store", "aventus_auth/sessions")
-				}
-				return fault(rw, r)
-			}
-		}})
+	for name, answer := range map[string]aventustest.Fault{
+		"renewed": nil, "busy": aventustest.Says(http.StatusServiceUnavailable, ""),
+	} {
+		var faults aventustest.Switch
+		w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = faults.Answer }})
 		w.onEngine()
 		b := w.browser()
 		b.login("/")
-		fails.Store(1)
-		answers.Store(status)
+		recovers := failRecords(t, &faults, answer)
 		w.clock.Add(2 * time.Hour)
-		if a := b.get("/"); (a.StatusCode == http.StatusOK) != (status == 0) {
+		if a := b.get("/"); (a.StatusCode == http.StatusOK) != (answer == nil) {
 			t.Errorf("%s: status %d", name, a.StatusCode)
 		}
-		fails.Store(0)
-		answers.Store(0)
 		recovers()
 		w.awaitRecorded()
 		w.forgetSessions()
 		w.clock.Add(retryRenewal)
 		w.expect(b.get("/"), http.StatusOK)
 		asked := 2
-		if status != 0 {
+		if answer != nil {
 			asked++
 		}
 		w.expectTokenRequests(asked)
@@ -236,31 +236,19 @@ func TestRenewalRecordedLater(t *testing.T) {
 // TestRenewalUnverifiedRecordedLater: the same where the renewed token cannot be verified, since the keys cannot
 // be had, and the storage fails at the same time.
 func TestRenewalUnverifiedRecordedLater(t *testing.T) {
-	var down, fails atomic.Bool
-	var recovers func()
+	var keys, tokens aventustest.Switch
 	w := refreshing(t, setup{block: "verify_token", issuer: func(s *aventustest.Server) {
-		s.JWKSFault = func(rw http.ResponseWriter, _ *http.Request) bool {
-			if down.Load() {
-				rw.WriteHeader(http.StatusServiceUnavailable)
-			}
-			return down.Load()
-		}
-		s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-			if fails.CompareAndSwap(true, false) {
-				recovers = faultAt(t, "store", "aventus_auth/sessions")
-			}
-			return false
-		}
+		s.JWKSFault, s.TokenFault = keys.Answer, tokens.Answer
 	}})
 	w.onEngine()
 	b := w.browser()
 	b.login("/")
 	w.issuer.RotateKey()
-	down.Store(true)
-	fails.Store(true)
+	keys.Set(aventustest.Says(http.StatusServiceUnavailable, ""))
+	recovers := failRecords(t, &tokens, nil)
 	w.clock.Add(2 * time.Hour)
 	w.expect(b.get("/"), http.StatusServiceUnavailable)
-	down.Store(false)
+	keys.Set(nil)
 	recovers()
 	w.awaitRecorded()
 	w.forgetSessions()
@@ -273,23 +261,12 @@ func TestRenewalUnverifiedRecordedLater(t *testing.T) {
 // TestGivenUpRecordedLater: that the authorization server refused a renewal is recorded as soon as the storage is
 // back, so that an instance that does not remember the session knows it, and is in no doubt.
 func TestGivenUpRecordedLater(t *testing.T) {
-	var fails atomic.Bool
-	var recovers func()
-	w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-		s.TokenFault = func(rw http.ResponseWriter, _ *http.Request) bool {
-			if !fails.Load() {
-				return false
-			}
-			recovers = faultAt(t, "store", "aventus_auth/sessions")
-			rw.WriteHeader(http.StatusForbidden)
-			fmt.Fprint(rw, `{"error":"invalid_grant"}`)
-			return true
-		}
-	}})
+	var faults aventustest.Switch
+	w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = faults.Answer }})
 	w.onEngine()
 	b := w.browser()
 	b.login("/")
-	fails.Store(true)
+	recovers := failRecords(t, &faults, aventustest.Says(http.StatusForbidden, `{"error":"invalid_grant"}`))
 	w.clock.Add(2 * time.Hour)
 	w.expect(b.get("/"), http.StatusFound)
 	recovers()
@@ -302,20 +279,12 @@ func TestGivenUpRecordedLater(t *testing.T) {
 // TestNothingRecordedAfterTheEnd: what came of a renewal is not recorded any more when the person has signed out:
 // no record is left behind.
 func TestNothingRecordedAfterTheEnd(t *testing.T) {
-	var fails atomic.Bool
-	var recovers func()
-	w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-		s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-			if fails.Load() {
-				recovers = faultAt(t, "store", "aventus_auth/sessions")
-			}
-			return false
-		}
-	}})
+	var faults aventustest.Switch
+	w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = faults.Answer }})
 	w.onEngine()
 	b := w.browser()
 	b.login("/")
-	fails.Store(true)
+	recovers := failRecords(t, &faults, nil)
 	w.clock.Add(2 * time.Hour)
 	w.expect(b.get("/"), http.StatusOK)
 	w.expect(b.get("/logout"), http.StatusOK)

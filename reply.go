@@ -17,13 +17,13 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// answers writes the answers of a block's own: redirects, pages, JSON, failures. All of them are
+// answers writes a block's own answers: redirects, pages, JSON, failures. All of them are
 // no-store: write and fail set it, and there is no other way to write one.
 type answers struct {
 	cookies *cookies
 	// tokenHeader is the header that a token would go on in; empty: none.
 	tokenHeader string
-	logoutPath  string // where one signs out, to use another account; empty: nowhere
+	logoutPath  string // of the logout, for using another account; empty: off
 
 	vary       []string // the request headers that tell visitors apart
 	challenges *challenges
@@ -32,15 +32,14 @@ type answers struct {
 	logger     *zap.Logger
 }
 
-// fail ends a request: with an error for the site's error routes or, if those could
-// answer with what was refused, with an answer of its own. So is the answer to a logout
-// that could not be recorded: it deletes the cookie, and error routes could have caches
-// keep it and sign others out. Nothing of cause reaches the visitor: other servers' texts
-// are for the log alone.
+// fail ends a request with an error for the site's error routes. If those could answer with
+// the refused content, it writes the answer itself. It also does for a logout that could not
+// be recorded: that answer deletes the cookie, and error routes could make caches keep it,
+// which would sign others out. cause is only logged: it may hold other servers' texts.
 func (a *answers) fail(w http.ResponseWriter, r *http.Request, f failure, cause error) error {
 	noStore(w.Header(), a.vary)
 	if f.status >= 500 && r.Context().Err() != nil {
-		f, cause = errGone, nil // the visitor closed the tab: that is no fault of the server's
+		f, cause = errGone, nil // the visitor closed the tab, which is not an error of the server
 	}
 	was := asSent(r)
 	if was.visited != "" {
@@ -60,7 +59,7 @@ func (a *answers) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 	if cause != nil {
 		a.note(r, f.code, f.status, cause)
 	}
-	// Whoever may not go on is told what they lack, also where the site has no page for it.
+	// The answer names the missing scope or claim, also if the site has no page for it.
 	lacks := f.code == errScope.code || f.code == errClaim.code
 	if a.cookies.clears(w.Header()) || !a.errors.mayAnswer(w, r, f) || lacks && a.errors.areNone(r) {
 		if lacks && a.logoutPath != "" {
@@ -96,7 +95,7 @@ func (a *answers) note(r *http.Request, message string, status int, cause error)
 	}
 }
 
-// refuse ends a request with what keeps it from going on.
+// refuse ends a request with a refusal.
 func (a *answers) refuse(w http.ResponseWriter, r *http.Request, refused *refusal) error {
 	if refused.code != errLoginRequired.code {
 		a.meter.refused(refused, clientIP(r))

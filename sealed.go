@@ -13,17 +13,17 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
-// These are the formats of all that is sealed. The first byte is the version, which no two formats
-// share, so that nothing sealed as one of them is read as another. A change of a format needs a version
-// that was never used: 3 was a session's, and 1 and 11 were a login's. A value that opens with its key and
+// These are the formats of all sealed values. The first byte is the version, which no two formats
+// share, so that no value of one format is read as another. A change of a format needs a version that
+// was never used: 3 was a session's, and 1 and 11 were a login's. A value that opens with its key and
 // has an unknown version was sealed by another release: such a session has ended, such a login starts over,
-// such a request or ticket gets 400, and such a time of last use is not known.
+// such a request or ticket gets 400, and such a time of last use is unknown.
 const (
 	loginVersion   = 15 // a login under way, in its state
 	handleVersion  = 2  // a cookie whose session rests in the storage
 	sessionVersion = 4  // a session, in its cookie or in its record in the storage
-	indexVersion   = 5  // what the index says of a session, in front of its record
-	stateVersion   = 6  // the parameter state, with what was configured when its login began
+	indexVersion   = 5  // the entry of a session in the index, in front of its record
+	stateVersion   = 6  // the parameter state, with the configuration at the start of its login
 
 	requestVersion      = 10 // a host's request for a ticket
 	visitLoginVersion   = 16 // a login under way for another host, in its state

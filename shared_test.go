@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,17 +20,8 @@ import (
 // nothing in the config tells that the storage is the same one.
 func TestReloadDuringRenewal(t *testing.T) {
 	for _, how := range []string{"", " otherwise", " hides"} {
-		entered, leave := make(chan struct{}), make(chan struct{})
-		var slow atomic.Bool
-		w := refreshing(t, setup{issuer: func(s *aventustest.Server) {
-			s.TokenFault = func(http.ResponseWriter, *http.Request) bool {
-				if slow.CompareAndSwap(true, false) {
-					entered <- struct{}{}
-					<-leave
-				}
-				return false
-			}
-		}})
+		held := aventustest.NewHold()
+		w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer }})
 		w.onEngine()
 		engine := "test_engine " + filepath.Join(w.dir, "storage")
 		if how == " hides" { // each config's is like no other
@@ -41,16 +31,16 @@ func TestReloadDuringRenewal(t *testing.T) {
 		b.login("/")
 		w.expect(b.get("/"), http.StatusOK)
 		first := w.token()
-		slow.Store(true)
+		held.Next()
 		w.clock.Add(57 * time.Minute)
 		w.expect(b.get("/"), http.StatusOK)
-		<-entered
+		held.Await()
 		config := strings.Replace(w.config, "scope openid profile", "scope profile openid", 1)
 		if how == " otherwise" {
 			config = strings.Replace(config, engine, engine+how, 1)
 		}
 		w.run(config)
-		leave <- struct{}{}
+		held.Release()
 		renewed := first
 		await(t, how+": the renewed token", func() bool {
 			w.expect(b.get("/"), http.StatusOK)

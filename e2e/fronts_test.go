@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -34,6 +35,8 @@ type front struct {
 
 	// each is repeated in place of EACH for each site, with NAME for its name.
 	each string
+
+	further map[string]string // more files like the config, by name
 }
 
 // fronts are the caches that are tried. What they have in common: they are told nothing
@@ -196,6 +199,48 @@ var fronts = []front{
 			CacheIgnoreNoLastMod On`,
 		sockets: "upgrade=websocket",
 	},
+	{
+		name: "Traffic Server", program: "traffic_server", apt: "trafficserver", version: []string{"--version"},
+		args: []string{"--run-root=DIR/runroot.yaml"}, file: "records.config",
+		config: `CONFIG proxy.config.http.server_ports STRING PORT:ip-in=127.0.0.1
+			CONFIG proxy.config.admin.user_id STRING trafficserver
+			CONFIG proxy.config.url_remap.pristine_host_hdr INT 1
+			CONFIG proxy.config.diags.output.diag STRING E
+			CONFIG proxy.config.log.logging_enabled INT 0
+			CONFIG proxy.config.exec_thread.autoconfig INT 0
+			CONFIG proxy.config.exec_thread.limit INT 2
+			KEEP
+			RULES`,
+		keep: `CONFIG proxy.config.http.negative_caching_enabled INT 1
+			CONFIG proxy.config.http.negative_caching_lifetime INT 60`,
+		each: `map http://NAME.localhost:PORT/ http://CADDY/
+			SOCKETS`,
+		sockets: "map ws://NAME.localhost:PORT/ ws://CADDY/",
+		further: map[string]string{
+			"remap.config":   "EACH",
+			"storage.config": "DIR 64M",
+			"ip_allow.yaml":  `{"ip_allow": [{"apply": "in", "ip_addrs": "0/0", "action": "allow", "methods": "ALL"}]}`,
+			"plugin.config":  "header_rewrite.so DIR/hits.config",
+			"hits.config": `cond %{SEND_RESPONSE_HDR_HOOK} [AND]
+				cond %{CACHE} =hit-fresh
+				set-header X-Cache HIT`,
+			"runroot.yaml": `prefix: DIR
+				exec_prefix: DIR
+				bindir: /usr/bin
+				sbindir: /usr/bin
+				sysconfdir: DIR
+				datadir: DIR
+				includedir: DIR
+				libdir: /usr/lib/trafficserver
+				libexecdir: /usr/lib/trafficserver/modules
+				localstatedir: DIR
+				runtimedir: DIR
+				logdir: DIR
+				mandir: DIR
+				infodir: DIR
+				cachedir: DIR`,
+		},
+	},
 }
 
 // start starts the front of a Caddy.
@@ -209,18 +254,21 @@ func (f front) start(t *testing.T, port, addr, rules string) *process {
 			t.Fatal(err)
 		}
 	}
+	parts := strings.NewReplacer("KEEP", f.keep, "RULES", rules, "SOCKETS", f.sockets, "TOKENS", f.tokens)
 	each := ""
 	for name := range cachedSites {
-		each += strings.ReplaceAll(f.each, "NAME", name) + "\n"
+		each += strings.ReplaceAll(parts.Replace(f.each), "NAME", name) + "\n"
 	}
 	host, caddyPort, _ := net.SplitHostPort(addr)
-	config := strings.NewReplacer("EACH", each).Replace(f.config)
-	config = strings.NewReplacer("KEEP", f.keep, "RULES", rules, "SOCKETS", f.sockets, "TOKENS",
-		f.tokens).Replace(config)
 	fill := strings.NewReplacer("CADDY_HOST", host, "CADDY_PORT", caddyPort, "CADDY", addr, "PORT", port, "DIR", dir)
-	config = regexp.MustCompile(`(?m)^\s+`).ReplaceAllString(fill.Replace(config), "") + "\n"
-	if err := os.WriteFile(filepath.Join(dir, f.file), []byte(config), 0o644); err != nil {
-		t.Fatal(err)
+	files := map[string]string{f.file: f.config}
+	maps.Copy(files, f.further)
+	for name, text := range files {
+		text = fill.Replace(strings.ReplaceAll(parts.Replace(text), "EACH", each))
+		text = regexp.MustCompile(`(?m)^\s+`).ReplaceAllString(text, "") + "\n"
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	p := &process{t: t, log: filepath.Join(dir, "log"), addr: "127.0.0.1:" + port, make: func() *exec.Cmd {
 		args := make([]string, len(f.args))
@@ -396,6 +444,9 @@ var rules = []struct{ front, name, keep, rule string }{
 		"http-response del-header Vary\nhttp-response set-header Cache-Control \"public, max-age=3600\"\nKEEP", ""},
 	{"Apache", "`CacheStorePrivate On`, `CacheStoreNoStore On`", "KEEP", "CacheStorePrivate On\nCacheStoreNoStore On"},
 	{"Apache", "`Header unset Vary`", "KEEP", "Header unset Vary"},
+	{"Traffic Server", "`cache.ignore_server_no_cache 1`, `cache.required_headers 0`", "KEEP",
+		"CONFIG proxy.config.http.cache.ignore_server_no_cache INT 1\n" +
+			"CONFIG proxy.config.http.cache.required_headers INT 0"},
 }
 
 // TestFrontsRules: what comes of rules that are common in front of other sites. None

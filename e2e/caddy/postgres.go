@@ -36,6 +36,9 @@ func (p *postgres) Provision(ctx caddy.Context) (err error) {
 	if p.db, err = sql.Open("pgx", p.URL); err != nil {
 		return err
 	}
+	// By itself, it would open as many as there are calls, and close all but two after each.
+	p.db.SetMaxOpenConns(20)
+	p.db.SetMaxIdleConns(20)
 	p.storage, err = certmagicsql.NewStorage(ctx, p.db, certmagicsql.Options{})
 	return err
 }

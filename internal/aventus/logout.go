@@ -2,6 +2,7 @@ package aventus
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -20,6 +21,7 @@ type Logout struct {
 	ID        string // the token's own id (jti), which no other token has
 	SessionID string // the server's session that has ended (sid); empty: all of Subject's sessions
 	Subject   string // the person; may be empty if SessionID is not
+	Issued    time.Time
 }
 
 // LogoutVerifier checks logout tokens (OpenID Connect Back-Channel Logout 1.0, section
@@ -36,8 +38,33 @@ func NewLogoutVerifier(issuer, clientID string, keys *KeySet, now func() time.Ti
 	return &LogoutVerifier{issuer: issuer, clientID: clientID, keys: keys, now: now}
 }
 
+// Parties are the issuer and the audience of a token, as the token itself states them.
+type Parties struct {
+	issuer   string
+	audience []string
+}
+
+// PartiesOf returns the parties of a token, or none if it cannot be read. It verifies no signature.
+func PartiesOf(token string) (p Parties) {
+	if len(token) > maxToken || !isCompact(token) {
+		return p
+	}
+	fields, err := unverified(token)
+	if err != nil {
+		return p
+	}
+	p.issuer, _ = stringField(fields, "iss")
+	p.audience = audiences(fields["aud"])
+	return p
+}
+
+// IsFor reports whether a token with these parties may be valid for the verifier's client.
+func (v *LogoutVerifier) IsFor(p Parties) bool {
+	return slices.Contains(p.audience, v.clientID) && SameIssuer(p.issuer, v.issuer)
+}
+
 // Verify returns the content of a valid logout token. The errors are those of
-// [TokenVerifier.Verify].
+// [TokenVerifier.Verify]. A token that is signed with a cached key is verified even if ctx is done.
 func (v *LogoutVerifier) Verify(ctx context.Context, token string) (Logout, error) {
 	jws, err := parseJWT(token)
 	if err != nil {
@@ -79,7 +106,7 @@ func (v *LogoutVerifier) judge(payload []byte) (Logout, error) {
 		return Logout{}, refuse("it has a nonce, as ID tokens do")
 	}
 
-	var said Logout
+	said := Logout{Issued: issued}
 	for _, claim := range []struct {
 		name string
 		to   *string

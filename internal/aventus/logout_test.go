@@ -54,8 +54,13 @@ func TestVerifyLogout(t *testing.T) {
 		"within leeway":   {changed(m{"exp": clock.in(-59 * time.Second), "iat": clock.in(time.Minute)}), whole},
 		"ten minutes old": {changed(m{"iat": clock.in(-MaxLogoutAge)}), whole},
 	} {
-		if got, err := v.Verify(t.Context(), test.token); err != nil || got != test.want {
+		got, err := v.Verify(t.Context(), test.token)
+		test.want.Issued = got.Issued
+		if err != nil || got != test.want || got.Issued.Sub(clock.Now()).Abs() > MaxLogoutAge {
 			t.Errorf("%s: %+v, %v; want %+v", what, got, err, test.want)
+		}
+		if !v.IsFor(PartiesOf(test.token)) {
+			t.Errorf("%s: it is for somebody else", what)
 		}
 	}
 

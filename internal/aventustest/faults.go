@@ -36,6 +36,33 @@ func (s *Switch) Answer(w http.ResponseWriter, r *http.Request) bool {
 // not meet the next.
 func (s *Switch) Asked() int { return int(s.asked.Load()) }
 
+// Hold is a fault that holds up requests, one at a time. The server answers them when they are released.
+type Hold struct {
+	isSet       atomic.Bool
+	came, leave chan struct{}
+}
+
+// NewHold returns a Hold that holds up no request yet.
+func NewHold() *Hold { return &Hold{came: make(chan struct{}), leave: make(chan struct{})} }
+
+// Next has the next request held up.
+func (h *Hold) Next() { h.isSet.Store(true) }
+
+// Await waits until that request has come.
+func (h *Hold) Await() { <-h.came }
+
+// Release has the server answer the request that is held up.
+func (h *Hold) Release() { h.leave <- struct{}{} }
+
+// Answer is the fault to give to the server.
+func (h *Hold) Answer(http.ResponseWriter, *http.Request) bool {
+	if h.isSet.CompareAndSwap(true, false) {
+		h.came <- struct{}{}
+		<-h.leave
+	}
+	return false
+}
+
 // Says answers with this status and body. Headers are names and values in turn.
 func Says(status int, body string, headers ...string) Fault {
 	return func(w http.ResponseWriter, _ *http.Request) bool {

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -77,7 +78,17 @@ func places(
 // findCallback checks whether a request for the callback reaches the block, or one that
 // shares its redirect URI, and if not, which handler is in its way.
 func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
-	target, err := url.Parse(redirectURI)
+	return l.find(b, redirectURI, func(s *scout) { s.seeks = b.block.RedirectURI })
+}
+
+// findLogout checks the same for a logout token. Any block with the same path may receive it.
+func (l *loaded) findLogout(b *block, uri string) aventus.Finding {
+	return l.find(b, uri, func(s *scout) { s.tells, s.r.Method = true, http.MethodPost })
+}
+
+// find checks whether a request for a URL, as setUp changes it, reaches the block.
+func (l *loaded) find(b *block, uri string, setUp func(*scout)) aventus.Finding {
+	target, err := url.Parse(uri)
 	if err != nil {
 		return skipped("the name of the host is not known")
 	}
@@ -96,7 +107,7 @@ func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
 	}
 	best := skipped("cannot be told: the block was not found among the routes")
 	for i, server := range servers {
-		f := l.seekCallback(server, b, target, direct)
+		f := l.seek(server, b, target, direct, setUp)
 		if i == 0 || f.Status == aventus.Pass {
 			best = f
 		}
@@ -104,10 +115,13 @@ func (l *loaded) findCallback(b *block, redirectURI string) aventus.Finding {
 	return best
 }
 
-// seekCallback is findCallback for one server.
-func (l *loaded) seekCallback(server *caddyhttp.Server, b *block, target *url.URL, direct bool) aventus.Finding {
+// seek is find for one server.
+func (l *loaded) seek(
+	server *caddyhttp.Server, b *block, target *url.URL, direct bool, setUp func(*scout),
+) aventus.Finding {
 	s := l.newScout(server, target)
-	s.seeks, s.direct = b.block.RedirectURI, direct
+	setUp(s)
+	s.direct = direct
 	switch came := s.follow(server.Routes); {
 	case came == arrives:
 		return aventus.Finding{Status: aventus.Pass, Detail: "comes to aventus_auth"}
@@ -169,6 +183,7 @@ func listensOn(server *caddyhttp.Server, u *url.URL) bool {
 // could have effects. If it cannot predict a step, the outcome is unsure.
 type scout struct {
 	r       *http.Request
+	blocks  []*Block                                 // of the config
 	blockOf func(caddyhttp.MiddlewareHandler) *Block // nil: it is none
 	seeks   string                                   // the redirect URI, as in the config; empty: any block
 	direct  bool                                     // no proxy in front has changed the request
@@ -180,6 +195,7 @@ type scout struct {
 	hostMatched, hostMissed bool
 
 	describes bool // it asks for the metadata of blocks for API clients
+	tells     bool // it is a logout token of the authorization server
 
 	through bool     // it goes on after a block that protects it
 	met     []*Block // the blocks that it passed
@@ -209,7 +225,7 @@ func (l *loaded) newScout(server *caddyhttp.Server, target *url.URL) *scout {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, ServerName: target.Hostname()}
 	}
 	return &scout{
-		blockOf: l.blockOf, groups: make(map[string]bool), named: server.NamedRoutes,
+		blocks: l.blocks, blockOf: l.blockOf, groups: make(map[string]bool), named: server.NamedRoutes,
 		r: caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server),
 	}
 }
@@ -313,6 +329,19 @@ func (s *scout) meetBlock(b *Block) outcome {
 		s.why = "another aventus_auth (client_id " + aventus.CleanText(b.Config.ClientID) + ")"
 		return stops
 	}
+	if s.tells {
+		isOwn := slices.Contains(b.OtherPaths, path) && !s.isForAnother(b)
+		switch {
+		case isOwn && path == b.BackchannelPath:
+			return arrives
+		case isOwn, path == b.CallbackPath, protects == routing.Yes && !b.Passes:
+			s.why = "another aventus_auth (client_id " + aventus.CleanText(b.Config.ClientID) + ")"
+			return stops
+		case protects == routing.Maybe && !b.Passes:
+			return cannotTell
+		}
+		return goesOn
+	}
 	if s.seeks == "" {
 		if protects == routing.Yes && s.through {
 			s.met = append(s.met, b)
@@ -330,6 +359,14 @@ func (s *scout) meetBlock(b *Block) outcome {
 		return cannotTell
 	}
 	return goesOn
+}
+
+// isForAnother reports whether the request names the host of another block, and not that of b. Then b does not
+// serve its own paths, except for the callback.
+func (s *scout) isForAnother(b *Block) bool {
+	host := strings.ToLower((&url.URL{Host: s.r.Host}).Hostname())
+	names := func(b *Block) bool { return !b.leavesHost() && b.covers(host) }
+	return !b.leavesHost() && !names(b) && slices.ContainsFunc(s.blocks, names)
 }
 
 // acts reports whether a handler may do more than read the request or the response.

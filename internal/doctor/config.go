@@ -144,7 +144,9 @@ func (l *loaded) gather() []*block {
 		b := groups[key]
 		slices.Sort(b.RedirectURIs)
 		b.RedirectURIs = slices.Compact(b.RedirectURIs)
-		b.LogoutURIs, b.ReturnURLs = b.atEach(b.backchannel), b.atEach(b.returns)
+		b.LogoutURIs = atEach(b.origins(), b.backchannel)
+		// People sign out at any of the hosts that share the login, and come back to it.
+		b.ReturnURLs = atEach(append(b.origins(), b.listedOrigins()...), b.returns)
 		blocks = append(blocks, b)
 	}
 	return blocks

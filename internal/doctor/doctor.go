@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -52,7 +53,8 @@ type Block struct {
 	WithNonce   bool   // an ID token is requested
 
 	// The hosts that share the login with the redirect URI's host. *.example.com stands for one label.
-	Hosts []string
+	Hosts  []string
+	Sealed []Setting // that all of these have to have in common; the same names in each block
 
 	KeysInStorage bool // the sealing keys are in the storage, not in the config
 
@@ -170,8 +172,8 @@ type block struct {
 }
 
 type check struct {
-	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, errors, named,
-	// storage, keys
+	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, logout, errors,
+	// named, storage, keys
 	Name   string `json:"check"`
 	Target string `json:"target"`
 	aventus.Finding
@@ -234,18 +236,27 @@ func parsed(raw string) *url.URL {
 	return u
 }
 
-// atEach returns paths at each origin of the redirect URIs, and URLs unchanged. It leaves out empty ones.
-func (b *block) atEach(paths []string) []string {
+// origins returns the origins of the redirect URIs.
+func (b *block) origins() []string {
+	var all []string
+	for _, uri := range b.RedirectURIs {
+		scheme, rest, _ := strings.Cut(uri, "://")
+		host, _, _ := strings.Cut(rest, "/")
+		all = append(all, scheme+"://"+host)
+	}
+	return all
+}
+
+// atEach returns paths at each origin, and URLs unchanged. It leaves out empty ones.
+func atEach(origins, paths []string) []string {
 	var all []string
 	for _, path := range paths {
 		if path != "" && !strings.HasPrefix(path, "/") {
 			all = append(all, path)
 		}
-		for _, uri := range b.RedirectURIs {
-			scheme, rest, _ := strings.Cut(uri, "://")
-			host, _, _ := strings.Cut(rest, "/")
+		for _, origin := range origins {
 			if strings.HasPrefix(path, "/") {
-				all = append(all, scheme+"://"+host+path)
+				all = append(all, origin+path)
 			}
 		}
 	}
@@ -322,11 +333,18 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	for _, host := range b.block.Hosts {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return d.findListed(b, host) })
 	}
+	apart := d.apart(b)
+	for _, host := range slices.Sorted(maps.Keys(apart)) {
+		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return apart[host] })
+	}
 	for _, host := range b.unlisted() {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return b.strayHost(host) })
 	}
 	for _, uri := range b.RedirectURIs {
 		d.ask(&b.Checks, "callback", uri, func() aventus.Finding { return d.findCallback(b, uri) })
+	}
+	for _, uri := range b.LogoutURIs {
+		d.ask(&b.Checks, "logout", uri, func() aventus.Finding { return d.findLogout(b, uri) })
 	}
 	for _, place := range b.places {
 		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")

@@ -72,11 +72,7 @@ func (l *loaded) findListed(b *block, host string) aventus.Finding {
 		}
 	}
 	target := *parsed(b.block.RedirectURI)
-	port := ""
-	if target.Port() != "" {
-		port = ":" + target.Port()
-	}
-	target.Host, target.RawQuery = name+port, ""
+	target.Host, target.RawQuery = b.hostAt(name), ""
 	if b.isDeaf(&target) {
 		return deaf(&target)
 	}
@@ -86,6 +82,24 @@ func (l *loaded) findListed(b *block, host string) aventus.Finding {
 			"or a proxy in front of Caddy sends another Host"
 	}
 	return f
+}
+
+// hostAt returns a host with the port of the redirect URI.
+func (b *block) hostAt(name string) string {
+	if port := parsed(b.block.RedirectURI).Port(); port != "" {
+		return name + ":" + port
+	}
+	return name
+}
+
+// listedOrigins returns the origins of the hosts that share the login with the redirect URI's.
+func (b *block) listedOrigins() []string {
+	var all []string
+	for _, host := range b.block.Hosts {
+		name := strings.ToLower(strings.TrimRight(host, "."))
+		all = append(all, parsed(b.block.RedirectURI).Scheme+"://"+b.hostAt(name))
+	}
+	return all
 }
 
 // isDeaf reports whether the block stands in a site of a URL's host, and in none that listens at the URL's
@@ -125,4 +139,71 @@ func portOf(u *url.URL) string {
 		return "port " + port
 	}
 	return map[string]string{"http": "port 80", "https": "port 443"}[u.Scheme]
+}
+
+// Setting is a setting that has to be the same at all hosts of a login: what they send each other is sealed for it.
+// A secret's value is a hash.
+type Setting struct{ Name, Value string }
+
+// apart returns the hosts of a block to which no block at the login host can hand a session over, though there is
+// one with the same redirect URI, and what is wrong.
+func (d *doctor) apart(b *block) map[string]aventus.Finding {
+	found := make(map[string]aventus.Finding)
+	login := strings.ToLower(parsed(b.block.RedirectURI).Hostname())
+	var there []*Block
+	for _, other := range d.report.Blocks {
+		for _, p := range other.places {
+			if strings.EqualFold(other.block.RedirectURI, b.block.RedirectURI) && isAt(p, login) {
+				there = append(there, p.block)
+			}
+		}
+	}
+	for _, p := range b.places {
+		for _, host := range p.hosts {
+			host = strings.ToLower(host)
+			if host == login || !p.block.covers(host) || len(there) == 0 {
+				continue
+			}
+			if f := p.block.fromNearest(there, host); f.Status == aventus.Fail {
+				found[host] = f
+			}
+		}
+	}
+	return found
+}
+
+// fromNearest compares a block at a host with those at the login host. It finds what is wrong with the one that
+// differs least.
+func (b *Block) fromNearest(there []*Block, host string) aventus.Finding {
+	var nearest []string
+	for _, other := range there {
+		var names []string
+		for i, setting := range b.Sealed {
+			if other.Sealed[i] != setting {
+				names = append(names, setting.Name)
+			}
+		}
+		if !other.covers(host) {
+			names = append(names, "hosts")
+		}
+		if len(names) == 0 {
+			return aventus.Finding{Status: aventus.Pass}
+		}
+		if nearest == nil || len(names) < len(nearest) {
+			nearest = names
+		}
+	}
+	return aventus.Finding{
+		Status: aventus.Fail,
+		Detail: fmt.Sprintf("its block differs from the one at %s in %s: who signs in there ends at a page with the "+
+			"status 400", parsed(b.RedirectURI).Host, strings.Join(nearest, ", ")),
+		Next: "give all blocks of one login the same lines, by import of one snippet",
+	}
+}
+
+// isAt reports whether a place may be for a host.
+func isAt(p place, host string) bool {
+	return len(p.hosts) == 0 || slices.ContainsFunc(p.hosts, func(site string) bool {
+		return serves(strings.ToLower(site), host)
+	})
 }

@@ -155,8 +155,7 @@ func TestLockBroken(t *testing.T) {
 // noLock is a storage whose lock keeps nobody out.
 type noLock struct{ *testStorage }
 
-func (noLock) Lock(context.Context, string) error { return nil }
-
+func (noLock) Lock(context.Context, string) error   { return nil }
 func (noLock) Unlock(context.Context, string) error { return nil }
 
 // A process that was killed leaves its lock behind, and the old file or the new one.

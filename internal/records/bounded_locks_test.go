@@ -157,8 +157,7 @@ type lockEngine struct {
 	lock, unlock func(ctx context.Context) error
 }
 
-func (e *lockEngine) Lock(ctx context.Context, _ string) error { return e.lock(ctx) }
-
+func (e *lockEngine) Lock(ctx context.Context, _ string) error   { return e.lock(ctx) }
 func (e *lockEngine) Unlock(ctx context.Context, _ string) error { return e.unlock(ctx) }
 
 // TestBoundedLockSlots: no lock costs a slot for good, however it ends.

@@ -82,6 +82,7 @@ type Ended struct {
 
 	mu        sync.RWMutex
 	ended     map[ID]end
+	expected  map[ID]end        // by EndBefore: ends that are about to be written
 	learned   time.Time         // when all of it was last known to be learned
 	unwritten map[endFile]int64 // until when it counts: what the storage did not take, to be written again
 	failed    error             // of the last attempt to learn; nil: it succeeded
@@ -102,6 +103,7 @@ func NewEnded(storage certmagic.Storage, clock *Clock) *Ended {
 		learning: learning,
 		stop:     stop,
 		ended:    make(map[ID]end),
+		expected: make(map[ID]end),
 
 		unwritten: make(map[endFile]int64),
 	}
@@ -187,7 +189,11 @@ func (e *Ended) Has(id ID, began time.Time) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	end, ok := e.ended[id]
-	return ok && (end.since <= 0 || began.Unix() <= end.since)
+	if ok && (end.since <= 0 || began.Unix() <= end.since) {
+		return true
+	}
+	end, ok = e.expected[id]
+	return ok && began.Unix() <= end.since
 }
 
 // After returns the first moment at which something called id may begin and not have
@@ -195,7 +201,7 @@ func (e *Ended) Has(id ID, began time.Time) bool {
 func (e *Ended) After(id ID) time.Time {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	return time.Unix(e.ended[id].since+1, 0)
+	return time.Unix(max(e.ended[id].since, e.expected[id].since)+1, 0)
 }
 
 // HasPartial reports whether anything at all has ended by EndBefore or EndNamed: whether ids other
@@ -213,21 +219,28 @@ func (e *Ended) End(ctx context.Context, id ID, until time.Time) error {
 // before, at the time that After returned, is ended too, however soon that was: at this instance, and
 // at others whose ends the storage tells of.
 func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) error {
-	// Here it holds at once, however long the storage takes, but for the last second: the end that is
-	// written has to be later than each that is known.
+	how := end{until: until.Unix(), since: since.Unix()}
 	e.mu.Lock()
-	e.note(id, e.afterKnown(id, end{until: until.Unix(), since: since.Unix() - 1}))
+	e.expect(id, e.afterKnown(id, how))
 	e.mu.Unlock()
 	_ = e.Learn(ctx) // where it fails, what is known counts
-	return e.end(ctx, id, end{until: until.Unix(), since: since.Unix()})
+	return e.end(ctx, id, how)
 }
 
-// ExpectBefore ends all that is called id and began by since, here alone and without asking the storage,
-// for a caller that is about to end it for all instances. To expect the same end again changes nothing.
+// ExpectBefore ends all that is called id and began by since, at this instance alone and without accessing the
+// storage, for a caller that is about to call EndBefore. It may be repeated without effect.
 func (e *Ended) ExpectBefore(id ID, since, until time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.note(id, end{until: until.Unix(), since: since.Unix()})
+	e.expect(id, end{until: until.Unix(), since: since.Unix()})
+}
+
+// expect notes an end that is about to be written. It is kept apart from the others, since the end that is written
+// must be later than each of those. The mutex must be held.
+func (e *Ended) expect(id ID, how end) {
+	e.inPart.Store(true)
+	known := e.expected[id]
+	e.expected[id] = end{until: max(how.until, known.until), since: max(how.since, known.since)}
 }
 
 // Replace ends id as End does, where something else lives on what was granted to it.
@@ -252,6 +265,9 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
 	how = e.afterKnown(id, how)
 	e.note(id, how)
+	if saysAll(how.since, e.expected[id].since) {
+		delete(e.expected, id)
+	}
 	e.mu.Unlock()
 	now := e.clock.Now()
 	e.all.sweep(ctx, now, now.Add(-ClockSkew))
@@ -273,8 +289,8 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	return err
 }
 
-// afterKnown returns an end of what began by some time that is later than the one that is known. The mutex
-// must be held.
+// afterKnown returns an end by EndBefore, made later than the one that is known. It returns other ends unchanged.
+// The mutex must be held.
 func (e *Ended) afterKnown(id ID, how end) end {
 	if known := e.ended[id]; how.since > 0 && known.since > 0 {
 		how.since = max(how.since, known.since+1)
@@ -304,7 +320,7 @@ func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
 	return nil
 }
 
-// saysAll reports whether an end with the first since says all that one with the other says.
+// saysAll reports whether an end with the first value of since includes one with the other.
 func saysAll(since, other int64) bool {
 	switch {
 	case since == 0 || other == 0:
@@ -423,11 +439,9 @@ func (e *Ended) noteAll(keys []string, learned time.Time, storages int) {
 		return
 	}
 	over := now.Add(-ClockSkew).Unix()
-	for id, end := range e.ended {
-		if end.until < over {
-			delete(e.ended, id) // what it would have opened has ended by itself
-		}
-	}
+	isOver := func(_ ID, end end) bool { return end.until < over } // what it would have opened has ended by itself
+	maps.DeleteFunc(e.ended, isOver)
+	maps.DeleteFunc(e.expected, isOver)
 	maps.DeleteFunc(e.unwritten, func(_ endFile, until int64) bool { return until < over })
 }
 
@@ -443,12 +457,15 @@ func (e *Ended) Relearn() {
 // Adopt adds what another memory of the same storage knows, which stops learning, and has still to write.
 func (e *Ended) Adopt(other *Ended) {
 	other.mu.RLock()
-	ended, unwritten := maps.Clone(other.ended), maps.Clone(other.unwritten)
+	ended, expected, unwritten := maps.Clone(other.ended), maps.Clone(other.expected), maps.Clone(other.unwritten)
 	other.mu.RUnlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id, how := range ended {
 		e.note(id, how)
+	}
+	for id, how := range expected {
+		e.expect(id, how)
 	}
 	for r, until := range unwritten {
 		if r.place == other.all {

@@ -159,8 +159,7 @@ func newClock() *testClock {
 	return c
 }
 
-func (c *testClock) Now() time.Time { return time.Unix(c.now.Load(), 0) }
-
+func (c *testClock) Now() time.Time       { return time.Unix(c.now.Load(), 0) }
 func (c *testClock) Add(by time.Duration) { c.now.Add(int64(by / time.Second)) }
 
 // Set sets the wall clock alone, by so much.
