@@ -1,11 +1,13 @@
 package aventusauth
 
 import (
+	"bufio"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
@@ -44,12 +46,7 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	id, sub := r.URL.Query().Get("id"), r.URL.Query().Get("sub")
 	switch {
 	case r.Method == http.MethodGet:
-		sessions, err := listSessions(r.Context())
-		if err != nil {
-			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
-		}
-		w.Header().Set("Content-Type", "application/json")
-		return json.NewEncoder(w).Encode(sessions)
+		return serveList(w, r)
 	case r.Method != http.MethodDelete:
 		return caddy.APIError{
 			HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method not allowed: %v", r.Method),
@@ -72,33 +69,80 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// listSessions returns the sessions in the storages of all loaded configs that have not
-// ended. Sessions that were sealed for a client that is not configured are left out. Of the sessions of
-// one family, which end together, it returns the newest.
-func listSessions(ctx context.Context) ([]listed, error) {
-	sessions := []listed{}
-	seen := make(map[string]bool)
-	families := make(map[records.ID]int) // where each stands in sessions
+// listBuffer is how much of a list is gathered until it is sent.
+const listBuffer = 64 << 10
+
+// serveList sends the sessions as they are found, so that the list of a million takes little memory. What fails
+// before anything was sent is an error; after that, the answer is cut short, so that nobody takes it for all.
+func serveList(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "application/json")
+	out := &listAnswer{to: w}
+	list := bufio.NewWriterSize(out, listBuffer)
+	before := "["
+	err := listSessions(r.Context(), func(about listed) error {
+		item, err := json.Marshal(about)
+		if err != nil {
+			return err
+		}
+		_, _ = list.WriteString(before) // what fails here fails at the end
+		before = ","
+		_, err = list.Write(item)
+		return err
+	})
+	if err == nil {
+		_, _ = list.WriteString(strings.TrimSuffix(before, ",") + "]\n")
+		err = list.Flush()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case out.hasBegun:
+		panic(http.ErrAbortHandler)
+	}
+	return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+}
+
+// listAnswer knows whether anything was sent.
+type listAnswer struct {
+	to       io.Writer
+	hasBegun bool
+}
+
+func (a *listAnswer) Write(part []byte) (int, error) {
+	a.hasBegun = true
+	return a.to.Write(part)
+}
+
+// listSessions calls f with the sessions in the storages of all loaded configs that have not
+// ended, until f fails. Sessions that were sealed for a client that is not configured are left out. Of the sessions
+// of one family, which end together, it takes the newest.
+func listSessions(ctx context.Context, f func(listed) error) error {
+	seen := make(map[records.ID]bool)
+	families := make(map[records.ID]listed)
 	for _, n := range allNeighbours() {
-		err := n.keeper.store.list(ctx, func(about listed) {
-			if seen[about.ID] || n.keeper.ends.hasListed(about) {
-				return
+		err := n.keeper.store.list(ctx, func(about listed) error {
+			if seen[about.id] || n.keeper.ends.hasListed(about) {
+				return nil
 			}
-			seen[about.ID] = true
-			if i, found := families[about.family]; found && about.isShared() {
-				if about.Created.After(sessions[i].Created) {
-					sessions[i] = about
-				}
-				return
+			seen[about.id] = true
+			if !about.isShared() {
+				return f(about)
 			}
-			families[about.family] = len(sessions)
-			sessions = append(sessions, about)
+			if newest, found := families[about.family]; !found || about.Created.After(newest.Created) {
+				families[about.family] = about
+			}
+			return nil
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return sessions, nil
+	for _, about := range families {
+		if err := f(about); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // revokeSessions ends the session of that id, or all of that subject's that there
@@ -122,7 +166,7 @@ func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
 	}
 	var failed []error
 	for _, n := range all {
-		about, found, err := n.keeper.store.find(ctx, id)
+		about, found, err := n.keeper.store.find(ctx, id, n.keeper.lifetime)
 		failed = append(failed, err)
 		if found && !n.keeper.ends.hasListed(about) {
 			err := n.keeper.endListed(ctx, about)

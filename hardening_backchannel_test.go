@@ -234,22 +234,6 @@ func TestLogoutTokenUnrecorded(t *testing.T) {
 	w.expectTold(token, http.StatusBadRequest)
 }
 
-// TestLogoutTokenNotNoted: where it cannot be noted that a token was used, the session ends, and the answer says that
-// something failed: the same token may come again.
-func TestLogoutTokenNotNoted(t *testing.T) {
-	w := toldOfLogouts(t, setup{})
-	w.onEngine()
-	b := w.browser()
-	b.login("/")
-	token := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
-	recovers := faultAt(t, "store", "aventus_auth/spent")
-	w.expectTold(token, http.StatusServiceUnavailable)
-	w.expect(b.get("/"), http.StatusFound)
-	recovers()
-	w.expectTold(token, http.StatusOK)
-	w.expectTold(token, http.StatusBadRequest)
-}
-
 // TestLogoutTokenAtOnce: what a good token names has ended here while the storage hangs, also before its id could
 // be noted; and one that was seen on the way, and comes again in such a time, signs nobody out.
 func TestLogoutTokenAtOnce(t *testing.T) {
@@ -321,6 +305,22 @@ func TestMadeUpLogoutTokens(t *testing.T) {
 	asked.Wait() // they still wait for the keys
 	w.expectTold(good, http.StatusOK)
 	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestLogoutTokenNotNoted: where it cannot be noted that a token was used, the session ends, and the answer says that
+// something failed: the same token may come again.
+func TestLogoutTokenNotNoted(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	w.onEngine()
+	b := w.browser()
+	b.login("/")
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
+	recovers := faultAt(t, "store", "aventus_auth/spent")
+	w.expectTold(token, http.StatusServiceUnavailable)
+	w.expect(b.get("/"), http.StatusFound)
+	recovers()
+	w.expectTold(token, http.StatusOK)
+	w.expectTold(token, http.StatusBadRequest)
 }
 
 // TestLogoutTokenInTime: a server that keeps its keys waiting gets its answer within a second, and what it

@@ -202,25 +202,28 @@ func (st *sessionStore) lastUse(ctx context.Context, d *handle) (time.Time, erro
 // useBound is no record's associated data, which ends in the id.
 func useBound(d *handle) []byte { return slices.Concat([]byte("last use\x00"), d.id[:], []byte{0}) }
 
-// list calls f with each session in the storage that was sealed for this client and has not expired.
-func (st *sessionStore) list(ctx context.Context, f func(listed)) error {
-	return st.shelf.Each(ctx, func(name string, record []byte) {
+// list calls f with each session in the storage that was sealed for this client and has not expired, until f
+// fails.
+func (st *sessionStore) list(ctx context.Context, f func(listed) error) error {
+	return st.shelf.Each(ctx, func(name string, record []byte) error {
 		if about, ok := st.about(ctx, name, record); ok {
-			f(about)
+			return f(about)
 		}
+		return nil
 	})
 }
 
-// find returns what the index has of a session, if it was sealed for this client and has not expired.
-func (st *sessionStore) find(ctx context.Context, name string) (about listed, found bool, err error) {
-	record, err := st.shelf.Find(ctx, name)
+// find returns what the index has of a session, if it was sealed for this client and has not expired. It is
+// found at less cost if it lasts no longer than lifetime.
+func (st *sessionStore) find(ctx context.Context, name string, lifetime time.Duration) (listed, bool, error) {
+	record, err := st.shelf.Find(ctx, name, lifetime)
 	if errors.Is(err, fs.ErrNotExist) {
 		return listed{}, false, nil
 	}
 	if err != nil {
 		return listed{}, false, err
 	}
-	about, found = st.about(ctx, name, record)
+	about, found := st.about(ctx, name, record)
 	return about, found, nil
 }
 

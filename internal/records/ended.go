@@ -2,13 +2,9 @@ package records
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
-	"path"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,20 +40,11 @@ var ErrUnknown = fmt.Errorf("%w: it is not known which sessions have ended", Err
 // ID identifies a session, or a set of them, in the storage.
 type ID = [16]byte
 
-// end is how an id has ended, in Unix seconds.
-type end struct {
-	until int64 // when it would have ended by itself, and may be forgotten
-	since int64 // what began after this has not ended; 0 or replaced: all of it has
-}
-
-// replaced is the since of an end by [Ended.Replace].
-const replaced = -1
-
 // endFile is a file that tells other instances of an end.
 type endFile struct {
 	id    ID
 	since int64
-	place *periods
+	place *endPlace
 }
 
 // Ended remembers ids that have ended before their time, and learns them from the
@@ -66,12 +53,15 @@ type endFile struct {
 //
 // Each id is filed twice: under the hour in which it would have ended anyway, for
 // those that start anew, and under the five minutes in which it was ended, for those
-// that only want to know what is new.
+// that only want to know what is new. Where there are many, they are folded: see [endPlace].
 type Ended struct {
 	clock  *Clock
-	all    *periods          // by the hour in which an id would have ended
-	lately *periods          // by when it was ended
+	all    *endPlace         // by the hour in which an id would have ended
+	lately *endPlace         // by when it was ended
 	slow   certmagic.Storage // for what may take long
+	ended  endings
+
+	expected endings // by EndBefore: ends that are about to be written
 
 	begin    sync.Once
 	learning context.Context // done when the learning is to stop
@@ -79,11 +69,11 @@ type Ended struct {
 	listing  singleflight.Group // of all there is
 	asking   singleflight.Group // by those who need to know
 	inPart   atomic.Bool        // there is, or was, an end with a since
+	learned  atomic.Int64       // when all of it was last known to be learned, in Unix nanoseconds; 0: never
+	forgot   atomic.Int64       // the period in which what is over was last forgotten
 
 	mu        sync.RWMutex
-	ended     map[ID]end
-	expected  map[ID]end        // by EndBefore: ends that are about to be written
-	learned   time.Time         // when all of it was last known to be learned
+	read      map[string]bool   // what others have folded lately, and was read
 	unwritten map[endFile]int64 // until when it counts: what the storage did not take, to be written again
 	failed    error             // of the last attempt to learn; nil: it succeeded
 	tried     time.Duration     // when that was, by the steady clock
@@ -96,14 +86,14 @@ type Ended struct {
 func NewEnded(storage certmagic.Storage, clock *Clock) *Ended {
 	learning, stop := context.WithCancel(context.Background())
 	return &Ended{
-		clock:    clock,
-		all:      newPeriods(storage, clock, "aventus_auth/ended/all", time.Hour),
-		lately:   newPeriods(storage, clock, "aventus_auth/ended/lately", latelyEach),
+		clock: clock,
+		all: newEndPlace(newPeriods(storage, clock, "aventus_auth/ended/all", time.Hour), ClockSkew,
+			learnTimeout),
+		lately: newEndPlace(newPeriods(storage, clock, "aventus_auth/ended/lately", latelyEach), latelyFor,
+			storageTimeout),
 		slow:     patient(storage, learnTimeout),
 		learning: learning,
 		stop:     stop,
-		ended:    make(map[ID]end),
-		expected: make(map[ID]end),
 
 		unwritten: make(map[endFile]int64),
 	}
@@ -143,6 +133,8 @@ func (e *Ended) keepLearning(first chan<- struct{}) {
 		case <-ticker.C:
 			_ = e.Learn(e.learning) // it is tried again soon; until then, what is known holds
 			e.writeAgain(e.learning)
+			e.all.fold(e.learning)
+			e.lately.fold(e.learning)
 		case <-e.learning.Done():
 			return
 		}
@@ -167,41 +159,42 @@ func (e *Ended) Known(ctx context.Context) error {
 
 // known reports whether all that has ended is known, and what an attempt to learn it has just failed with.
 func (e *Ended) known() (isKnown bool, failed error) {
+	if gap := e.clock.Now().Sub(e.Learned()); -ClockSkew <= gap && gap <= knownFor {
+		return true, nil
+	}
 	e.mu.RLock()
 	defer e.mu.RUnlock()
-	gap := e.clock.Now().Sub(e.learned)
 	if e.clock.elapsed()-e.tried < askAgain {
 		failed = e.failed
 	}
-	return -ClockSkew <= gap && gap <= knownFor, failed
+	return false, failed
 }
 
 // Learned returns when all that has ended was last known. It is zero if that was never so.
 func (e *Ended) Learned() time.Time {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.learned
+	if at := e.learned.Load(); at != 0 {
+		return time.Unix(0, at)
+	}
+	return time.Time{}
 }
 
 // Has reports whether what is called id, and began at that time, is known to have
 // ended.
 func (e *Ended) Has(id ID, began time.Time) bool {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	end, ok := e.ended[id]
+	end, ok := e.ended.get(id)
 	if ok && (end.since <= 0 || began.Unix() <= end.since) {
 		return true
 	}
-	end, ok = e.expected[id]
+	end, ok = e.expected.get(id)
 	return ok && began.Unix() <= end.since
 }
 
 // After returns the first moment at which something called id may begin and not have
 // ended with what was before it.
 func (e *Ended) After(id ID) time.Time {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return time.Unix(max(e.ended[id].since, e.expected[id].since)+1, 0)
+	known, _ := e.ended.get(id)
+	expected, _ := e.expected.get(id)
+	return time.Unix(max(known.since, expected.since)+1, 0)
 }
 
 // HasPartial reports whether anything at all has ended by EndBefore or EndNamed: whether ids other
@@ -239,8 +232,7 @@ func (e *Ended) ExpectBefore(id ID, since, until time.Time) {
 // must be later than each of those. The mutex must be held.
 func (e *Ended) expect(id ID, how end) {
 	e.inPart.Store(true)
-	known := e.expected[id]
-	e.expected[id] = end{until: max(how.until, known.until), since: max(how.since, known.since)}
+	e.expected.note(id, how)
 }
 
 // Replace ends id as End does, where something else lives on what was granted to it.
@@ -250,9 +242,8 @@ func (e *Ended) Replace(ctx context.Context, id ID, until time.Time) error {
 
 // WasReplaced reports whether id is known to have ended by Replace alone.
 func (e *Ended) WasReplaced(id ID) bool {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	return e.ended[id].since == replaced
+	end, _ := e.ended.get(id)
+	return end.since == replaced
 }
 
 // EndNamed ends all that is called id, as End does, where id is not a session's own but names several,
@@ -265,13 +256,13 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
 	how = e.afterKnown(id, how)
 	e.note(id, how)
-	if saysAll(how.since, e.expected[id].since) {
-		delete(e.expected, id)
+	if expected, _ := e.expected.get(id); saysAll(how.since, expected.since) {
+		e.expected.remove(id)
 	}
 	e.mu.Unlock()
 	now := e.clock.Now()
-	e.all.sweep(ctx, now, now.Add(-ClockSkew))
-	e.lately.sweep(ctx, now, now.Add(-latelyFor))
+	e.all.sweep(ctx, now)
+	e.lately.sweep(ctx, now)
 	err := errors.Join(
 		e.write(ctx, endFile{id, how.since, e.all}, how.until),
 		e.write(ctx, endFile{id, how.since, e.lately}, how.until),
@@ -292,7 +283,7 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 // afterKnown returns an end by EndBefore, made later than the one that is known. It returns other ends unchanged.
 // The mutex must be held.
 func (e *Ended) afterKnown(id ID, how end) end {
-	if known := e.ended[id]; how.since > 0 && known.since > 0 {
+	if known, _ := e.ended.get(id); how.since > 0 && known.since > 0 {
 		how.since = max(how.since, known.since+1)
 	}
 	return how
@@ -305,8 +296,7 @@ func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
 	if r.place == e.lately {
 		period = r.place.of(e.clock.Now())
 	}
-	name := fmt.Sprintf("%d-%s-%d", until, hex.EncodeToString(r.id[:]), r.since)
-	err := r.place.storage.Store(ctx, path.Join(r.place.dir(period), name), []byte{1})
+	err := r.place.put(ctx, period, filed{r.id, end{until: until, since: r.since}})
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if err != nil {
@@ -377,20 +367,23 @@ func (e *Ended) Learn(ctx context.Context) error {
 // learn is Learn, and reports whether it was not shown what has ended lately.
 func (e *Ended) learn(ctx context.Context) (blind bool, err error) {
 	e.mu.RLock()
-	learned, storages := e.learned, e.storages
+	storages, before := e.storages, e.read
 	e.mu.RUnlock()
-	now := e.clock.Now()
-	keys, err := e.lately.list(ctx, e.lately.storage, true)
+	now, learned := e.clock.Now(), e.Learned()
+	read, err := e.lately.learn(ctx, e.lately.storage, before, e.note)
+	e.mu.Lock()
+	e.read = read
+	e.mu.Unlock()
 	if err != nil {
 		return true, err // it is tried again soon
 	}
 	gap := now.Sub(learned)
 	isEnough := 0 <= gap && gap <= latelyFor-2*ClockSkew
 	if isEnough {
-		learned = now
-	}
-	e.noteAll(keys, learned, storages)
-	if isEnough {
+		e.hasLearned(now, storages)
+		if period := e.lately.of(now); e.forgot.Swap(period) != period {
+			e.forget()
+		}
 		return false, nil
 	}
 	patience := time.NewTimer(LearnInterval)
@@ -399,49 +392,45 @@ func (e *Ended) learn(ctx context.Context) (blind bool, err error) {
 	case all := <-e.listing.DoChan("", func() (any, error) { return nil, e.learnAll(ctx, storages) }):
 		return false, all.Err
 	case <-patience.C:
-		return false, fmt.Errorf("%w: listing all that has ended takes more than %s", ErrStorage, LearnInterval)
+		err := fmt.Errorf("%w: listing all that has ended takes more than %s", ErrStorage, LearnInterval)
+		return false, tell(e.slow, "listing", err)
 	}
 }
 
 // learnAll asks for all that has ended.
 func (e *Ended) learnAll(ctx context.Context, storages int) error {
 	now := e.clock.Now()
-	keys, err := e.all.list(ctx, e.slow, true)
+	_, err := e.all.learn(ctx, e.slow, nil, e.note)
 	if err == nil {
-		e.noteAll(keys, now, storages)
+		e.hasLearned(now, storages)
+		e.forget()
 	}
 	return err
 }
 
-// noteAll remembers what was listed, after which all is known that had ended by then,
-// if not more; unless it was listed in another storage.
-func (e *Ended) noteAll(keys []string, learned time.Time, storages int) {
+// hasLearned remembers that all is known that had ended by then, if not more; unless it was learned from another
+// storage.
+func (e *Ended) hasLearned(at time.Time, storages int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	isNewer := learned.After(e.learned) || e.learned.After(e.clock.Now()) // a clock may be set back
+	learned := e.Learned()
+	isNewer := at.After(learned) || learned.After(e.clock.Now()) // a clock may be set back
 	if storages == e.storages && isNewer {
-		e.learned = learned
+		e.learned.Store(at.UnixNano())
 	}
-	for _, key := range keys {
-		parts := strings.SplitN(path.Base(key), "-", 3)
-		if len(parts) != 3 {
-			continue
-		}
-		until, err1 := strconv.ParseInt(parts[0], 10, 64)
-		id, err2 := hex.DecodeString(parts[1])
-		since, err3 := strconv.ParseInt(parts[2], 10, 64)
-		if err1 == nil && err2 == nil && err3 == nil && len(id) == len(ID{}) {
-			e.note(ID(id), end{until: until, since: since})
-		}
-	}
+}
+
+// forget forgets what would have ended by itself by now.
+func (e *Ended) forget() {
 	now := e.clock.Now()
 	if !e.clock.MayRemove(now) {
 		return
 	}
 	over := now.Add(-ClockSkew).Unix()
-	isOver := func(_ ID, end end) bool { return end.until < over } // what it would have opened has ended by itself
-	maps.DeleteFunc(e.ended, isOver)
-	maps.DeleteFunc(e.expected, isOver)
+	e.ended.forget(over)
+	e.expected.forget(over)
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	maps.DeleteFunc(e.unwritten, func(_ endFile, until int64) bool { return until < over })
 }
 
@@ -450,23 +439,21 @@ func (e *Ended) noteAll(keys []string, learned time.Time, storages int) {
 func (e *Ended) Relearn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.learned = time.Time{}
+	e.learned.Store(0)
 	e.storages++
 }
 
 // Adopt adds what another memory of the same storage knows, which stops learning, and has still to write.
 func (e *Ended) Adopt(other *Ended) {
+	other.ended.each(e.note)
+	e.all.adopt(other.all)
+	e.lately.adopt(other.lately)
 	other.mu.RLock()
-	ended, expected, unwritten := maps.Clone(other.ended), maps.Clone(other.expected), maps.Clone(other.unwritten)
+	unwritten := maps.Clone(other.unwritten)
 	other.mu.RUnlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for id, how := range ended {
-		e.note(id, how)
-	}
-	for id, how := range expected {
-		e.expect(id, how)
-	}
+	other.expected.each(e.expect)
 	for r, until := range unwritten {
 		if r.place == other.all {
 			r.place = e.all
@@ -477,22 +464,10 @@ func (e *Ended) Adopt(other *Ended) {
 	}
 }
 
-// note remembers an end. Several ends of one id add up, in whichever order they are
-// noted. The mutex must be held.
+// note remembers an end.
 func (e *Ended) note(id ID, how end) {
-	if how.since > 0 {
+	if how.since > 0 && !e.inPart.Load() {
 		e.inPart.Store(true)
 	}
-	if known, ok := e.ended[id]; ok {
-		how.until = max(how.until, known.until)
-		switch {
-		case how.since == 0 || known.since == 0:
-			how.since = 0 // all of it
-		case how.since < 0 || known.since < 0:
-			how.since = replaced // and so is this
-		default:
-			how.since = max(how.since, known.since)
-		}
-	}
-	e.ended[id] = how
+	e.ended.note(id, how)
 }

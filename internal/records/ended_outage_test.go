@@ -85,6 +85,7 @@ func TestEndedOutage(t *testing.T) {
 	for _, off := range []time.Duration{-ClockSkew, 0, ClockSkew} {
 		for _, minutes := range []int{1, 15, 19, 20, 21, 25, 28, 31, 35, 39, 45} {
 			synctest.Test(t, func(t *testing.T) {
+				t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 				s, clock, early, others := newStorage(t), newClock(), newClock(), newClock()
 				early.Add(off)
 				writer, busy := use(t, s.view(), early), use(t, s.view(), others)
@@ -143,6 +144,7 @@ func TestEndedOutage(t *testing.T) {
 func TestEndWrittenLater(t *testing.T) {
 	for _, part := range []string{"aventus_auth/ended/", "aventus_auth/ended/all/", "aventus_auth/ended/lately/"} {
 		synctest.Test(t, func(t *testing.T) {
+			t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 			s, clock := newStorage(t), newClock()
 			here, running := use(t, s, clock), use(t, s.view(), clock)
 			s.on(func(method, key string) error {

@@ -208,9 +208,13 @@ func (p *periods) list(ctx context.Context, storage certmagic.Storage, recursive
 
 // unlisted returns an error that wraps ErrUnlisted, of which a bounded storage is told.
 func unlisted(storage certmagic.Storage, what error) error {
-	err := fmt.Errorf("%w: %w", ErrUnlisted, what)
+	return tell(storage, "listing", fmt.Errorf("%w: %w", ErrUnlisted, what))
+}
+
+// tell tells a bounded storage of an error that came of what it was asked for, and returns the error.
+func tell(storage certmagic.Storage, operation string, err error) error {
 	if b, ok := storage.(*bounded); ok {
-		return b.fail("listing", err)
+		return b.fail(operation, err)
 	}
 	return err
 }

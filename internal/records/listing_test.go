@@ -80,14 +80,14 @@ func TestKindsOfListings(t *testing.T) {
 		}
 		other := NewShelf(open(), "shelf", clock.steady())
 		all := make(map[string]bool)
-		must(other.Each(t.Context(), func(id string, value []byte) { all[id+string(value)] = true }))
+		must(other.Each(t.Context(), func(id string, value []byte) error { all[id+string(value)] = true; return nil }))
 		if len(all) != 2 || !all["aa"] || !all["bb"] {
 			t.Errorf("all are %v", all)
 		}
-		if value, err := other.Find(t.Context(), "b"); err != nil || string(value) != "b" {
+		if value, err := other.Find(t.Context(), "b", time.Hour); err != nil || string(value) != "b" {
 			t.Errorf("found %q, %v", value, err)
 		}
-		if _, err := other.Find(t.Context(), "c"); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := other.Find(t.Context(), "c", time.Hour); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("found what is not there: %v", err)
 		}
 		other.sweepNow(t.Context(), hourOf(expires))
@@ -136,10 +136,10 @@ func TestBlindListing(t *testing.T) {
 		if err := shelf.Put(t.Context(), "a", clock.Now(), []byte("a")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := shelf.Find(t.Context(), "a"); !errors.Is(err, ErrStorage) {
+		if _, err := shelf.Find(t.Context(), "b", time.Hour); !errors.Is(err, ErrStorage) {
 			t.Errorf("%s: finding a session: %v", name, err)
 		}
-		if err := shelf.Each(t.Context(), func(string, []byte) {}); !errors.Is(err, ErrStorage) {
+		if err := shelf.Each(t.Context(), func(string, []byte) error { return nil }); !errors.Is(err, ErrStorage) {
 			t.Errorf("%s: listing sessions: %v", name, err)
 		}
 	}

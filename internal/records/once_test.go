@@ -370,6 +370,7 @@ func testSweep(t *testing.T) {
 	}
 	newProcess(s, clock).expect(t, false, "code5")
 	newProcess(s, clock).expect(t, false, "code4")
+	time.Sleep(time.Minute) // until their sweeps, which the writes may disturb, have ended
 }
 
 // What is old long since, after a stop, is swept by the first use.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -45,31 +47,51 @@ func (s *Shelf) Settled(id string, expires time.Time) <-chan struct{} {
 	return settled(s.storage, s.key(id, expires))
 }
 
-// Each calls f with all values, expired or not, in any order.
-func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte)) error {
+// Each calls f with all values, expired or not, in any order, until f fails. It loads several values at a time, and
+// calls f with one after the other.
+func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte) error) error {
 	keys, err := s.list(ctx, s.storage, true)
 	if err != nil {
 		return err
 	}
-	for _, key := range keys {
-		if _, err := periodIn(path.Dir(key)); err != nil || path.Dir(path.Dir(key)) != s.prefix {
-			continue // an hour, or a foreign file
-		}
-		value, err := s.storage.Load(ctx, key)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it was deleted since the listing
-		}
-		if err != nil {
-			return err
-		}
-		f(path.Base(key), value)
-	}
-	return nil
+	keys = slices.DeleteFunc(keys, func(key string) bool { // what is no value in an hour
+		_, err := periodIn(path.Dir(key))
+		return err != nil || path.Dir(path.Dir(key)) != s.prefix
+	})
+	var turn sync.Mutex
+	return loadEach(ctx, s.storage, keys, func(key string, value []byte) error {
+		turn.Lock()
+		defer turn.Unlock()
+		return f(path.Base(key), value)
+	})
 }
 
-// Find returns the value under id, or fs.ErrNotExist, for callers that do not know when
-// it expires.
-func (s *Shelf) Find(ctx context.Context, id string) ([]byte, error) {
+// soughtFor is for how many hours to come Find asks for a value at once, without listing anything.
+const soughtFor = 100
+
+var errFound = errors.New("found")
+
+// Find returns what was put under id, or fs.ErrNotExist, for those who do not know when
+// it expires. What expires within the given time is found at the same cost whatever else there is: an engine of
+// files reads whole folders to list which there are.
+func (s *Shelf) Find(ctx context.Context, id string, within time.Duration) ([]byte, error) {
+	var keys []string
+	first := s.of(s.clock.Now())
+	last := s.of(s.clock.Now().Add(within))
+	for hour := first; hour <= last && hour < first+soughtFor; hour++ {
+		keys = append(keys, path.Join(s.dir(hour), id))
+	}
+	var found []byte
+	err := loadEach(ctx, s.storage, keys, func(_ string, value []byte) error {
+		found = value // there is one at most
+		return errFound
+	})
+	switch {
+	case err == errFound:
+		return found, nil
+	case err != nil:
+		return nil, err
+	}
 	dirs, err := s.list(ctx, s.storage, false)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"path"
 	"slices"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,7 @@ func TestShelf(t *testing.T) {
 	if err := s.Put(t.Context(), "b", expires, []byte("2")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Find(t.Context(), "b"); err != nil || string(got) != "2" {
+	if got, err := s.Find(t.Context(), "b", 0); err != nil || string(got) != "2" {
 		t.Errorf("%q, %v", got, err)
 	}
 	for range 2 {
@@ -37,7 +38,7 @@ func TestShelf(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := s.Find(t.Context(), "b"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Find(t.Context(), "b", 0); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("found what is not there: %v", err)
 	}
 	storage.on(func(method, _ string) error {
@@ -46,7 +47,7 @@ func TestShelf(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := s.Find(t.Context(), "a"); !errors.Is(err, errBroken) {
+	if _, err := s.Find(t.Context(), "a", 0); !errors.Is(err, errBroken) {
 		t.Errorf("not found in a storage that fails: %v", err)
 	}
 	storage.on(nil)
@@ -64,6 +65,7 @@ func TestShelf(t *testing.T) {
 // the hours that do not have it, and each hour is swept once it is over.
 func TestShelfHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 		storage, clock := newStorage(t), newClock()
 		s := NewShelf(storage, "shelf", clock.steady())
 		put := func(id string, in time.Duration) time.Time {
@@ -90,11 +92,12 @@ func TestShelfHours(t *testing.T) {
 		expect := func(when, want string) {
 			t.Helper()
 			var all []string
-			if err := s.Each(t.Context(), func(id string, value []byte) {
+			if err := s.Each(t.Context(), func(id string, value []byte) error {
 				if id != string(value) {
 					t.Errorf("%s: %q has the value %q", when, id, value)
 				}
 				all = append(all, id)
+				return nil
 			}); err != nil {
 				t.Error(err)
 			}
@@ -103,7 +106,7 @@ func TestShelfHours(t *testing.T) {
 				t.Errorf("%s: there are %q, want %q", when, all, want)
 			}
 			for _, id := range slices.Sorted(maps.Keys(ends)) {
-				found, findErr := s.Find(t.Context(), id)
+				found, findErr := s.Find(t.Context(), id, 90*time.Minute)
 				got, getErr := s.Get(t.Context(), id, ends[id])
 				if slices.Contains(splitted(want), id) {
 					if err := errors.Join(findErr, getErr); err != nil || string(found) != id || string(got) != id {
@@ -164,7 +167,7 @@ func TestShelfPutAgain(t *testing.T) {
 	if err := s.Put(ctx, "a", expires, []byte("third")); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := s.Find(ctx, "a"); err != nil || string(got) != "third" {
+	if got, err := s.Find(ctx, "a", 0); err != nil || string(got) != "third" {
 		t.Errorf("put after it was deleted: %q, %v", got, err)
 	}
 }
@@ -190,14 +193,15 @@ func TestShelfFails(t *testing.T) {
 		})
 	}
 	each := func() (all []string, err error) {
-		err = s.Each(ctx, func(id string, _ []byte) { all = append(all, id) })
+		err = s.Each(ctx, func(id string, _ []byte) error { all = append(all, id); return nil })
+		slices.Sort(all)
 		return all, err
 	}
 	answer(errBroken)
 	if all, err := each(); !errors.Is(err, errBroken) {
 		t.Errorf("a key that cannot be read: all are %q, %v", all, err)
 	}
-	if value, err := s.Find(ctx, "b"); !errors.Is(err, errBroken) {
+	if value, err := s.Find(ctx, "b", 0); !errors.Is(err, errBroken) {
 		t.Errorf("a key that cannot be read: found %q, %v", value, err)
 	}
 	if err := s.Delete(ctx, "b", ends(1)); !errors.Is(err, errBroken) {
@@ -210,7 +214,7 @@ func TestShelfFails(t *testing.T) {
 	if all, err := each(); err != nil || !slices.Equal(all, []string{"a", "c"}) {
 		t.Errorf("a key that has gone: all are %q, %v", all, err)
 	}
-	if value, err := s.Find(ctx, "b"); !errors.Is(err, fs.ErrNotExist) {
+	if value, err := s.Find(ctx, "b", 0); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a key that has gone: found %q, %v", value, err)
 	}
 	for range 2 {
@@ -222,10 +226,83 @@ func TestShelfFails(t *testing.T) {
 	// A listing that is cut short is not all.
 	cut := func() ([]string, error) { return []string{s.key("a", ends(0))}, errBroken }
 	short := NewShelf(lister{storage, cut}, "shelf", clock.steady())
-	if err := short.Each(ctx, func(string, []byte) {}); !errors.Is(err, errBroken) {
+	if err := short.Each(ctx, func(string, []byte) error { return nil }); !errors.Is(err, errBroken) {
 		t.Errorf("all of a listing that is cut short: %v", err)
 	}
-	if value, err := short.Find(ctx, "c"); !errors.Is(err, errBroken) {
+	if value, err := short.Find(ctx, "c", 0); !errors.Is(err, errBroken) {
 		t.Errorf("found %q in a listing that is cut short, %v", value, err)
+	}
+}
+
+// TestShelfAtOnce: all values are read at a bounded number at a time, and given one after the other, until the one
+// that is given them has had enough.
+func TestShelfAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage, clock := newStorage(t), newClock()
+		s := NewShelf(storage, "shelf", clock.steady())
+		const n = 4 * loadsAtOnce
+		for i := range n {
+			if err := s.Put(t.Context(), strconv.Itoa(i), clock.Now(), []byte("value")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		storage.on(func(method, _ string) error {
+			if method == "Load" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		began, all, isBusy := time.Now(), make(map[string]bool), false
+		err := s.Each(t.Context(), func(id string, value []byte) error {
+			if isBusy {
+				t.Error("two values are given at once")
+			}
+			isBusy = true
+			all[id+string(value)] = true
+			isBusy = false
+			return nil
+		})
+		if took := time.Since(began); err != nil || len(all) != n || took < 4*time.Second || took > 5*time.Second {
+			t.Errorf("%d of %d values within %s, %v", len(all), n, took, err)
+		}
+		storage.countAll("")
+		enough := errors.New("enough")
+		if err := s.Each(t.Context(), func(string, []byte) error { return enough }); err != enough {
+			t.Error(err)
+		}
+		if loads := storage.countAll("Load"); loads > 2*loadsAtOnce {
+			t.Errorf("%d values were loaded for one", loads)
+		}
+		t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
+	})
+}
+
+// TestFindListsNothing: what expires within the time that is given is found without a listing, which costs more the
+// more there is.
+func TestFindListsNothing(t *testing.T) {
+	storage, clock := newStorage(t), newClock()
+	s := NewShelf(storage, "shelf", clock.steady())
+	for id, hours := range map[string]int{"a": 0, "b": 23, "c": 24, "d": 900} {
+		expires := clock.Now().Add(time.Duration(hours) * time.Hour)
+		if err := s.Put(t.Context(), id, expires, []byte(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "nothing is swept any more", s.work.TryLock)
+	for id, isListed := range map[string]bool{"a": false, "b": false, "c": false, "d": true} {
+		storage.countAll("")
+		if value, err := s.Find(t.Context(), id, 24*time.Hour); err != nil || string(value) != id {
+			t.Errorf("found %q, %v", value, err)
+		}
+		if n := storage.countAll("List"); n > 0 != isListed {
+			t.Errorf("%s: %d listings", id, n)
+		}
+	}
+	storage.countAll("")
+	if _, err := s.Find(t.Context(), "e", 10_000*time.Hour); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if n := storage.countAll("Load"); n > soughtFor+4 {
+		t.Errorf("%d keys were asked for", n)
 	}
 }
