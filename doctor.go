@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -50,6 +51,7 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 		Matchers:      h.gate.matching.sets, Passes: s.unauthenticated == "pass", TakesBearers: s.acceptBearer,
 		Begins:       s.unauthenticated == "auto" || s.unauthenticated == "redirect",
 		CallbackPath: s.callbackPath, OtherPaths: []string{s.logoutPath, s.backchannelPath, s.profilePath},
+		Cookie: s.cookieName, BoundTo: fmt.Sprintf("%x", s.memoryID()),
 		BackchannelPath: s.backchannelPath, LogoutReturn: h.gate.logouts.registered(),
 	}
 }

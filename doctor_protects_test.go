@@ -85,3 +85,31 @@ func TestDoctorProtects(t *testing.T) {
 	}
 	runs.Wait()
 }
+
+// TestDoctorCookies: blocks of one host that overwrite each other's sessions are named, and no others.
+func TestDoctorCookies(t *testing.T) {
+	const site, two = "https://a.example.com", "client_id two\nclient_secret s\n"
+	block := func(lines string) string {
+		return "aventus_auth {\nredirect_uri https://a.example.com/cb\n" + lines + "\n}\n"
+	}
+	one := block("client_id one\nclient_secret s")
+	for what, c := range map[string]struct {
+		config string
+		warns  bool
+	}{
+		"two clients":        {site + " {\n" + one + block(two) + "}", true},
+		"two audiences":      {site + " {\n" + one + block("client_id one\nclient_secret s\naudience x") + "}", true},
+		"at two ports":       {site + " {\n" + one + "}\n" + site + ":8443 {\n" + block(two) + "}", true},
+		"in a wildcard site": {site + " {\n" + one + "}\nhttps://*.example.com {\n" + block(two) + "}", true},
+		"two names":          {site + " {\n" + one + block(two+"session {\nname two\n}") + "}", false},
+		"two hosts":          {site + " {\n" + one + "}\nhttps://b.example.com {\n" + block(two) + "}", false},
+		"alike":              {site + " {\n" + one + block("client_id one\nclient_secret s\nlogout /x") + "}", false},
+	} {
+		r := doctorOf(t, c.config, "HTTPS_PROXY=http://127.0.0.1:1")
+		got := r.line("cookie")
+		const want = "WARN cookie a.example.com: __Host-aventus_session is also the cookie of another aventus_auth here"
+		if c.warns != strings.HasPrefix(got, want) || !c.warns && got != "" {
+			t.Errorf("%s: it says %q\n%s%s", what, got, r.stdout, r.stderr)
+		}
+	}
+}

@@ -110,6 +110,16 @@ func TestPlantedFaults(t *testing.T) {
 		"a second block without accept_bearer": {
 			site(block("", "audience a") + block("/api/*", "audience a\naccept_bearer") + "file_server"),
 			"API clients meet another aventus_auth there", "give each block that a request meets accept_bearer"},
+		"two applications in one cookie": {
+			site(block("", "") + strings.Replace(block("/api/*", ""), "client_id one", "client_id two", 1) +
+				"file_server"),
+			"each login replaces the other's session", "give one of them a session { name } of its own"},
+		"another scheme than the redirect URI's": {func(*testing.T) string {
+			return "http://site.example.com {\n" + block("", "") + "file_server\n}\n"
+		}, "its site does not listen where redirect_uri says: https", "scheme"},
+		"a named route that loses its gate": {func(*testing.T) string {
+			return "&(it) {\nheader X-A b\n" + block("", "") + "}\nhttps://site.example.com {\ninvoke it\n}\n"
+		}, "Caddy has kept one, headers, and no aventus_auth", "write route { … } around them"},
 		"redirects for what is no page": {site(block("", "unauthenticated redirect") + "file_server"),
 			"redirect sends API clients, scripts and tools to the sign-in page", "use auto"},
 		"a variable as in another shell": {replaced("{env.TEST_CLIENT_SECRET}", "$TEST_CLIENT_SECRET"),

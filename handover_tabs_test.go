@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -213,13 +214,11 @@ func TestIdleAtManyHosts(t *testing.T) {
 	b := g.browser()
 	g.expectPage(b, g.app+"/", 1)
 	g.expectPage(b, g.wiki+"/", 0)
-	for range 2 { // what a host knows of the last use is not all there will ever be
-		for range 8 {
-			g.clock.Add(20 * time.Minute)
-			g.expect(b.get(g.app+"/"), http.StatusOK)
-		}
-		g.expect(b.do("GET", g.wiki+"/data"), http.StatusOK)
+	for range 8 {
+		g.clock.Add(20 * time.Minute)
+		g.expect(b.get(g.app+"/"), http.StatusOK)
 	}
+	g.expect(b.do("GET", g.wiki+"/data"), http.StatusOK)
 	g.expectPage(b, g.team+"/", 0)
 	g.restart()
 	g.expect(b.do("GET", g.wiki+"/data"), http.StatusOK)
@@ -328,5 +327,28 @@ func TestHandOversLeaveNothing(t *testing.T) {
 	}
 	if after := count(); after != before {
 		t.Errorf("there were %d files, and are %d", before, after)
+	}
+}
+
+// TestRecordGoneAtManyHosts: where a session's record is gone, and the login host remembers the session, a second
+// request for a ticket finds that out, and leads to the login.
+func TestRecordGoneAtManyHosts(t *testing.T) {
+	g := newGroup(t, setup{}, true)
+	b := g.browser()
+	g.expectPage(b, g.login+"/", 1)
+	for _, file := range g.sessionFiles() {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, trail := b.visit(g.app + "/page")
+	came := 0 // two requests, and the authorization server's answer
+	for _, to := range trail {
+		if to == g.login+"/oauth2/callback" {
+			came++
+		}
+	}
+	if a.StatusCode != http.StatusOK || a.Request.URL.String() != g.app+"/page" || came != 3 {
+		t.Errorf("the visit ends at %s with %d by\n%s", a.Request.URL, a.StatusCode, strings.Join(trail, "\n"))
 	}
 }

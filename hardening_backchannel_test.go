@@ -307,6 +307,22 @@ func TestMadeUpLogoutTokens(t *testing.T) {
 	w.expect(b.get("/"), http.StatusFound)
 }
 
+// TestLogoutTokenNotNoted: where it cannot be noted that a token was used, the session ends, and the answer says that
+// something failed: the same token may come again.
+func TestLogoutTokenNotNoted(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	w.onEngine()
+	b := w.browser()
+	b.login("/")
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
+	recovers := faultAt(t, "store", "aventus_auth/spent")
+	w.expectTold(token, http.StatusServiceUnavailable)
+	w.expect(b.get("/"), http.StatusFound)
+	recovers()
+	w.expectTold(token, http.StatusOK)
+	w.expectTold(token, http.StatusBadRequest)
+}
+
 // TestLogoutTokenInTime: a server that keeps its keys waiting gets its answer within a second, and what it
 // said holds when the keys have come.
 func TestLogoutTokenInTime(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
@@ -188,6 +189,23 @@ func TestLogoutGoesThroughAll(t *testing.T) {
 		}
 		w.expect(w.http1(request{}.withCookie("aventus_session="+good)), http.StatusFound)
 	}
+}
+
+// TestLogoutOpenedByAnother: that one block cannot check a cookie which another opens keeps nobody from signing out.
+func TestLogoutOpenedByAnother(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		withKey := "logout /logout\nsession {\nkey " + strings.Repeat("a", 43) + "\n}"
+		return w.site + " {\nroute {\n" + w.directive("/a/*", "logout /logout") + "\n" + w.directive("", withKey) +
+			"\nreverse_proxy " + w.app + "\n}\n}"
+	}})
+	w.onEngine()
+	b := w.browser()
+	b.login("/page")
+	w.restart()
+	faultAt(t, "load", keyring.File)
+	w.expect(b.get("/page"), http.StatusOK)
+	w.expect(b.get("/logout"), http.StatusOK)
+	w.expect(b.do("GET", "/page"), http.StatusUnauthorized)
 }
 
 // TestCallbacksAtOnce: a browser that restores its tabs sends several callbacks before an answer comes,

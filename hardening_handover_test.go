@@ -243,14 +243,19 @@ func TestTicketHoldsNoToken(t *testing.T) {
 
 // TestSessionEndsBeforeItsTicket: who signs out while a ticket is on its way is not signed in by it.
 func TestSessionEndsBeforeItsTicket(t *testing.T) {
-	for _, how := range []string{"logout", "restart", "expiry"} {
+	for _, how := range []string{"logout", "restart", "expiry", "revocation"} {
 		g := newGroup(t, setup{block: "logout /logout\nsession {\nlifetime 30s\n}"}, true)
 		b := g.browser()
 		g.expectPage(b, g.login+"/", 1)
 		ticket := g.ticket(b, g.app+"/page")
-		if how == "expiry" {
+		switch how {
+		case "expiry":
 			g.clock.Add(31 * time.Second)
-		} else {
+		case "revocation": // which leaves the record
+			if _, err := revokeSessions(t.Context(), "", "auth0|ada"); err != nil {
+				t.Fatal(err)
+			}
+		default:
 			g.expect(b.get(g.login+"/logout"), http.StatusOK)
 		}
 		if how == "restart" {

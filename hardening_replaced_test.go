@@ -174,3 +174,25 @@ func TestReplacedSessionsEnd(t *testing.T) {
 	w.expect(visit(second), http.StatusFound)
 	w.expect(b.get("/"), http.StatusOK)
 }
+
+// TestGrantsOfTwoClients: what is granted to another client, or by another server, is never shared with a session that
+// replaces it, so its refresh token is revoked.
+func TestGrantsOfTwoClients(t *testing.T) {
+	at := func(issuer, client string) present {
+		return present{neighbour: &neighbour{server: &authServer{issuer: issuer, clientID: client}}}
+	}
+	s := &session{grant: grant{bearer: bearer + "opaque"}}
+	rp := &replacer{own: at("https://auth.example.com/", "a").neighbour}
+	for _, c := range []struct {
+		issuer, client string
+		want           bool
+	}{
+		{"https://auth.example.com/", "a", true},
+		{"https://auth.example.com/", "b", false},
+		{"https://auth.example.net/", "a", false},
+	} {
+		if got := rp.mayShareGrant(s, held{&keptSession{session: s}, at(c.issuer, c.client)}); got != c.want {
+			t.Errorf("%s at %s: %t, want %t", c.client, c.issuer, got, c.want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
@@ -97,6 +98,23 @@ func TestKeeperCannotTell(t *testing.T) {
 	if k, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); k != nil ||
 		!errors.Is(err, records.ErrUnknown) {
 		t.Errorf("what has ended: %v, error %v", k, err)
+	}
+
+	p = newParts(t)
+	p.keeper.idle = time.Hour
+	k, cookie := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+	p.clock.Add(2 * time.Hour)
+	if err := p.keeper.store.noteUse(t.Context(), k.handle, p.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	files, err := p.storage.List(t.Context(), "aventus_auth/uses", true)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("uses: %q, %v", files, err)
+	}
+	p.storage.files[files[0]] = []byte("damaged")
+	k, err = p.keeper.load(t.Context(), p.at(), []string{cookie})
+	if k != nil || !errors.Is(err, records.ErrStorage) {
+		t.Errorf("when it was last used at another host: %v, error %v", k, err)
 	}
 }
 
@@ -217,6 +235,36 @@ func TestKeeperEndsInPart(t *testing.T) {
 		}
 		if err := p.keeper.end(t.Context(), k); !errors.Is(err, errBrokenStorage) {
 			t.Errorf("%s: %v", what, err)
+		}
+		if err := p.keeper.endListed(t.Context(), listed{
+			id: k.id, family: k.family, Created: k.created, Expires: k.expires,
+		}); !errors.Is(err, errBrokenStorage) {
+			t.Errorf("%s, by its index: %v", what, err)
+		}
+	}
+}
+
+// TestLogoutTokenEndsInPart: that one of the ends could not be recorded which a logout token means is an error.
+func TestLogoutTokenEndsInPart(t *testing.T) {
+	const issuer, sub, sid = "https://auth.example.com/", "auth0|ada", "the-sid"
+	for _, c := range []struct {
+		said aventus.Logout
+		ids  []records.ID
+	}{
+		{aventus.Logout{Subject: sub}, []records.ID{subjectID(issuer, sub), loginsID(issuer, sub)}},
+		{aventus.Logout{Subject: sub, SessionID: sid}, []records.ID{
+			serverSessionID(issuer, sid), unnamedID(issuer, sub), unnamedLoginsID(issuer, sub),
+		}},
+	} {
+		for i, id := range c.ids {
+			p := newParts(t)
+			ended := records.NewEnded(unwritable{p.storage, hex.EncodeToString(id[:])},
+				records.NewClock(p.clock.Now, p.clock.Elapsed))
+			t.Cleanup(func() { _ = ended.Destruct() })
+			e := &ends{ended: ended, issuer: issuer}
+			if err := e.endAt(t.Context(), c.said, p.clock.Now(), 24*time.Hour); !errors.Is(err, errBrokenStorage) {
+				t.Errorf("%+v, end %d of them: %v", c.said, i, err)
+			}
 		}
 	}
 }

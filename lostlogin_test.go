@@ -201,3 +201,22 @@ func TestMadeUpState(t *testing.T) {
 	expect("long after", b.get(with(callback, "state", unknown)), "invalid_state")
 	w.expectTokenRequests(1)
 }
+
+// TestLoginOfAnotherBlockOutlivesItsConfig: of several blocks that a callback may belong to, the one that has the key
+// of its state says what has become of the login, and not the one that is asked first.
+func TestLoginOfAnotherBlockOutlivesItsConfig(t *testing.T) {
+	const before = "scope email\nsession {\nkey "
+	w := newWorld(t, setup{sites: func(w *world) string {
+		key := func(letter string) string { return strings.Repeat(letter, 43) + "\n}" }
+		return w.site + " {\nroute {\n" + w.directive("/a/*", "session {\nname a\nkey "+key("a")) + "\n" +
+			w.directive("", before+key("b")) + "\nreverse_proxy " + w.app + "\n}\n}"
+	}})
+	b := w.browser()
+	callback := b.begin("/page?q=1")
+	w.replaces(before, "session {\nkey ")
+	again := b.get(callback)
+	w.expectRedirect(again, http.StatusFound, strings.TrimSuffix(w.issuer.Issuer, "/"))
+	if a := b.get(b.get(again.location()).location()); a.location() != w.site+"/page?q=1" {
+		t.Errorf("status %d, sent to %s", a.StatusCode, a.location())
+	}
+}

@@ -54,7 +54,7 @@ type world struct {
 	adminPort string       // of the admin endpoint; empty: off
 	loads     atomic.Int64 // how often a config was loaded
 	audience  string       // the line of the directive; empty: none
-	met       atomic.Int64 // after how many of them something was sent by raw
+	met       atomic.Int64 // what isFirst knows of what was sent by raw
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
@@ -219,12 +219,14 @@ func load(text string) error {
 	return nil
 }
 
-// isFirst reports whether this is the first request of a client since a config was
+// isFirst reports whether this is one of the first two requests of a client since a config was
 // loaded. In that moment, Caddy may reset a connection that it has accepted just then;
-// browsers try again.
+// browsers try again. The first request may have had a connection of before.
 func (w *world) isFirst(met *atomic.Int64) bool {
-	loads := w.loads.Load()
-	return met.Swap(loads) != loads
+	loads := 2 * w.loads.Load()
+	before := max(met.Load(), loads-2)
+	met.Store(min(before+1, loads))
+	return before < loads
 }
 
 // restart stops Caddy and starts it again, on the same storage.

@@ -140,3 +140,19 @@ func TestForHowLongIsNotForWhom(t *testing.T) {
 		}
 	}
 }
+
+// TestEarlyHintsKeepTheCookie: the session's cookie is not in an informational response, and is in the final one.
+func TestEarlyHintsKeepTheCookie(t *testing.T) {
+	p := newParts(t)
+	w := httptest.NewRecorder()
+	p.cookies.set(w, "session", "x", time.Hour)
+	ps := &passage{cookies: p.cookies, vary: []string{"Cookie"}}
+	own := &privateWriter{ResponseWriter: w, passage: ps, sealed: true}
+	for range 2 {
+		own.WriteHeader(http.StatusEarlyHints)
+	}
+	own.WriteHeader(http.StatusOK)
+	if header := w.Header(); len(header["Set-Cookie"]) != 1 || header.Get("Cache-Control") != "no-store" {
+		t.Errorf("the answer has %v", header)
+	}
+}

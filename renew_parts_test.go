@@ -139,3 +139,20 @@ func TestRenewalThatIsEnding(t *testing.T) {
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
 }
+
+// TestDoubtAfterTheClock: a note that a refresh token is being sent, which was first seen while the clock was ahead,
+// is doubted by the clock that is right.
+func TestDoubtAfterTheClock(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	now := start.Add(3 * time.Minute)
+	rn := new(renewalParts).renewer(func() time.Time { return now })
+	record := &session{spending: start}
+	for _, c := range []struct {
+		at   time.Duration
+		want bool
+	}{{3 * time.Minute, false}, {0, false}, {doubtful - time.Second, false}, {doubtful, true}} {
+		if now = start.Add(c.at); rn.isSpent(record) != c.want {
+			t.Errorf("after %s: it counts as spent: %t, want %t", c.at, !c.want, c.want)
+		}
+	}
+}

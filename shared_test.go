@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
@@ -236,5 +239,47 @@ func TestStorageFailsInTheLog(t *testing.T) {
 	said, err := os.ReadFile(filepath.Join(w.dir, "newer-log"))
 	if err != nil || !strings.Contains(string(said), `"the storage fails"`) {
 		t.Errorf("error %v; the log of the config says\n%s", err, said)
+	}
+}
+
+// TestStorageOfTheConfigBefore: where two configs have one storage that they name otherwise, what the one before knows
+// goes on, also where the next one has asked the storage already. Another storage by the same name is learned anew.
+func TestStorageOfTheConfigBefore(t *testing.T) {
+	var clock testClock
+	clock.now.Store(1_800_000_000)
+	dir := t.TempDir()
+	shareAt := func(path string) (*shared, func() error) {
+		s, release, err := share(&certmagic.FileStorage{Path: path}, zap.NewNop(), clock.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.storage.Load(t.Context(), "anything")
+		return s, release
+	}
+	before, releaseBefore := shareAt(dir)
+	next, releaseNext := shareAt(dir + "/")
+	if before == next {
+		t.Fatal("they are named alike")
+	}
+	id := records.ID{1}
+	if err := before.ended.End(t.Context(), id, clock.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if err := releaseBefore(); err != nil {
+		t.Error(err)
+	}
+	if !next.ended.Has(id, clock.Now()) {
+		t.Error("what has ended is not handed on")
+	}
+
+	if err := next.ended.Learn(t.Context()); err != nil || next.ended.Learned().IsZero() {
+		t.Fatalf("learned at %s, %v", next.ended.Learned(), err)
+	}
+	next.identified("another")
+	if !next.ended.Learned().IsZero() {
+		t.Error("what has ended in another storage is taken for known")
+	}
+	if err := releaseNext(); err != nil {
+		t.Error(err)
 	}
 }

@@ -65,6 +65,9 @@ type Block struct {
 	CallbackPath string
 	OtherPaths   []string // of the block's own answers, beside the callback
 
+	Cookie  string // the name of the session's cookie
+	BoundTo string // what its sessions are bound to, but for the origin of each
+
 	Notices []Notice // of values in its config that may not be meant
 
 	BackchannelPath string // of the back-channel logout; empty: off
@@ -172,7 +175,7 @@ type block struct {
 }
 
 type check struct {
-	// dns, connect, clock, jwks, authorize, token, config, protects, metadata, hosts, callback, logout, errors,
+	// dns, connect, clock, jwks, authorize, token, config, protects, cookie, metadata, hosts, callback, logout, errors,
 	// named, storage, keys
 	Name   string `json:"check"`
 	Target string `json:"target"`
@@ -316,6 +319,13 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 		if !told[target+f.Detail] {
 			told[target+f.Detail] = true
 			d.ask(&b.Checks, "protects", target, func() aventus.Finding { return f })
+		}
+	}
+	for _, place := range b.places {
+		target := strings.Join(place.hosts, ", ")
+		if rival := d.rival(place); rival != nil && !told["cookie"+target] {
+			told["cookie"+target] = true
+			d.ask(&b.Checks, "cookie", target, func() aventus.Finding { return rivalry(rival) })
 		}
 	}
 	for _, uri := range b.RedirectURIs {

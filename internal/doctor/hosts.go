@@ -207,3 +207,35 @@ func isAt(p place, host string) bool {
 		return serves(strings.ToLower(site), host)
 	})
 }
+
+// rival returns a block at a host of a place that keeps other sessions in a cookie of the same name, or nil.
+// Browsers do not tell cookies apart by port.
+func (d *doctor) rival(p place) *Block {
+	for _, b := range d.report.Blocks {
+		for _, other := range b.places {
+			if other.block.Cookie != p.block.Cookie || other.block.BoundTo == p.block.BoundTo {
+				continue
+			}
+			if slices.ContainsFunc(other.hosts, func(host string) bool {
+				return slices.ContainsFunc(p.hosts, func(own string) bool {
+					return serves(own, host) || serves(host, own)
+				})
+			}) {
+				return other.block
+			}
+		}
+	}
+	return nil
+}
+
+// rivalry is what is found of a host for which rival returned a block.
+func rivalry(other *Block) aventus.Finding {
+	return aventus.Finding{
+		Status: aventus.Warn,
+		Detail: fmt.Sprintf("%s is also the cookie of another aventus_auth here (client_id %s), which is bound to "+
+			"something else: each login replaces the other's session", other.Cookie,
+			aventus.CleanText(other.Config.ClientID)),
+		Next: "give one of them a session { name } of its own; or have both the same client, issuer, audience and " +
+			"scopes, so that they share a session",
+	}
+}

@@ -123,7 +123,7 @@ func TestEndedSlow(t *testing.T) {
 		if err := a.End(t.Context(), ID{1}, clock.Now().Add(10*time.Hour)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Second) // for a sweep, which the next one would not wait for
+		time.Sleep(2 * time.Second) // the next sweep would not wait for the one of this end
 		clock.Add(2 * time.Hour)
 		if err := a.End(t.Context(), ID{2}, clock.Now().Add(10*time.Hour)); err != nil { // sweeps
 			t.Fatal(err)
@@ -385,7 +385,7 @@ func testEndedReload(t *testing.T) {
 	here := use(t, Bounded(&newest, nil), clock)
 	until := clock.Now().Add(100 * time.Hour)
 	for n := range byte(4) { // reload, and reload again
-		synctest.Wait() // for a sweep
+		time.Sleep(2 * time.Second) // by when a sweep has ended whose listing was disturbed
 		next := s.view()
 		releaseNext := newest.Use(next)
 		old.on(failing)
@@ -496,5 +496,26 @@ func TestEndedAtOnce(t *testing.T) {
 				t.Fatalf("%d, %d is not known", n, i)
 			}
 		}
+	}
+}
+
+// TestKnownAfterTheClock: what was learned while the clock was ahead is not known once the clock is right, and the
+// storage is down: how long ago that was cannot be told.
+func TestKnownAfterTheClock(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	clock.Set(3 * time.Hour)
+	e := use(t, s, clock)
+	if err := e.Known(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.on(failing)
+	clock.Set(-3 * time.Hour)
+	if err := e.Known(t.Context()); !errors.Is(err, ErrUnknown) {
+		t.Errorf("the storage is down: %v", err)
+	}
+	s.on(nil)
+	clock.Add(askAgain)
+	if err := e.Known(t.Context()); err != nil {
+		t.Errorf("it is back: %v", err)
 	}
 }
