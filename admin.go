@@ -72,8 +72,9 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 // listBuffer is how much of a list is gathered until it is sent.
 const listBuffer = 64 << 10
 
-// serveList sends the sessions that each finds, as it finds them, so that the list of a million takes little memory. What fails
-// before anything was sent is an error; after that, the answer is cut short, so that nobody takes it for all.
+// serveList sends the sessions that each finds, as it finds them, so that the list of a million takes little memory.
+// What fails before anything was sent is an error; after that, the answer is cut short, so that nobody takes it for
+// all.
 func serveList(w http.ResponseWriter, each func(f func(listed) error) error) error {
 	w.Header().Set("Content-Type", "application/json")
 	out := &listAnswer{to: w}
