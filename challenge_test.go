@@ -53,8 +53,8 @@ func TestChallenges(t *testing.T) {
 		"The request has a session, which lacks a scope or a claim: no token would help": func() answer {
 			return signedIn.do("GET", "/api")
 		},
-		"The authorization server's keys are needed for the token, and it says that it is unavailable (502 or 504 if " +
-			"they cannot be fetched for [another reason](#what-a-request-gets))": func() answer {
+		"The authorization server's keys are needed for the token, and it says that it is unavailable (502 or 504 " +
+			"if they cannot be fetched for [another reason](#what-a-request-gets))": func() answer {
 			down.Store(true)
 			return w.browser().do("GET", "/down", "Authorization", good)
 		},

@@ -60,12 +60,13 @@ func TestDoctorHosts(t *testing.T) {
 			[]string{"pass app.example.com "}},
 		{"another scope at the login host", site("login.example.com", "hosts app.example.com") +
 			site("app.example.com", "hosts app.example.com\nscope read\nsession {\nname other\n}"), []string{
-			"pass app.example.com ", "pass app.example.com ", "fail app.example.com its block differs from the one at " +
-				"login.example.com in session name, scope",
+			"pass app.example.com ", "pass app.example.com ", "fail app.example.com its block differs from the one " +
+				"at login.example.com in session name, scope",
 		}},
 		{"another list at the login host", site("login.example.com", "hosts wiki.example.com") +
 			site("app.example.com", "hosts app.example.com"), []string{
-			"pass app.example.com ", "fail app.example.com its block differs from the one at login.example.com in hosts",
+			"pass app.example.com ", "fail app.example.com its block differs from the one at login.example.com in " +
+				"hosts",
 			"warn wiki.example.com",
 		}},
 		{"other keys at the login host", site("login.example.com", "hosts *.example.org") +
@@ -77,8 +78,8 @@ func TestDoctorHosts(t *testing.T) {
 			site("app.example.com", "hosts app.example.com\nrequire_scope read\nlogout /bye"),
 			[]string{"pass app.example.com "}},
 		{"of two logins at the login host", strings.Replace(site("login.example.com", "hosts wiki.example.com"),
-			"respond", strings.Replace(strings.TrimSuffix(strings.TrimPrefix(site("", "hosts app.example.com"), " {\n"),
-				"respond hi\n}\n"), "client_id one", "client_id two", 1)+"\nrespond", 1) +
+			"respond", strings.Replace(strings.TrimSuffix(
+				strings.TrimPrefix(site("", "hosts app.example.com"), " {\n"), "respond hi\n}\n"), "client_id one", "client_id two", 1)+"\nrespond", 1) +
 			strings.Replace(site("app.example.com", "hosts app.example.com"), "client_id one", "client_id two", 1) +
 			site("wiki.example.com", "hosts wiki.example.com"),
 			[]string{"pass wiki.example.com ", "pass app.example.com "}},

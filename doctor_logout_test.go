@@ -50,8 +50,8 @@ func TestDoctorFindsLogout(t *testing.T) {
 		{"an answer to POST before it", "a.example.com {\n@post method POST\nroute {\nrespond @post no\n" + one +
 			"}\n}\n", "fail static_response (respond, redir or abort) answers before aventus_auth sees it"},
 		{"left out by a handle", "a.example.com {\nhandle /cb {\n" + one + "}\nrespond hi\n}\n",
-			"fail static_response (respond, redir or abort) answers: the handle or route that aventus_auth stands in " +
-				"leaves /ended out"},
+			"fail static_response (respond, redir or abort) answers: the handle or route that aventus_auth stands " +
+				"in leaves /ended out"},
 		{"behind another's gate", "a.example.com {\nroute {\n" + strings.Replace(block("two", "/cb2", "a.example.com",
 			""), "/ended", "/other", 1) + one + "}\n}\n", "fail another aventus_auth (client_id two) answers"},
 		{"two of one path", "a.example.com {\n" + one + block("two", "/cb2", "a.example.com", "/two/*") +

@@ -107,7 +107,8 @@ func TestDoctorCookies(t *testing.T) {
 	} {
 		r := doctorOf(t, c.config, "HTTPS_PROXY=http://127.0.0.1:1")
 		got := r.line("cookie")
-		const want = "WARN cookie a.example.com: __Host-aventus_session is also the cookie of another aventus_auth here"
+		const want = "WARN cookie a.example.com: __Host-aventus_session is also the cookie of another " +
+			"aventus_auth here"
 		if c.warns != strings.HasPrefix(got, want) || !c.warns && got != "" {
 			t.Errorf("%s: it says %q\n%s%s", what, got, r.stdout, r.stderr)
 		}

@@ -126,7 +126,8 @@ func FuzzHostRequest(f *testing.F) {
 			t.Fatalf("status %d, to %s", a.StatusCode, a.location())
 		case leaves && !hasSession && a.location() != "https://"+v.host+v.returnTo:
 			t.Fatalf("status %d, to %s", a.StatusCode, a.location())
-		case taken && !leaves && !hasSession && !strings.HasPrefix(a.location(), "https://auth.homelyfe.com/authorize?"):
+		case taken && !leaves && !hasSession &&
+			!strings.HasPrefix(a.location(), "https://auth.homelyfe.com/authorize?"):
 			t.Fatalf("status %d, to %s", a.StatusCode, a.location())
 		}
 		if a.location() == "" {

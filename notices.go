@@ -36,8 +36,8 @@ func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
 	if s.sites.hosts != nil && !s.asksForID() && s.Audience == "" && !s.asksForRefresh() {
 		all = append(all, notice{
 			"hosts",
-			"without an ID token, and without an audience, nothing may say whose a session is: each sign-in, and each " +
-				"renewal by a page visit, ends what the other hosts have, and their scripts get 401 until a page is " +
+			"without an ID token, and without an audience, nothing may say whose a session is: each sign-in, and " +
+				"each renewal by a page visit, ends what the other hosts have, and their scripts get 401 until a page is " +
 				"visited there",
 			"add openid to scope, or name an API in audience",
 		})
@@ -81,7 +81,8 @@ func takesPagesOnly(matchers caddyhttp.MatcherSets) bool {
 					return method != http.MethodGet && method != http.MethodHead
 				})
 			case *caddyhttp.MatchHeader:
-				return asksOnly((*matcher)["Accept"], "text/html") || asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
+				return asksOnly((*matcher)["Accept"], "text/html") ||
+					asksOnly((*matcher)["Sec-Fetch-Mode"], "navigate")
 			}
 			return false
 		}) {

@@ -85,9 +85,8 @@ func (s *shared) confirm(ctx context.Context) {
 func (s *shared) identified(id string) {
 	switch before := s.id.Swap(&id); {
 	case before == nil:
-		if old := predecessor.Load(); old != nil && old.isAt(id) {
+		if old := predecessor.Load(); old != nil && old.isAt(id) && predecessor.CompareAndSwap(old, nil) {
 			old.goOnAs(s)
-			predecessor.CompareAndSwap(old, nil)
 		}
 	case *before != id:
 		s.keys.Forget()
@@ -109,12 +108,20 @@ var predecessor atomic.Pointer[shared]
 func (s *shared) leave() {
 	predecessor.Store(nil)
 	sharing.Range(func(_, value any) bool {
-		switch other, id := value.(*shared), s.id.Load(); {
-		case id == nil: // nothing was ever asked of it
-		case other.isAt(*id):
-			s.goOnAs(other)
-		case other.id.Load() == nil:
+		other, id := value.(*shared), s.id.Load()
+		if id == nil { // nothing was ever asked of it
+			return true
+		}
+		isKnown := other.id.Load() != nil
+		if !isKnown {
 			predecessor.Store(s)
+		}
+		switch {
+		case other.isAt(*id): // if a request has identified it since, only one of the two calls goOnAs
+			if isKnown || predecessor.CompareAndSwap(s, nil) {
+				s.goOnAs(other)
+			}
+		case !isKnown:
 			go other.confirm(context.Background()) // renewals and logins of this one may be under way
 		}
 		return true

@@ -219,8 +219,9 @@ var fronts = []front{
 		further: map[string]string{
 			"remap.config":   "EACH",
 			"storage.config": "DIR 64M",
-			"ip_allow.yaml":  `{"ip_allow": [{"apply": "in", "ip_addrs": "0/0", "action": "allow", "methods": "ALL"}]}`,
-			"plugin.config":  "header_rewrite.so DIR/hits.config",
+			"ip_allow.yaml": `{"ip_allow": [{"apply": "in", "ip_addrs": "0/0", "action": "allow", ` +
+				`"methods": "ALL"}]}`,
+			"plugin.config": "header_rewrite.so DIR/hits.config",
 			"hits.config": `cond %{SEND_RESPONSE_HDR_HOOK} [AND]
 				cond %{CACHE} =hit-fresh
 				set-header X-Cache HIT`,

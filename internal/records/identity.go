@@ -5,11 +5,15 @@ import (
 	"crypto/rand"
 	"errors"
 	"io/fs"
+	"time"
 )
 
 // IdentityKey is the key under which a storage holds its own id. Two configurations with equal storage settings may
 // have two storages, and two with different settings may have one.
 const IdentityKey = "aventus_auth/storage"
+
+// identityLock limits how long a call waits to store the id: less than a call of the storage may take.
+const identityLock = 2 * time.Second
 
 // identify calls n.Identified with the id of a value's storage, unless that is known.
 func (n *Newest) identify(ctx context.Context, value *verified) {
@@ -25,14 +29,27 @@ func (n *Newest) identify(ctx context.Context, value *verified) {
 	n.identified.Store(value)
 }
 
-// identity returns the id in a storage, and stores one if there is none.
+// identity returns the id in a storage, and stores one if there is none. It does so under a lock: of two calls that
+// store one at the same time, the first would go on with an id that the second has overwritten.
 func (v *verified) identity(ctx context.Context) (string, error) {
 	id, err := v.Load(ctx, IdentityKey)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(id) == 0 {
+	if !isMissing(id, err) {
+		return string(id), err
+	}
+	locking, cancel := context.WithTimeout(ctx, identityLock)
+	defer cancel()
+	if v.Lock(locking, IdentityKey) == nil { // without the lock, both calls rarely come at the same time
+		defer func() { _ = v.Unlock(ctx, IdentityKey) }()
+	}
+	if id, err = v.Load(ctx, IdentityKey); isMissing(id, err) {
 		if err := v.Store(ctx, IdentityKey, []byte(rand.Text())); err != nil {
 			return "", err
 		}
-		id, err = v.Load(ctx, IdentityKey) // another instance may have done so at the same time
+		id, err = v.Load(ctx, IdentityKey)
 	}
 	return string(id), err
+}
+
+func isMissing(id []byte, err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || err == nil && len(id) == 0
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,5 +119,40 @@ func TestRelearnWhileListing(t *testing.T) {
 		if isKnown, _ := e.known(); err != nil || isKnown != want {
 			t.Errorf("all that has ended is known: %t, want %t; error %v", isKnown, want, err)
 		}
+	}
+}
+
+// TestIdentifiedAtOnce: two instances that find no id in their storage at the same time agree on one.
+func TestIdentifiedAtOnce(t *testing.T) {
+	s := newStorage(t)
+	var looked sync.WaitGroup
+	looked.Add(2)
+	var loads, stores atomic.Int64
+	first := make(chan struct{})
+	done := sync.OnceFunc(func() { close(first) })
+	s.on(func(method, key string) error {
+		switch {
+		case key != IdentityKey:
+		case method == "Load" && loads.Add(1) <= 2: // both find that it is missing
+			looked.Done()
+			looked.Wait()
+		case method == "Store" && stores.Add(1) == 2: // the second one stores when the first one has loaded
+			<-first
+		}
+		return nil
+	})
+	ids := make(chan string, 2)
+	for range 2 {
+		go func() {
+			defer done()
+			id, err := (&verified{Storage: s}).identity(t.Context())
+			if err != nil {
+				t.Error(err)
+			}
+			ids <- id
+		}()
+	}
+	if a, b := <-ids, <-ids; a != b {
+		t.Errorf("the ids are %q and %q", a, b)
 	}
 }
