@@ -46,7 +46,7 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	id, sub := r.URL.Query().Get("id"), r.URL.Query().Get("sub")
 	switch {
 	case r.Method == http.MethodGet:
-		return serveList(w, r)
+		return serveList(w, func(f func(listed) error) error { return listSessions(r.Context(), f) })
 	case r.Method != http.MethodDelete:
 		return caddy.APIError{
 			HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method not allowed: %v", r.Method),
@@ -72,14 +72,15 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 // listBuffer is how much of a list is gathered until it is sent.
 const listBuffer = 64 << 10
 
-// serveList sends the sessions as they are found, so that the list of a million takes little memory. What fails
-// before anything was sent is an error; after that, the answer is cut short, so that nobody takes it for all.
-func serveList(w http.ResponseWriter, r *http.Request) error {
+// serveList sends the sessions that each finds, as it finds them, so that the list of a million takes little memory.
+// What fails before anything was sent is an error; after that, the answer is cut short, so that nobody takes it for
+// all.
+func serveList(w http.ResponseWriter, each func(f func(listed) error) error) error {
 	w.Header().Set("Content-Type", "application/json")
 	out := &listAnswer{to: w}
 	list := bufio.NewWriterSize(out, listBuffer)
 	before := "["
-	err := listSessions(r.Context(), func(about listed) error {
+	err := each(func(about listed) error {
 		item, err := json.Marshal(about)
 		if err != nil {
 			return err

@@ -2,6 +2,8 @@ package aventusauth
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
@@ -181,6 +185,45 @@ func TestAdminStorageFails(t *testing.T) {
 			t.Errorf("%v: status %d, %s", c, a.StatusCode, a.body)
 		}
 		recovers()
+	}
+}
+
+// TestListInPieces: a list is sent as it is found, whole and as JSON. What fails before anything was sent is an
+// error, and later, the answer is cut short.
+func TestListInPieces(t *testing.T) {
+	broken := errors.New("broken")
+	serve := func(n int, fails error) (w *httptest.ResponseRecorder, most int, err error, aborted any) {
+		w = httptest.NewRecorder()
+		defer func() { aborted = recover() }()
+		err = serveList(w, func(f func(listed) error) error {
+			for i := range n {
+				sent := w.Body.Len()
+				if err := f(listed{ID: fmt.Sprintf("%032x", i), Sub: "auth0|ada"}); err != nil {
+					return err
+				}
+				most = max(most, w.Body.Len()-sent)
+			}
+			return fails
+		})
+		return w, most, err, nil
+	}
+	for _, n := range []int{0, 1, 2, 2000} {
+		w, most, err, aborted := serve(n, nil)
+		var sessions []listed
+		if jsonErr := json.Unmarshal(w.Body.Bytes(), &sessions); jsonErr != nil || err != nil || aborted != nil ||
+			len(sessions) != n || sessions == nil || most > 2*listBuffer {
+			t.Errorf("%d sessions: %d are listed, %d bytes at once, %v, %v, %v", n, len(sessions), most, jsonErr, err,
+				aborted)
+		}
+	}
+	var answered caddy.APIError
+	w, _, err, aborted := serve(2, broken)
+	if !errors.As(err, &answered) || answered.HTTPStatus != http.StatusServiceUnavailable || aborted != nil ||
+		w.Body.Len() != 0 {
+		t.Errorf("it fails at once: %v, %v, %q", err, aborted, w.Body)
+	}
+	if w, _, err, aborted = serve(2000, broken); aborted != http.ErrAbortHandler || json.Valid(w.Body.Bytes()) {
+		t.Errorf("it fails later: %v, %v", err, aborted)
 	}
 }
 

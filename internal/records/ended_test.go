@@ -123,7 +123,7 @@ func TestEndedSlow(t *testing.T) {
 		if err := a.End(t.Context(), ID{1}, clock.Now().Add(10*time.Hour)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Second) // for a sweep, which the next one would not wait for
+		time.Sleep(2 * time.Second) // the next sweep would not wait for the one of this end
 		clock.Add(2 * time.Hour)
 		if err := a.End(t.Context(), ID{2}, clock.Now().Add(10*time.Hour)); err != nil { // sweeps
 			t.Fatal(err)
