@@ -79,7 +79,8 @@ func TestDoctorHosts(t *testing.T) {
 			[]string{"pass app.example.com "}},
 		{"of two logins at the login host", strings.Replace(site("login.example.com", "hosts wiki.example.com"),
 			"respond", strings.Replace(strings.TrimSuffix(
-				strings.TrimPrefix(site("", "hosts app.example.com"), " {\n"), "respond hi\n}\n"), "client_id one", "client_id two", 1)+"\nrespond", 1) +
+				strings.TrimPrefix(site("", "hosts app.example.com"), " {\n"), "respond hi\n}\n"),
+				"client_id one", "client_id two", 1)+"\nrespond", 1) +
 			strings.Replace(site("app.example.com", "hosts app.example.com"), "client_id one", "client_id two", 1) +
 			site("wiki.example.com", "hosts wiki.example.com"),
 			[]string{"pass wiki.example.com ", "pass app.example.com "}},
