@@ -175,8 +175,8 @@ type block struct {
 }
 
 type check struct {
-	// dns, connect, clock, jwks, authorize, token, config, protects, cookie, metadata, hosts, callback, logout, errors,
-	// named, storage, keys
+	// dns, connect, clock, jwks, authorize, token, config, protects, cookie, metadata, hosts, callback, logout,
+	// errors, named, storage, keys
 	Name   string `json:"check"`
 	Target string `json:"target"`
 	aventus.Finding
