@@ -24,6 +24,7 @@ type backchannel struct {
 	ends     *ends
 	used     *records.Once                       // the ids of logout tokens
 	remember func(context.Context) time.Duration // how long a session that has ended could have lasted, at most
+	expect   func() time.Duration                // the same, as far as it is known without the storage
 	busy     chan struct{}                       // limits the valid tokens in progress
 	waiting  chan struct{}                       // limits the tokens that wait for keys
 	answers  *answers
@@ -132,7 +133,7 @@ func logoutToken(w http.ResponseWriter, r *http.Request) (string, error) {
 func (bc *backchannel) verify(ctx context.Context, token string) (aventus.Logout, error) {
 	said, err := bc.verifier.Verify(ctx, token)
 	if err == nil {
-		bc.ends.expectAt(said, bc.now(), longestLifetime())
+		bc.ends.expectAt(said, bc.now(), bc.expect())
 	}
 	return said, err
 }

@@ -77,7 +77,7 @@ func (b *browser) do(method, target string, headers ...string) answer {
 	isFirst := b.w.isFirst(met.(*atomic.Int64))
 	resp, err := b.client.Do(req)
 	// A server that stops closes its socket in the background: under load, also connections that came to it later.
-	isReset := errors.Is(err, syscall.ECONNRESET) && b.w.loads.Load() > 1
+	isReset := (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)) && b.w.loads.Load() > 1
 	if err != nil && (isFirst || isReset) && method == "GET" {
 		poll(time.Second, func() bool {
 			resp, err = b.client.Do(req)

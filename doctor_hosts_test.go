@@ -8,10 +8,14 @@ import (
 // TestDoctorHosts: who signs in at a site that is not the redirect URI's comes back to another one, for ever,
 // unless it is listed.
 func TestDoctorHosts(t *testing.T) {
-	site := func(address, further string) string {
-		return address + " {\naventus_auth {\nclient_id one\nclient_secret s\n" +
-			"redirect_uri https://login.example.com/oauth2/callback\n" + further + "\n}\nrespond hi\n}\n"
+	block := func(further string) string {
+		return "aventus_auth {\nclient_id one\nclient_secret s\n" +
+			"redirect_uri https://login.example.com/oauth2/callback\n" + further + "\n}\n"
 	}
+	site := func(address, further string) string {
+		return address + " {\n" + block(further) + "respond hi\n}\n"
+	}
+	ofTwo := func(config string) string { return strings.Replace(config, "client_id one", "client_id two", 1) }
 	runs := newAtOnce()
 	for _, tc := range []struct {
 		what, config string
@@ -60,13 +64,13 @@ func TestDoctorHosts(t *testing.T) {
 			[]string{"pass app.example.com "}},
 		{"another scope at the login host", site("login.example.com", "hosts app.example.com") +
 			site("app.example.com", "hosts app.example.com\nscope read\nsession {\nname other\n}"), []string{
-			"pass app.example.com ", "pass app.example.com ", "fail app.example.com its block differs from the one " +
-				"at login.example.com in session name, scope",
+			"pass app.example.com ", "pass app.example.com ",
+			"fail app.example.com its block differs from the one at login.example.com in session name, scope",
 		}},
 		{"another list at the login host", site("login.example.com", "hosts wiki.example.com") +
 			site("app.example.com", "hosts app.example.com"), []string{
-			"pass app.example.com ", "fail app.example.com its block differs from the one at login.example.com in " +
-				"hosts",
+			"pass app.example.com ",
+			"fail app.example.com its block differs from the one at login.example.com in hosts",
 			"warn wiki.example.com",
 		}},
 		{"other keys at the login host", site("login.example.com", "hosts *.example.org") +
@@ -77,13 +81,13 @@ func TestDoctorHosts(t *testing.T) {
 		{"other rules at the login host", site("login.example.com", "hosts app.example.com") +
 			site("app.example.com", "hosts app.example.com\nrequire_scope read\nlogout /bye"),
 			[]string{"pass app.example.com "}},
-		{"of two logins at the login host", strings.Replace(site("login.example.com", "hosts wiki.example.com"),
-			"respond", strings.Replace(strings.TrimSuffix(
-				strings.TrimPrefix(site("", "hosts app.example.com"), " {\n"), "respond hi\n}\n"),
-				"client_id one", "client_id two", 1)+"\nrespond", 1) +
-			strings.Replace(site("app.example.com", "hosts app.example.com"), "client_id one", "client_id two", 1) +
+		{"of two logins at the login host", "login.example.com {\n" + block("hosts wiki.example.com") +
+			ofTwo(block("hosts app.example.com")) + "respond hi\n}\n" +
+			ofTwo(site("app.example.com", "hosts app.example.com")) +
 			site("wiki.example.com", "hosts wiki.example.com"),
 			[]string{"pass wiki.example.com ", "pass app.example.com "}},
+		{"each host's own", strings.Replace(site("a.example.com, b.example.com", ""), "login.example.com",
+			"{http.request.host}", 1), nil},
 		{"something before it", "login.example.com, app.example.com {\n@app host app.example.com\nredir @app " +
 			"https://new.example.com\n" +
 			strings.TrimPrefix(site("", "hosts app.example.com"), " {\n"), []string{

@@ -165,8 +165,9 @@ func (h *Handler) setUp(in surroundings) error {
 	backchannel := &backchannel{
 		path: cfg.backchannelPath, blocks: &in.peers.backchannels,
 		verifier: aventus.NewLogoutVerifier(cfg.issuer, cfg.ClientID, keySet, in.now), ends: keeper.ends,
-		used: shared.used, remember: longestOf(ring), busy: make(chan struct{}, logoutsAtOnce),
-		waiting: make(chan struct{}, logoutsAtOnce), answers: answers, meter: meter, now: in.now,
+		used: shared.used, remember: longestOf(ring), expect: longestLifetime,
+		busy: make(chan struct{}, logoutsAtOnce), waiting: make(chan struct{}, logoutsAtOnce),
+		answers: answers, meter: meter, now: in.now,
 	}
 
 	h.house = &house{

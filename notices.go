@@ -37,8 +37,8 @@ func (s *settings) notices(matchers caddyhttp.MatcherSets) []notice {
 		all = append(all, notice{
 			"hosts",
 			"without an ID token, and without an audience, nothing may say whose a session is: each sign-in, and " +
-				"each renewal by a page visit, ends what the other hosts have, and their scripts get 401 until " +
-				"a page is visited there",
+				"each renewal by a page visit, ends what the other hosts have, and their scripts get 401 until a " +
+				"page is visited there",
 			"add openid to scope, or name an API in audience",
 		})
 	}

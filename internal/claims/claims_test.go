@@ -243,7 +243,7 @@ func TestHostileClaims(t *testing.T) {
 		if _, err := json.Marshal(c); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-		if took := time.Since(start); took > 2*time.Second { // it is some milliseconds
+		if took := time.Since(start); took > 20*time.Second { // it is some milliseconds; without bounds, minutes
 			t.Errorf("%s: took %s", what, took)
 		}
 	}

@@ -149,6 +149,9 @@ type Setting struct{ Name, Value string }
 // one with the same redirect URI, and what is wrong.
 func (d *doctor) apart(b *block) map[string]aventus.Finding {
 	found := make(map[string]aventus.Finding)
+	if len(b.block.Hosts) == 0 {
+		return found
+	}
 	login := strings.ToLower(parsed(b.block.RedirectURI).Hostname())
 	var there []*Block
 	for _, other := range d.report.Blocks {
