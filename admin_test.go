@@ -192,7 +192,7 @@ func TestAdminStorageFails(t *testing.T) {
 // error, and later, the answer is cut short.
 func TestListInPieces(t *testing.T) {
 	broken := errors.New("broken")
-	serve := func(n int, fails error) (w *httptest.ResponseRecorder, most int, err error, aborted any) {
+	serve := func(n int, fails error) (w *httptest.ResponseRecorder, most int, aborted any, err error) {
 		w = httptest.NewRecorder()
 		defer func() { aborted = recover() }()
 		err = serveList(w, func(f func(listed) error) error {
@@ -205,10 +205,10 @@ func TestListInPieces(t *testing.T) {
 			}
 			return fails
 		})
-		return w, most, err, nil
+		return w, most, nil, err
 	}
 	for _, n := range []int{0, 1, 2, 2000} {
-		w, most, err, aborted := serve(n, nil)
+		w, most, aborted, err := serve(n, nil)
 		var sessions []listed
 		if jsonErr := json.Unmarshal(w.Body.Bytes(), &sessions); jsonErr != nil || err != nil || aborted != nil ||
 			len(sessions) != n || sessions == nil || most > 2*listBuffer {
@@ -217,12 +217,12 @@ func TestListInPieces(t *testing.T) {
 		}
 	}
 	var answered caddy.APIError
-	w, _, err, aborted := serve(2, broken)
+	w, _, aborted, err := serve(2, broken)
 	if !errors.As(err, &answered) || answered.HTTPStatus != http.StatusServiceUnavailable || aborted != nil ||
 		w.Body.Len() != 0 {
 		t.Errorf("it fails at once: %v, %v, %q", err, aborted, w.Body)
 	}
-	if w, _, err, aborted = serve(2000, broken); aborted != http.ErrAbortHandler || json.Valid(w.Body.Bytes()) {
+	if w, _, aborted, err = serve(2000, broken); aborted != http.ErrAbortHandler || json.Valid(w.Body.Bytes()) {
 		t.Errorf("it fails later: %v, %v", err, aborted)
 	}
 }
