@@ -408,8 +408,8 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 
 // endHanded ends the session of a ticket that the logout of this host has asked for. In another browser, or too
 // late, or twice, it ends nothing, and does not ask again: an attacker may have sent the person here. The request
-// is not spent with the ticket. Another ticket for it, made with an attacker's session, ends that one alone, and
-// keeps the person's own from nothing.
+// is not spent with the ticket: another ticket for it, made with an attacker's session, ends that session alone,
+// and must not keep the person's own ticket from ending theirs.
 func (ho *handOvers) endHanded(w http.ResponseWriter, r *http.Request, at site, t *ticket, sealed string) error {
 	if !t.isFresh(ho.now()) {
 		return ho.answers.fail(w, r, errNotOut, errors.New("the ticket for a logout is too old"))

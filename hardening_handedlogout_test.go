@@ -183,8 +183,8 @@ func TestLogoutComesBackWithAProof(t *testing.T) {
 		_, ofVictim, _ := strings.Cut(proof, "?")
 		request := query(g.askToLeave(victim), requestParam)
 		for _, target := range []string{
-			g.wiki + "/logout?ended", g.wiki + "/logout?ended=", g.wiki + "/logout?ended=" + request, comeBack(attacker),
-			g.app + "/logout?" + ofVictim, g.login + "/logout?ended=" + request,
+			g.wiki + "/logout?ended", g.wiki + "/logout?ended=", g.wiki + "/logout?ended=" + request,
+			comeBack(attacker), g.app + "/logout?" + ofVictim, g.login + "/logout?ended=" + request,
 		} {
 			a := victim.do("GET", target, from...)
 			if a.StatusCode != http.StatusOK || a.location() != "" || a.Header["Set-Cookie"] != nil ||
