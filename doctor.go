@@ -1,9 +1,7 @@
 package aventusauth
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -58,15 +56,21 @@ func (h *house) forDoctor(handler caddyhttp.MiddlewareHandler) *doctor.Block {
 
 // sealedFor returns what is bound to the sessions of a block, and what seals them.
 func (s *settings) sealedFor() []doctor.Setting {
-	keys := sha256.Sum256(bytes.Join(s.keys, nil))
+	keys := make([]string, 0, 1)
+	for _, key := range s.keys {
+		keys = append(keys, fmt.Sprintf("%x", sha256.Sum256(key)))
+	}
+	if len(keys) == 0 { // those in the storage
+		keys = append(keys, "")
+	}
 	all := []doctor.Setting{
-		{Name: "session name", Value: s.cookieName}, {Name: "issuer", Value: s.issuer},
-		{Name: "client_id", Value: s.ClientID}, {Name: "audience", Value: s.Audience},
-		{Name: "scope", Value: strings.Join(slices.Sorted(slices.Values(s.Scopes)), " ")},
-		{Name: "session key", Value: hex.EncodeToString(keys[:])},
+		{Name: "session name", Values: []string{s.cookieName}}, {Name: "issuer", Values: []string{s.issuer}},
+		{Name: "client_id", Values: []string{s.ClientID}}, {Name: "audience", Values: []string{s.Audience}},
+		{Name: "scope", Values: []string{strings.Join(slices.Sorted(slices.Values(s.Scopes)), " ")}},
+		{Name: "session key", Values: keys},
 	}
 	for _, param := range aventus.ComparedParams {
-		all = append(all, doctor.Setting{Name: "authorize_param " + param, Value: s.Params[param]})
+		all = append(all, doctor.Setting{Name: "authorize_param " + param, Values: []string{s.Params[param]}})
 	}
 	return all
 }

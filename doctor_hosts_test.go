@@ -16,6 +16,7 @@ func TestDoctorHosts(t *testing.T) {
 		return address + " {\n" + block(further) + "respond hi\n}\n"
 	}
 	ofTwo := func(config string) string { return strings.Replace(config, "client_id one", "client_id two", 1) }
+	one, two := strings.Repeat("A", 43)+"=", strings.Repeat("B", 42)+"A="
 	runs := newAtOnce()
 	for _, tc := range []struct {
 		what, config string
@@ -78,6 +79,13 @@ func TestDoctorHosts(t *testing.T) {
 			"pass *.example.org ",
 			"fail a.example.org its block differs from the one at login.example.com in session key",
 		}},
+		{"keys that are being replaced", site("login.example.com", "hosts app.example.com\nsession {\nkey "+two+" "+
+			one+"\n}") + site("app.example.com", "hosts app.example.com\nsession {\nkey "+one+" "+two+"\n}"),
+			[]string{"pass app.example.com "}},
+		{"keys that were replaced at one of them", site("login.example.com", "hosts app.example.com\nsession {\nkey "+
+			two+"\n}") + site("app.example.com", "hosts app.example.com\nsession {\nkey "+one+" "+two+"\n}"),
+			[]string{"pass app.example.com ",
+				"fail app.example.com its block differs from the one at login.example.com in session key"}},
 		{"other rules at the login host", site("login.example.com", "hosts app.example.com") +
 			site("app.example.com", "hosts app.example.com\nrequire_scope read\nlogout /bye"),
 			[]string{"pass app.example.com "}},

@@ -33,6 +33,24 @@ func TestDoctorNamesLogoutsOfHosts(t *testing.T) {
 	}
 }
 
+// TestDoctorNamesLogoutsOfPlaces: of blocks that are alike but for their paths, each is registered where it stands.
+func TestDoctorNamesLogoutsOfPlaces(t *testing.T) {
+	site := func(host, further string) string {
+		return host + " {\naventus_auth {\nclient_id one\nclient_secret s\nredirect_uri " +
+			"https://{http.request.host}/cb\nscope openid\nlogout /logout\nlogout_provider\n" + further + "\n}\n}\n"
+	}
+	b := examine(t, site("a.example.com", "backchannel_logout /ended")+site("b.example.com", ""),
+		"HTTPS_PROXY=http://127.0.0.1:1").Blocks[0]
+	if want := []string{"https://a.example.com/ended"}; !slices.Equal(b.LogoutURIs, want) {
+		t.Errorf("the back-channel logout URLs are %q, want %q", b.LogoutURIs, want)
+	}
+	if want := []string{
+		"https://a.example.com/logout?signed_out", "https://b.example.com/logout?signed_out",
+	}; !slices.Equal(b.ReturnURLs, want) {
+		t.Errorf("the logout URLs are %q, want %q", b.ReturnURLs, want)
+	}
+}
+
 // TestDoctorFindsLogout: the doctor sees whether a logout token comes to a block that has its path.
 func TestDoctorFindsLogout(t *testing.T) {
 	block := func(id, callback, host, further string) string {

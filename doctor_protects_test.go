@@ -100,7 +100,7 @@ func TestDoctorCookies(t *testing.T) {
 		"two clients":        {site + " {\n" + one + block(two) + "}", true},
 		"two audiences":      {site + " {\n" + one + block("client_id one\nclient_secret s\naudience x") + "}", true},
 		"at two ports":       {site + " {\n" + one + "}\n" + site + ":8443 {\n" + block(two) + "}", true},
-		"in a wildcard site": {site + " {\n" + one + "}\nhttps://*.example.com {\n" + block(two) + "}", true},
+		"in a wildcard site": {site + " {\n" + one + "}\nhttps://*.example.com {\n" + block(two) + "}", false},
 		"two names":          {site + " {\n" + one + block(two+"session {\nname two\n}") + "}", false},
 		"two hosts":          {site + " {\n" + one + "}\nhttps://b.example.com {\n" + block(two) + "}", false},
 		"alike":              {site + " {\n" + one + block("client_id one\nclient_secret s\nlogout /x") + "}", false},

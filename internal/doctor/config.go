@@ -103,7 +103,7 @@ func loadEnvironment(fl caddycmd.Flags) error {
 
 // gather groups the blocks that are alike.
 func (l *loaded) gather() []*block {
-	at := places(l.app, func(handler caddyhttp.MiddlewareHandler) bool { return l.blockOf(handler) != nil })
+	standing := places(l.app, func(handler caddyhttp.MiddlewareHandler) bool { return l.blockOf(handler) != nil })
 	groups := make(map[string]*block)
 	for _, loaded := range l.blocks {
 		key := fmt.Sprintf("%q %q %#v %q %v %q",
@@ -114,14 +114,12 @@ func (l *loaded) gather() []*block {
 			groups[key] = b
 		}
 		b.Count++
-		b.backchannel, b.returns = append(b.backchannel, loaded.BackchannelPath),
-			append(b.returns, loaded.LogoutReturn)
 		for _, n := range loaded.Notices {
 			if !slices.Contains(b.notices, n) {
 				b.notices = append(b.notices, n)
 			}
 		}
-		found := at[loaded.Handler]
+		found := standing[loaded.Handler]
 		for i := range found {
 			found[i].block, found[i].begins = loaded, loaded.Begins
 		}
@@ -136,17 +134,23 @@ func (l *loaded) gather() []*block {
 			for _, host := range place.hosts {
 				uri := strings.Replace(loaded.RedirectURI, hostPlaceholder, inURL(strings.ToLower(host)), 1)
 				b.RedirectURIs = append(b.RedirectURIs, uri)
+				b.LogoutURIs = append(b.LogoutURIs, at(originOf(uri), loaded.BackchannelPath))
+				b.ReturnURLs = append(b.ReturnURLs, at(originOf(uri), loaded.LogoutReturn))
 			}
+		}
+		// People sign out at any of the hosts that share the login, and come back to it.
+		for _, origin := range b.listedOrigins() {
+			b.ReturnURLs = append(b.ReturnURLs, at(origin, loaded.LogoutReturn))
 		}
 	}
 	var blocks []*block
 	for _, key := range slices.Sorted(maps.Keys(groups)) {
 		b := groups[key]
-		slices.Sort(b.RedirectURIs)
-		b.RedirectURIs = slices.Compact(b.RedirectURIs)
-		b.LogoutURIs = atEach(b.origins(), b.backchannel)
-		// People sign out at any of the hosts that share the login, and come back to it.
-		b.ReturnURLs = atEach(append(b.origins(), b.listedOrigins()...), b.returns)
+		for _, urls := range []*[]string{&b.RedirectURIs, &b.LogoutURIs, &b.ReturnURLs} {
+			*urls = slices.DeleteFunc(*urls, func(url string) bool { return url == "" })
+			slices.Sort(*urls)
+			*urls = slices.Compact(*urls)
+		}
 		blocks = append(blocks, b)
 	}
 	return blocks

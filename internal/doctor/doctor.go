@@ -170,8 +170,6 @@ type block struct {
 	block   *Block   // one of them
 	places  []place  // of all of them
 	notices []Notice // of all of them, each once
-
-	backchannel, returns []string // paths or URLs that are to be registered with it
 }
 
 type check struct {
@@ -239,32 +237,19 @@ func parsed(raw string) *url.URL {
 	return u
 }
 
-// origins returns the origins of the redirect URIs.
-func (b *block) origins() []string {
-	var all []string
-	for _, uri := range b.RedirectURIs {
-		scheme, rest, _ := strings.Cut(uri, "://")
-		host, _, _ := strings.Cut(rest, "/")
-		all = append(all, scheme+"://"+host)
-	}
-	return all
+// originOf returns the origin of a URL.
+func originOf(uri string) string {
+	scheme, rest, _ := strings.Cut(uri, "://")
+	host, _, _ := strings.Cut(rest, "/")
+	return scheme + "://" + host
 }
 
-// atEach returns paths at each origin, and URLs unchanged. It leaves out empty ones.
-func atEach(origins, paths []string) []string {
-	var all []string
-	for _, path := range paths {
-		if path != "" && !strings.HasPrefix(path, "/") {
-			all = append(all, path)
-		}
-		for _, origin := range origins {
-			if strings.HasPrefix(path, "/") {
-				all = append(all, origin+path)
-			}
-		}
+// at returns a path at an origin, and what is no path unchanged.
+func at(origin, path string) string {
+	if strings.HasPrefix(path, "/") {
+		return origin + path
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return path
 }
 
 // askHost checks whether a host can be reached, and compares its clock.

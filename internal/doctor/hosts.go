@@ -142,8 +142,16 @@ func portOf(u *url.URL) string {
 }
 
 // Setting is a setting that has to be the same at all hosts of a login: what they send each other is sealed for it.
-// A secret's value is a hash.
-type Setting struct{ Name, Value string }
+// A secret's value is a hash. If there are several, the first seals, and each opens.
+type Setting struct {
+	Name   string
+	Values []string
+}
+
+// agrees reports whether hosts with the two settings can open what the other seals.
+func (s Setting) agrees(other Setting) bool {
+	return slices.Contains(s.Values, other.Values[0]) && slices.Contains(other.Values, s.Values[0])
+}
 
 // apart returns the hosts of a block to which no block at the login host can hand a session over, though there is
 // one with the same redirect URI, and what is wrong.
@@ -182,7 +190,7 @@ func (b *Block) fromNearest(there []*Block, host string) aventus.Finding {
 	for _, other := range there {
 		var names []string
 		for i, setting := range b.Sealed {
-			if other.Sealed[i] != setting {
+			if !setting.agrees(other.Sealed[i]) {
 				names = append(names, setting.Name)
 			}
 		}
@@ -219,10 +227,9 @@ func (d *doctor) rival(p place) *Block {
 			if other.block.Cookie != p.block.Cookie || other.block.BoundTo == p.block.BoundTo {
 				continue
 			}
+			// A site of a wildcard serves none of the hosts that have a site of their own.
 			if slices.ContainsFunc(other.hosts, func(host string) bool {
-				return slices.ContainsFunc(p.hosts, func(own string) bool {
-					return serves(own, host) || serves(host, own)
-				})
+				return slices.ContainsFunc(p.hosts, func(own string) bool { return strings.EqualFold(own, host) })
 			}) {
 				return other.block
 			}
