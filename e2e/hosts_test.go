@@ -205,6 +205,12 @@ func (m *many) refuses(b *tab) {
 	b.click("Allow")
 	b.isAt(m.at("app.example.com") + "/back")
 	b.sees("auth0|ada is at app.example.com/back")
+	b.visit(m.at("wiki.example.net") + "/logout") // of another domain, and without a session
+	b.sees("You are signed out")
+	if at := b.url(); !strings.HasPrefix(at, m.at("wiki.example.net")+"/logout?ended=") {
+		b.t.Errorf("the logout is shown at %s", at)
+	}
+	m.expectAt(b, "ada", "app.example.com", "/back", 1)
 	b.visit(m.at("app.example.com") + "/logout")
 	b.sees("You are signed out")
 }
@@ -247,6 +253,8 @@ func (m *many) forgets(b *tab) {
 	b.t.Helper()
 	b.visit(m.at("forgetful.example.net") + "/page")
 	b.sees("Error 400 login_lost", "forgetful.example.net")
+	b.visit(m.at("forgetful.example.net") + "/logout")
+	b.sees("Error 403 cross_site_logout", "does not keep this site's cookies")
 }
 
 // TestHostsUnderLoad: people go between three hosts of two Caddys that share a Redis, and more sign in, while one
