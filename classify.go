@@ -111,6 +111,12 @@ func isEmbedded(r *http.Request) bool {
 	return len(dest) != 1 || !slices.Contains([]string{"document", "iframe", "frame", "empty"}, dest[0])
 }
 
+// isFrame reports whether a request is for a page inside another page.
+func isFrame(r *http.Request) bool {
+	dest := r.Header.Get("Sec-Fetch-Dest")
+	return dest == "iframe" || dest == "frame"
+}
+
 // namesHTML reports whether an Accept header admits HTML by its name, as browsers do when they visit a
 // page (RFC 9110, section 12.5.1). "*/*" alone, or no header, is what scripts and tools send: they would
 // take the page they are redirected to for the answer.

@@ -26,6 +26,17 @@ func (f failure) naming(host string) failure {
 	return f
 }
 
+// saying returns the failure with another sentence.
+func (f failure) saying(description string) failure {
+	f.description = description
+	return f
+}
+
+// notOutAt is the failure of a logout that the login host, whose origin it is, has to begin itself.
+func notOutAt(login string) failure {
+	return errNotOut.saying("You may still be signed in at " + login + "/. Sign out there first.")
+}
+
 // These are all failures that visitors are told of. The codes are stable, and docs/reference.md lists them.
 var (
 	errLoginRequired = failure{http.StatusUnauthorized, "login_required", "You need to sign in."}
@@ -39,6 +50,8 @@ var (
 		"Another site tried to sign you out."}
 	errUnaskedLogout = failure{http.StatusForbidden, "unasked_logout",
 		"You were not signed out, because your browser loaded this address ahead of time, or as a part of a page."}
+	errNotOut = failure{http.StatusBadRequest, "logout_unfinished",
+		"You may still be signed in. Sign out again."}
 	errInternal = failure{http.StatusInternalServerError, "internal_error",
 		"Something went wrong at this site."}
 	errStorage = failure{http.StatusServiceUnavailable, "storage_unavailable",

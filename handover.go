@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -62,7 +63,9 @@ import (
 //
 // The logout of a host that has no session to end asks the login host, too, since the browser may be signed in
 // there and at others. Its T does not sign in, but ends the session in it, in the browser that asked. It is never
-// asked for again by itself: whoever sends a browser on with a T for another one signs nobody out.
+// asked for again by itself: whoever sends a browser on with a T for another one signs nobody out. The way back to
+// the logout path carries a proof P that nothing is left to end, sealed for the host and the browser that asked. A
+// link without it shows no more than that the host itself has no session.
 //
 // A visit asks once more if the browser did not bring the binding cookie, and up to maxRounds times if the
 // ticket was late or spent, or the session had ended meanwhile. After that, the host answers with an error
@@ -185,14 +188,16 @@ func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *
 		return hr.answers.refuse(w, r, &refusal{failure: errLoginRequired})
 	}
 	b := hr.cookies.bindingIn(asSent(r).cookies)
-	v = &visit{
-		browser: browserOf(b.id), restarts: v.restarts, aim: v.aim, host: at.host(), returnTo: v.returnTo,
-	}
+	returnTo := v.returnTo
+	v = &visit{browser: browserOf(b.id), restarts: v.restarts, aim: v.aim, host: at.host(), returnTo: returnTo}
 	// What fits here fits the ticket, which is longer.
 	plaintext, err := marshalToFit(maxState-keyring.EncodedLen(ticketExtra)+keyring.EncodedLen(0),
 		&v.returnTo, v.marshal)
 	if err != nil {
 		return hr.answers.fail(w, r, errInternal, err)
+	}
+	if v.aim == toEndSession && v.returnTo != returnTo { // at any other path, the browser would sign in again
+		return hr.answers.fail(w, r, notOutAt(at.login), errors.New("the logout's path is too long for a URL"))
 	}
 	sealed, err := hr.box.Seal(r.Context(), plaintext, at.group)
 	if err != nil {
@@ -219,10 +224,41 @@ func (hr *hostRequests) open(ctx context.Context, at site, sealed string) (*visi
 	return v, nil
 }
 
+// sendBack sends the browser back to the logout path of a host, with a proof that nothing is left to end. It is
+// sealed for that host, which a request is not, and names the browser that asked.
+func (hr *hostRequests) sendBack(w http.ResponseWriter, r *http.Request, to site, v *visit) error {
+	plaintext, err := (&visit{browser: v.browser, aim: toEndSession, host: v.host, returnTo: "/"}).marshal()
+	if err != nil {
+		return hr.answers.fail(w, r, errInternal, err)
+	}
+	sealed, err := hr.box.Seal(r.Context(), plaintext, to.associated)
+	if err != nil {
+		return hr.answers.fail(w, r, errStorage, err)
+	}
+	return hr.answers.redirect(w, to.origin+v.returnTo+"?"+ended+"="+sealed, http.StatusSeeOther)
+}
+
+// isProof reports whether a value was sealed by sendBack, for this host and the browser that brings it, within
+// ticketLifetime. The login host's clock may differ.
+func (hr *hostRequests) isProof(r *http.Request, at site, sealed string) (bool, error) {
+	plaintext, since, err := hr.box.Open(r.Context(), sealed, at.associated)
+	if errors.Is(err, keyring.ErrInvalid) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	v, ok := parseVisit(plaintext, since)
+	return ok && v.aim == toEndSession && v.host == at.host() &&
+		hr.now().Sub(since) <= ticketLifetime+records.ClockSkew &&
+		hr.cookies.beganIn(asSent(r).cookies, v.browser), nil
+}
+
 // finish serves the callback, and counts if a login fails.
 func (ho *handOvers) finish(w http.ResponseWriter, r *http.Request) error {
 	err := ho.answerCallback(w, r)
-	if f := asSent(r).failed; f != nil && f.code != errLoginRequired.code && f.code != errForcedLogout.code {
+	noLogin := []string{errLoginRequired.code, errForcedLogout.code, errUnaskedLogout.code, errNotOut.code}
+	if f := asSent(r).failed; f != nil && !slices.Contains(noLogin, f.code) {
 		ho.meter.loginFailed(f, clientIP(r))
 	}
 	return err
@@ -300,7 +336,7 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	was.visited = to.origin
 	if ho.now().Sub(v.asked) > loginLifetime {
 		if v.aim == toEndSession {
-			return ho.answers.fail(w, r, errState, errors.New("the logout at another host began too long ago"))
+			return ho.answers.fail(w, r, errNotOut, errors.New("the logout at another host began too long ago"))
 		}
 		// The host asks again.
 		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
@@ -317,11 +353,18 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	switch {
 	case err != nil:
 		return ho.answers.fail(w, r, errStorage, err)
+	case v.aim == toEndSession && k != nil && !isShared: // one from before there were hosts
+		return ho.answers.fail(w, r, notOutAt(at.login), nil)
+	case v.aim == toEndSession && !isShared && isEmbedded(r):
+		return ho.answers.fail(w, r, errUnaskedLogout, nil)
+	case v.aim == toEndSession && !isShared && isCrossSite(r) && isFrame(r): // the browser withholds the cookies
+		return ho.answers.fail(w, r, errNotOut.saying("You may still be signed in: a frame of another site "+
+			"cannot tell. Sign out in a tab of its own."), nil)
 	case v.aim == toEndSession && !isShared: // nothing is to be ended, or what could not be written is
 		if err := ho.logouts.endAgain(r, at); err != nil {
 			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
-		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusSeeOther)
+		return ho.requests.sendBack(w, r, to, v)
 	case v.aim == toEndSession, isGood && !(v.aim == toRenewSession && ho.isDue(was, k)):
 		return ho.tickets.issue(w, r, v, k, false)
 	case isEmbedded(r): // nobody can sign in there
@@ -364,24 +407,29 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 }
 
 // endHanded ends the session of a ticket that the logout of this host has asked for. In another browser, or too
-// late, it ends nothing, and does not ask again: an attacker may have sent the person here.
+// late, or twice, it ends nothing, and does not ask again: an attacker may have sent the person here. The request
+// is not spent with the ticket: another ticket for it, made with an attacker's session, ends that session alone,
+// and must not keep the person's own ticket from ending theirs.
 func (ho *handOvers) endHanded(w http.ResponseWriter, r *http.Request, at site, t *ticket, sealed string) error {
 	if !t.isFresh(ho.now()) {
-		return ho.answers.fail(w, r, errState, errors.New("the ticket for a logout is too old"))
+		return ho.answers.fail(w, r, errNotOut, errors.New("the ticket for a logout is too old"))
 	}
-	first, err := ho.used.Use(idOf("ticket", sealed), requestID(t.visit))
+	first, err := ho.used.Use(idOf("ticket", sealed))
 	if err != nil {
 		return ho.answers.fail(w, r, errStorage, err)
 	}
 	if !ho.cookies.beganIn(asSent(r).cookies, t.visit.browser) {
-		return ho.answers.fail(w, r, errForcedLogout, nil)
+		return ho.answers.fail(w, r, errForcedLogout.saying("You were not signed out: another site tried that, or "+
+			"your browser does not keep this site's cookies."), nil)
 	}
-	if first {
-		if err := ho.logouts.endHanded(r, at, t.handle); err != nil {
-			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
-		}
+	isOver, err := ho.logouts.endHanded(r, at, t.handle, first)
+	switch {
+	case err != nil:
+		return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+	case !isOver:
+		return ho.answers.fail(w, r, errNotOut, nil)
 	}
-	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
+	return ho.requests.sendBack(w, r, at, t.visit)
 }
 
 // requestID is what the requests of one browser for one page within one second have in common.

@@ -56,7 +56,9 @@ func TestForcedLogoutByARequest(t *testing.T) {
 			victim.forgetAt(g.wiki, "aventus_session")
 		}
 		a := follow(g.askToLeave(attacker))
-		if a.StatusCode != http.StatusForbidden || !strings.Contains(a.body, "cross_site_logout") {
+		// Or the host's own cookies are blocked: the sentence is true of that, too.
+		if a.StatusCode != http.StatusForbidden || !strings.Contains(a.body, "cross_site_logout") ||
+			!strings.Contains(a.body, "does not keep this site's cookies") {
 			t.Errorf("the attacker's request gets %d %s", a.StatusCode, a.body)
 		}
 		g.expectIn(victim, "the attacker's request")
@@ -97,10 +99,160 @@ func TestForcedLogoutByARequest(t *testing.T) {
 	g.expectOut(victim, "the own logout")
 	g.expectPage(victim, g.app+"/", 1)
 	a, _ := victim.visit(ticket)
-	if a.StatusCode != http.StatusOK {
+	if a.StatusCode != http.StatusOK { // its own session has ended
 		t.Errorf("a used ticket gets %d", a.StatusCode)
 	}
 	g.expectIn(victim, "a used ticket")
+}
+
+// TestSpentLogoutTicket: a ticket that was brought before ends nothing, and tells nobody that they are signed out
+// while its session lives. What spends one ticket spends no other one for the same request, or of the same second.
+func TestSpentLogoutTicket(t *testing.T) {
+	g := newGroup(t, setup{block: "logout /logout"}, true)
+	g.onEngine()
+	attacker, victim := g.browser(), g.browser()
+	for _, b := range []*browser{attacker, victim} {
+		g.expectPage(b, g.app+"/", 1)
+	}
+	expectUnfinished := func(ticket, what string) {
+		t.Helper()
+		a := victim.get(ticket)
+		if a.StatusCode != http.StatusBadRequest || !strings.Contains(a.body, "logout_unfinished") ||
+			!strings.Contains(a.body, "Sign out again") {
+			t.Errorf("%s gets %d %s to %q", what, a.StatusCode, a.body, a.location())
+		}
+		g.expectIn(victim, what)
+	}
+	expectEnds := func(ticket, what string) {
+		t.Helper()
+		a, _ := victim.visit(ticket)
+		if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {
+			t.Errorf("%s gets %d %s", what, a.StatusCode, a.body)
+		}
+		g.expectOut(victim, what)
+		g.clock.Add(time.Minute)
+		g.expectPage(victim, g.app+"/", 1)
+	}
+
+	// The session's record cannot be read, and the person reloads the page that says so. The second click of a
+	// double click has a ticket of its own.
+	asked := g.askToLeave(victim)
+	ticket, second := victim.get(asked).location(), victim.get(g.askToLeave(victim)).location()
+	recovers := faultAt(t, "load", "aventus_auth/sessions")
+	g.expect(victim.get(ticket), http.StatusServiceUnavailable)
+	recovers()
+	expectUnfinished(ticket, "the ticket that got 503")
+	expectEnds(second, "the second click's ticket")
+
+	// Another browser brings the ticket first, or one for the same request with a session of its own.
+	asked = g.askToLeave(victim)
+	ticket = victim.get(asked).location()
+	g.expect(attacker.get(ticket), http.StatusForbidden)
+	expectUnfinished(ticket, "the ticket that another browser brought")
+	asked = g.askToLeave(victim)
+	g.expect(attacker.get(attacker.get(asked).location()), http.StatusForbidden)
+	expectEnds(victim.get(asked).location(), "the ticket of a request that another browser answered")
+	g.expectIn(attacker, "the victim's logouts")
+}
+
+// TestLogoutComesBackWithAProof: the way back by the login host may be a navigation from another site, and leads on
+// to the authorization server's logout. A link to it, a proof of another browser or host, or an old one, leads
+// nowhere, and says no more than what the host knows.
+func TestLogoutComesBackWithAProof(t *testing.T) {
+	for _, signsIn := range []bool{true, false} { // the login host makes the proof where nothing is to end
+		g := newGroup(t, setup{block: "logout /logout\nlogout_provider"}, true)
+		attacker, victim := g.browser(), g.browser()
+		comeBack := func(b *browser) string {
+			t.Helper()
+			if signsIn {
+				g.expectPage(b, g.app+"/", 1)
+			}
+			a := b.get(g.askToLeave(b))
+			if signsIn {
+				a = b.get(a.location())
+			}
+			g.expect(a, http.StatusSeeOther)
+			if !strings.HasPrefix(a.location(), g.wiki+"/logout?ended=") {
+				t.Fatalf("the logout leads to %s", a.location())
+			}
+			return a.location()
+		}
+		from := []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document",
+			"Accept", "text/html"}
+		proof := comeBack(victim)
+		_, ofVictim, _ := strings.Cut(proof, "?")
+		request := query(g.askToLeave(victim), requestParam)
+		for _, target := range []string{
+			g.wiki + "/logout?ended", g.wiki + "/logout?ended=", g.wiki + "/logout?ended=" + request,
+			comeBack(attacker), g.app + "/logout?" + ofVictim, g.login + "/logout?ended=" + request,
+		} {
+			a := victim.do("GET", target, from...)
+			if a.StatusCode != http.StatusOK || a.location() != "" || a.Header["Set-Cookie"] != nil ||
+				!strings.Contains(a.body, "You are not signed in at this site") {
+				t.Errorf("%s gets %d %v %s", target, a.StatusCode, a.Header, a.body)
+			}
+		}
+		for _, unasked := range [][]string{
+			{"Sec-Fetch-Dest", "image", "Sec-Fetch-Mode", "no-cors"}, {"Sec-Purpose", "prefetch"},
+		} {
+			if a := victim.do("GET", proof, unasked...); a.StatusCode != http.StatusForbidden ||
+				a.Header["Set-Cookie"] != nil {
+				t.Errorf("%v gets %d %v", unasked, a.StatusCode, a.Header)
+			}
+		}
+		g.expect(victim.get(g.login+"/oauth2/callback?"+requestParam+"="+query(proof, ended)), http.StatusBadRequest)
+		a := victim.do("GET", proof, from...)
+		if a.StatusCode != http.StatusSeeOther || !strings.HasPrefix(a.location(), g.issuer.Issuer) {
+			t.Errorf("the proof gets %d %v", a.StatusCode, a.Header)
+		}
+
+		proof = comeBack(victim)
+		g.clock.Add(10 * time.Minute)
+		if a := victim.do("GET", proof, from...); a.StatusCode != http.StatusOK || a.location() != "" {
+			t.Errorf("a late proof gets %d %v", a.StatusCode, a.Header)
+		}
+	}
+}
+
+// TestHandedLogoutInAFrame: in a frame of another site, the login host is not sent its cookies, and does not know
+// who is signed in.
+func TestHandedLogoutInAFrame(t *testing.T) {
+	g := newGroup(t, setup{block: "logout /logout"}, true)
+	b := g.browser()
+	asked := g.askToLeave(b) // its jar at the login host is empty, as what a frame is sent
+	for site, want := range map[string]int{"cross-site": http.StatusBadRequest, "same-site": http.StatusSeeOther} {
+		a := b.do("GET", asked, "Sec-Fetch-Site", site, "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe",
+			"Accept", "text/html")
+		if a.StatusCode != want || (a.location() == "") != strings.Contains(a.body, "Sign out in a tab of its own") {
+			t.Errorf("a %s frame gets %d %v %s", site, a.StatusCode, a.Header, a.body)
+		}
+	}
+	g.expect(b.do("GET", asked, "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Dest", "image"), http.StatusForbidden)
+}
+
+// TestHandedLogoutOfAnUnsharedSession: a session from before there were hosts is not one that they share, and lives.
+func TestHandedLogoutOfAnUnsharedSession(t *testing.T) {
+	g := newGroup(t, setup{block: "logout /logout"}, true)
+	config, b := g.config, g.browser()
+	g.run(strings.ReplaceAll(config, "hosts app.localhost wiki.localhost *.team.localhost", ""))
+	g.expectPage(b, g.login+"/", 1)
+	g.run(config)
+	g.expect(b.do("GET", g.login+"/data"), http.StatusOK)
+	a := b.get(g.askToLeave(b))
+	if a.StatusCode != http.StatusBadRequest || !strings.Contains(a.body, "signed in at "+g.login+"/") {
+		t.Errorf("it gets %d %v %s", a.StatusCode, a.Header, a.body)
+	}
+	g.expect(b.do("GET", g.login+"/data"), http.StatusOK)
+}
+
+// TestLogoutOfALongPath: a logout path that does not fit a request is not shortened to one that signs in again.
+func TestLogoutOfALongPath(t *testing.T) {
+	path := "/logout" + strings.Repeat("-", maxState)
+	g := newGroup(t, setup{block: "logout " + path}, true)
+	a := g.browser().get(g.wiki + path)
+	if a.StatusCode != http.StatusBadRequest || !strings.Contains(a.body, "signed in at "+g.login+"/") {
+		t.Errorf("it gets %d %v %s", a.StatusCode, a.Header, a.body)
+	}
 }
 
 // TestHandedLogoutIsNoSession: what a logout asked for is never a session's cookie, and what a visit asked for is
@@ -111,7 +263,7 @@ func TestHandedLogoutIsNoSession(t *testing.T) {
 	g.expectPage(b, g.app+"/", 1)
 	a := b.get(b.get(g.askToLeave(b)).location())
 	g.expect(a, http.StatusSeeOther)
-	if a.cookie("aventus_session") != nil || a.location() != g.wiki+"/logout?ended" {
+	if a.cookie("aventus_session") != nil || !strings.HasPrefix(a.location(), g.wiki+"/logout?ended=") {
 		t.Errorf("%v", a.Header)
 	}
 	g.expectPage(b, g.app+"/", 1)
@@ -129,6 +281,7 @@ func TestStorageFailsAtAHandedLogout(t *testing.T) {
 	ticket := b.get(g.askToLeave(b)).location()
 	recovers := faultAt(t, "store", "aventus_auth/ended")
 	g.expect(b.get(ticket), http.StatusServiceUnavailable)
+	g.expect(b.get(ticket), http.StatusBadRequest) // the session is gone here, and its end not written
 	recovers()
 	a, _ := b.visit(g.wiki + "/logout")
 	if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {

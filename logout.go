@@ -20,7 +20,8 @@ const (
 	// back to the logout path, when it has ended its session.
 	signedOut = "signed_out"
 
-	// ended is the query with which a ticket leads back to the logout path, when the session in it was ended.
+	// ended is the query's parameter that leads back to the logout path by way of the login host: the proof that
+	// nothing is left to end.
 	ended = "ended"
 
 	// forget is the query of an image that has the browser drop the pages it keeps.
@@ -58,8 +59,10 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 		switch query := orig.URL.RawQuery; {
 		case query == forget:
 			return lo.serveForget(w, r, at)
-		case query == signedOut && lo.provider, query == ended && lo.own.sites.hosts != nil:
-			return lo.serveSignedOut(w, r, at, query)
+		case query == signedOut && lo.provider:
+			return lo.serveSignedOut(w, r, at, lo.showSignedOut)
+		case lo.own.sites.hosts != nil && (query == ended || strings.HasPrefix(query, ended+"=")):
+			return lo.serveEnded(w, r, at, strings.TrimPrefix(query, ended+"="))
 		}
 	}
 	// Another site may link to the logout, but then the person, who sees nothing
@@ -90,8 +93,7 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 	// The browser may be signed in at other hosts, as the login host knows.
 	if lo.own.sites.hosts != nil && !at.isLoginHost() && !shared && isNavigation(r) {
 		path, _, _ := strings.Cut(returnPath(r), "?")
-		return lo.requests.ask(w, r, at, &visit{aim: toEndSession, returnTo: path + "?" + ended},
-			http.StatusSeeOther)
+		return lo.requests.ask(w, r, at, &visit{aim: toEndSession, returnTo: path}, http.StatusSeeOther)
 	}
 	return lo.goOn(w, r, blocks)
 }
@@ -173,21 +175,28 @@ func (lo *logouts) endFamily(ctx context.Context, b present, family records.ID) 
 	return ends.endFamily(ctx, family, now, now.Add(lo.remember(ctx)+records.ClockSkew))
 }
 
-// endHanded ends the session of a ticket, which the browser has at another host. By the limits of this block, it
-// may be over already.
-func (lo *logouts) endHanded(r *http.Request, at site, d *handle) error {
+// endHanded ends the session of a ticket, which the browser has at another host, if the ticket is brought for the
+// first time. By the limits of this block, it may be over already. It reports whether the session has ended.
+func (lo *logouts) endHanded(r *http.Request, at site, d *handle, first bool) (isOver bool, err error) {
 	s, err := lo.own.keeper.store.fetch(r.Context(), at, d)
-	if err != nil || s == nil {
-		return err
+	if err != nil {
+		return false, err
+	}
+	if s == nil { // deleted, also where its end could not be written
+		return !lo.own.keeper.ends.isUnwritten(&session{id: d.id, family: d.family}), nil
 	}
 	handed := held{&keptSession{session: s, handle: d}, present{lo.own, at}}
 	if !handed.canEnd() {
-		return nil
+		return true, nil
+	}
+	if !first {
+		return false, nil
 	}
 	ip := clientIP(r)
-	return patiently(r, func(ctx context.Context) error {
+	err = patiently(r, func(ctx context.Context) error {
 		return endAll(ctx, []held{handed}, ip)
 	})
+	return err == nil, err
 }
 
 // endAgain writes the ends of what a browser had here, as far as the storage did not take them.
@@ -248,18 +257,36 @@ func (lo *logouts) next(at site) string {
 	return lo.own.server.issuer + "v2/logout?" + params.Encode()
 }
 
+// serveEnded answers the browser that comes back by way of the login host. Where the hosts are of several domains,
+// that is a navigation from another site, so a proof tells it from a link that was made up. Such a link must not
+// lead to the authorization server's logout.
+func (lo *logouts) serveEnded(w http.ResponseWriter, r *http.Request, at site, proof string) error {
+	if isFetchedAhead(r) || isEmbedded(r) {
+		return lo.answers.fail(w, r, errUnaskedLogout, nil)
+	}
+	isProven, err := lo.requests.isProof(r, at, proof)
+	if err != nil {
+		return lo.answers.fail(w, r, errStorage, err)
+	}
+	show := lo.showNoSession
+	if isProven {
+		show = func(w http.ResponseWriter) error { return lo.goOn(w, r, lo.blocks.atHost(lo.own, r, at)) }
+	}
+	return lo.serveSignedOut(w, r, at, show)
+}
+
 // serveSignedOut answers the browser that comes back from the authorization server's
-// logout, or by way of the login host. Whoever is signed in, by another tab or by a link
-// that was made up, is not told otherwise, and stays signed in.
-func (lo *logouts) serveSignedOut(w http.ResponseWriter, r *http.Request, at site, query string) error {
+// logout, or by way of the login host, with what show does. Whoever is signed in, by another
+// tab or by a link that was made up, is not told otherwise, and stays signed in.
+func (lo *logouts) serveSignedOut(
+	w http.ResponseWriter, r *http.Request, at site, show func(http.ResponseWriter) error,
+) error {
 	signedIn, err := lo.isSignedIn(r, at)
 	switch {
 	case err != nil:
 		return lo.answers.fail(w, r, errStorage, err)
-	case !signedIn && query == ended:
-		return lo.goOn(w, r, lo.blocks.atHost(lo.own, r, at))
 	case !signedIn:
-		return lo.showSignedOut(w)
+		return show(w)
 	case isCrossSite(r):
 		return lo.answers.fail(w, r, errForcedLogout, nil)
 	}
@@ -304,6 +331,16 @@ func (lo *logouts) showSignedOut(w http.ResponseWriter) error {
 <p>Your session at this site has ended.</p>
 <p><a href="/">Sign in again</a></p>
 `+forgetImage)
+}
+
+// showNoSession answers with a page that says no more than what this host knows.
+func (lo *logouts) showNoSession(w http.ResponseWriter) error {
+	return lo.answers.page(w, "'none'", "<title>You are not signed in here</title>",
+		`<h1>You are not signed in at this site</h1>
+<p>You may be signed in at other sites that share its login.</p>
+<p><a href="?">Sign out at all of them</a></p>
+<p><a href="/">Sign in</a></p>
+`)
 }
 
 // The page does not go to the site by itself: that would sign in again, in silence.
