@@ -111,7 +111,9 @@ func TestKeeperCannotTell(t *testing.T) {
 	if err != nil || len(files) != 1 {
 		t.Fatalf("uses: %q, %v", files, err)
 	}
-	p.storage.files[files[0]] = []byte("damaged")
+	if err := p.storage.Store(t.Context(), files[0], []byte("damaged")); err != nil {
+		t.Fatal(err)
+	}
 	k, err = p.keeper.load(t.Context(), p.at(), []string{cookie})
 	if k != nil || !errors.Is(err, records.ErrStorage) {
 		t.Errorf("when it was last used at another host: %v, error %v", k, err)

@@ -82,6 +82,9 @@ type setup struct {
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
 	w := &world{t: t, clock: new(testClock), dir: t.TempDir(), audience: "audience https://api.example.com/"}
+	t.Cleanup(func() { // what an unloaded config has begun to write may still be on its way
+		poll(10*time.Second, func() bool { return os.RemoveAll(w.dir) == nil })
+	})
 	if s.opaque {
 		w.audience = ""
 	}

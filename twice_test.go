@@ -22,18 +22,22 @@ func TestEndedTwiceInASecond(t *testing.T) {
 				w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", ""), http.StatusOK)
 			},
 		}
+		signIn := func(b *browser) { // by a login that may start over, since it may be older by another clock
+			if a, _ := b.visit(w.site + "/"); a.StatusCode != http.StatusOK {
+				t.Errorf("who signs in gets %d", a.StatusCode)
+			}
+		}
 		for first, end := range ways {
 			for second, endAgain := range ways {
 				w.clock.Add(10 * time.Second)
 				before, between, after := w.browser(), w.browser(), w.browser()
-				before.login("/")
+				signIn(before)
 				end()
 				w.expect(before.get("/"), http.StatusFound)
 				if first == "a logout token" {
 					w.clock.Add(time.Second) // a login of the same second may have been under way when it came
 				}
-				between.login("/")
-				w.expect(between.get("/"), http.StatusOK)
+				signIn(between)
 				endAgain()
 				for range 2 {
 					if a := between.get("/"); a.StatusCode != http.StatusFound {
@@ -44,8 +48,7 @@ func TestEndedTwiceInASecond(t *testing.T) {
 					w.restart()
 				}
 				w.clock.Add(5 * time.Second)
-				after.login("/")
-				w.expect(after.get("/"), http.StatusOK)
+				signIn(after)
 			}
 		}
 	}
