@@ -74,7 +74,7 @@ type Ended struct {
 
 	mu        sync.RWMutex
 	read      map[string]bool   // what others have folded lately, and was read
-	unwritten map[endFile]int64 // until when it counts: what the storage did not take, to be written again
+	unwritten map[endFile]int64 // until when it counts: what is being written, or is to be written again
 	failed    error             // of the last attempt to learn; nil: it succeeded
 	tried     time.Duration     // when that was, by the steady clock
 	blind     bool              // that attempt was not shown what has ended lately
@@ -124,14 +124,14 @@ func (e *Ended) Destruct() error {
 
 // keepLearning closes first after the first attempt.
 func (e *Ended) keepLearning(first chan<- struct{}) {
-	_ = e.Learn(e.learning)
+	_ = e.tryLearn(e.learning)
 	close(first)
 	ticker := time.NewTicker(LearnInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			_ = e.Learn(e.learning) // it is tried again soon; until then, what is known holds
+			_ = e.tryLearn(e.learning) // it is tried again soon; until then, what is known holds
 			e.writeAgain(e.learning)
 			e.all.fold(e.learning)
 			e.lately.fold(e.learning)
@@ -181,19 +181,28 @@ func (e *Ended) Learned() time.Time {
 // Has reports whether what is called id, and began at that time, is known to have
 // ended.
 func (e *Ended) Has(id ID, began time.Time) bool {
+	// In this order, since an end is noted before it is expected no more.
+	expected, isExpected := e.expected.get(id)
+	return isExpected && began.Unix() <= expected.since || e.hasNoted(id, began)
+}
+
+// hasNoted is Has without the ends that are about to be written.
+func (e *Ended) hasNoted(id ID, began time.Time) bool {
 	end, ok := e.ended.get(id)
-	if ok && (end.since <= 0 || began.Unix() <= end.since) {
-		return true
-	}
-	end, ok = e.expected.get(id)
-	return ok && began.Unix() <= end.since
+	return ok && (end.since <= 0 || began.Unix() <= end.since)
+}
+
+// HasEverywhere reports whether what is called id, and began at that time, is known to have ended, and the end is
+// written for the other instances.
+func (e *Ended) HasEverywhere(id ID, began time.Time) bool {
+	return e.hasNoted(id, began) && !e.IsUnwritten(id)
 }
 
 // After returns the first moment at which something called id may begin and not have
 // ended with what was before it.
 func (e *Ended) After(id ID) time.Time {
+	expected, _ := e.expected.get(id) // first, as in Has
 	known, _ := e.ended.get(id)
-	expected, _ := e.expected.get(id)
 	return time.Unix(max(known.since, expected.since)+1, 0)
 }
 
@@ -214,7 +223,9 @@ func (e *Ended) End(ctx context.Context, id ID, until time.Time) error {
 func (e *Ended) EndBefore(ctx context.Context, id ID, since, until time.Time) error {
 	how := end{until: until.Unix(), since: since.Unix()}
 	e.mu.Lock()
-	e.expect(id, e.afterKnown(id, how))
+	expected := e.afterKnown(id, how)
+	e.expect(id, expected)
+	e.mustWrite(id, expected)
 	e.mu.Unlock()
 	_ = e.Learn(ctx) // where it fails, what is known counts
 	return e.end(ctx, id, how)
@@ -226,6 +237,23 @@ func (e *Ended) ExpectBefore(id ID, since, until time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.expect(id, end{until: until.Unix(), since: since.Unix()})
+}
+
+// EndLater does what ExpectBefore does, and has the end written as one that the storage has not taken.
+func (e *Ended) EndLater(id ID, since, until time.Time) {
+	how := end{until: until.Unix(), since: since.Unix()}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.expect(id, how)
+	e.mustWrite(id, how)
+}
+
+// mustWrite notes that an end is to be written at both places. The mutex must be held.
+func (e *Ended) mustWrite(id ID, how end) {
+	for _, place := range []*endPlace{e.all, e.lately} {
+		file := endFile{id, how.since, place}
+		e.unwritten[file] = max(e.unwritten[file], how.until)
+	}
 }
 
 // expect notes an end that is about to be written. It is kept apart from the others, since the end that is written
@@ -256,6 +284,7 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 	e.mu.Lock()
 	how = e.afterKnown(id, how)
 	e.note(id, how)
+	e.mustWrite(id, how)
 	if expected, _ := e.expected.get(id); saysAll(how.since, expected.since) {
 		e.expected.remove(id)
 	}
@@ -289,20 +318,18 @@ func (e *Ended) afterKnown(id ID, how end) end {
 	return how
 }
 
-// write writes the record of an end, which counts until then. A record that the storage does not take stays
-// unwritten. A record among those that other instances list as new is filed under the time of the write.
+// write writes the record of an end, which counts until then, and notes that it is written. A record among those that
+// other instances list as new is filed under the time of the write.
 func (e *Ended) write(ctx context.Context, r endFile, until int64) error {
 	period := r.place.of(time.Unix(until, 0))
 	if r.place == e.lately {
 		period = r.place.of(e.clock.Now())
 	}
-	err := r.place.put(ctx, period, filed{r.id, end{until: until, since: r.since}})
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if err != nil {
-		e.unwritten[r] = max(e.unwritten[r], until)
+	if err := r.place.put(ctx, period, filed{r.id, end{until: until, since: r.since}}); err != nil {
 		return err
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	// It also says what earlier records of the same id would.
 	maps.DeleteFunc(e.unwritten, func(old endFile, end int64) bool {
 		return old.id == r.id && old.place == r.place && saysAll(r.since, old.since) && end <= until
@@ -340,8 +367,8 @@ func (e *Ended) writeAgain(ctx context.Context) {
 	}
 }
 
-// IsUnwritten reports whether the end of what is called id holds here, and could not yet be written for
-// the other instances. Ending it again tries the write again.
+// IsUnwritten reports whether an end of what is called id holds here, and is still to be written for the other
+// instances: its write is under way, or has failed. Ending it again tries the write again.
 func (e *Ended) IsUnwritten(id ID) bool {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -355,8 +382,12 @@ func (e *Ended) IsUnwritten(id ID) bool {
 
 // Learn asks the storage for what has ended lately, and for all there is where that is
 // not sure to be enough. To list all may take long: after LearnInterval, Learn returns
-// without it, to ask again for what is new, while that goes on.
-func (e *Ended) Learn(ctx context.Context) error {
+// without it, to ask again for what is new, while that goes on. The end of ctx does not end it: others may wait for
+// the same answer.
+func (e *Ended) Learn(ctx context.Context) error { return e.tryLearn(context.WithoutCancel(ctx)) }
+
+// tryLearn is Learn until ctx is done, which is an error.
+func (e *Ended) tryLearn(ctx context.Context) error {
 	blind, err := e.learn(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -445,6 +476,9 @@ func (e *Ended) Relearn() {
 
 // Adopt adds what another memory of the same storage knows, which stops learning, and has still to write.
 func (e *Ended) Adopt(other *Ended) {
+	e.mu.Lock()
+	other.expected.each(e.expect) // first, as in Has
+	e.mu.Unlock()
 	other.ended.each(e.note)
 	e.all.adopt(other.all)
 	e.lately.adopt(other.lately)
@@ -453,7 +487,6 @@ func (e *Ended) Adopt(other *Ended) {
 	other.mu.RUnlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	other.expected.each(e.expect)
 	for r, until := range unwritten {
 		if r.place == other.all {
 			r.place = e.all

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/enginetest"
 )
 
 // TestReplaceAgain: of two logins that replace the same session at once, each says so, and it is still known that
@@ -104,4 +106,84 @@ func TestEndBeforeAtOnce(t *testing.T) {
 		}
 		_ = e.Destruct()
 	})
+}
+
+// TestEndUnderWay: an end that is being written holds here, and does not count as written, also while what was ended
+// before is being asked for.
+func TestEndUnderWay(t *testing.T) {
+	for what, end := range map[string]func(*Ended, time.Time) error{
+		"end": func(e *Ended, now time.Time) error { return e.End(t.Context(), ID{1}, now.Add(time.Hour)) },
+		"end before": func(e *Ended, now time.Time) error {
+			return e.EndBefore(t.Context(), ID{1}, now, now.Add(time.Hour))
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, clock := newStorage(t), newClock()
+			e, leave := use(t, s, clock), make(chan struct{})
+			s.on(func(string, string) error { <-leave; return nil })
+			done := make(chan error)
+			go func() { done <- end(e, clock.Now()) }()
+			synctest.Wait()
+			if !e.Has(ID{1}, clock.Now()) || !e.IsUnwritten(ID{1}) || e.HasEverywhere(ID{1}, clock.Now()) {
+				t.Errorf("%s, under way: ended %t, unwritten %t", what, e.Has(ID{1}, clock.Now()),
+					e.IsUnwritten(ID{1}))
+			}
+			s.on(nil)
+			close(leave)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if e.IsUnwritten(ID{1}) || !e.HasEverywhere(ID{1}, clock.Now()) {
+				t.Errorf("%s, written: unwritten %t", what, e.IsUnwritten(ID{1}))
+			}
+			_ = e.Destruct()
+		})
+	}
+}
+
+// TestEndLater: an end that nothing else writes holds here at once, and is written in the background.
+func TestEndLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, clock := newStorage(t), newClock()
+		here, running := use(t, s, clock), use(t, s.view(), clock)
+		here.EndLater(ID{1}, clock.Now(), clock.Now().Add(time.Hour))
+		if !here.Has(ID{1}, clock.Now()) || here.Has(ID{1}, clock.Now().Add(time.Second)) ||
+			here.HasEverywhere(ID{1}, clock.Now()) {
+			t.Error("it does not hold here alone")
+		}
+		time.Sleep(3 * LearnInterval)
+		synctest.Wait()
+		for what, e := range map[string]*Ended{"ends it": here, "runs": running, "starts": use(t, s.view(), clock)} {
+			if !e.HasEverywhere(ID{1}, clock.Now()) || e.Has(ID{1}, clock.Now().Add(time.Second)) {
+				t.Errorf("the instance that %s does not know", what)
+			}
+			_ = e.Destruct()
+		}
+	})
+}
+
+// TestExpectedUntilKnown: whoever asks while an end that was expected becomes known sees one or the other.
+func TestExpectedUntilKnown(t *testing.T) {
+	clock := newClock()
+	e := NewEnded(enginetest.New().Open(enginetest.Kind{}), clock.steady())
+	now := clock.Now()
+	for i := range 2000 {
+		id := numbered(1, i)
+		e.ExpectBefore(id, now, now.Add(time.Hour))
+		done := make(chan error, 1)
+		go func() { done <- e.end(t.Context(), id, end{until: now.Add(time.Hour).Unix(), since: now.Unix()}) }()
+		for isDone := false; !isDone; {
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Fatal(err)
+				}
+				isDone = true
+			default:
+			}
+			if !e.Has(id, now) || !e.After(id).After(now) {
+				t.Fatal("neither expected nor known")
+			}
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,6 +36,10 @@ const (
 
 	// loadsAtOnce is how many values one caller loads at a time.
 	loadsAtOnce = 16
+
+	// removedAtOnce is how many single keys a process removes at most in one LearnInterval. With files, each removal
+	// may disturb a listing of another instance.
+	removedAtOnce = 128
 )
 
 // endPlace is a place where ends are filed by periods.
@@ -47,10 +52,11 @@ type endPlace struct {
 	keep   time.Duration // for how long the keys of a period count after it has ended
 	listed time.Duration // how long a listing takes at most
 
-	work   sync.Mutex // held by the folding that is under way
-	mu     sync.Mutex
-	single map[int64][]filed // by period: what this process has filed under single keys
-	folded []fold            // those whose single keys are to be removed, the oldest first
+	work     sync.Mutex // held by the folding that is under way
+	mu       sync.Mutex
+	single   map[int64][]filed // by period: what this process has filed under single keys
+	unstored []fold            // those that are to be stored, or are being stored
+	folded   []fold            // those whose single keys are to be removed, the oldest first
 }
 
 // filed is an end as it is filed.
@@ -65,6 +71,7 @@ type fold struct {
 	period int64
 	ends   []filed
 	at     time.Duration // when it was written, by the steady clock
+	gone   int           // of how many ends the single keys are removed
 }
 
 func newEndPlace(p *periods, keep, listed time.Duration) *endPlace {
@@ -118,7 +125,8 @@ func parseFolded(name string) (n int, ok bool) {
 }
 
 // learn calls note, at several goroutines, with the ends that are filed, but for those under the keys that were read
-// before. It returns the keys with several ends that were read by now. After an error, what could be read was noted.
+// before. It returns the keys with several ends, and which of them were read by now. After an error, what could be
+// read was noted. A key that is listed and missing is no error: its writer may have died.
 func (p *endPlace) learn(ctx context.Context, storage certmagic.Storage, before map[string]bool,
 	note func(ID, end)) (read map[string]bool, err error) {
 	keys, err := p.list(ctx, storage, true)
@@ -137,32 +145,45 @@ func (p *endPlace) learn(ctx context.Context, storage certmagic.Storage, before 
 		}
 	}
 	var mu sync.Mutex
+	var damaged []error
 	err = loadEach(ctx, p.storage, unread, func(key string, value []byte) error {
-		if n, _ := parseFolded(path.Base(key)); len(value) != n*filedSize {
-			return fmt.Errorf("%w: %s has %d bytes, and should hold %d ends", ErrStorage, key, len(value), n)
-		}
-		for f := range eachFiled(value) {
-			note(f.id, f.end)
+		n, _ := parseFolded(path.Base(key))
+		isWhole := len(value) == n*filedSize
+		if isWhole {
+			for f := range eachFiled(value) {
+				note(f.id, f.end)
+			}
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		read[key] = true
+		if read[key] = isWhole; !isWhole { // it keeps none of the others from being read
+			damaged = append(damaged, tell(p.storage, "loading",
+				fmt.Errorf("%w: %s has %d bytes, and should hold %d ends", ErrStorage, key, len(value), n)))
+		}
 		return nil
 	})
-	return read, err
+	if err = errors.Join(append(damaged, err)...); err != nil {
+		return read, err
+	}
+	for _, key := range unread {
+		if _, isListedAgain := before[key]; isListedAgain && !read[key] {
+			_ = tell(p.storage, "loading", fmt.Errorf("%w: %s is listed again, and missing", ErrStorage, key))
+		}
+	}
+	return read, nil
 }
 
 // loadEach loads several keys at a time, and calls f with each that exists, at several goroutines. It returns the
-// first error, after which it loads no more.
+// first error, after which it loads no more. It is an error if ctx is done: some keys may not have been loaded.
 func loadEach(ctx context.Context, storage certmagic.Storage, keys []string, f func(string, []byte) error) error {
-	work, ctx := errgroup.WithContext(ctx)
+	work, loading := errgroup.WithContext(ctx)
 	work.SetLimit(loadsAtOnce)
 	for _, key := range keys {
-		if ctx.Err() != nil {
+		if loading.Err() != nil {
 			break
 		}
 		work.Go(func() error {
-			value, err := storage.Load(ctx, key)
+			value, err := storage.Load(loading, key)
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil
 			}
@@ -172,7 +193,10 @@ func loadEach(ctx context.Context, storage certmagic.Storage, keys []string, f f
 			return f(key, value)
 		})
 	}
-	return work.Wait()
+	if err := work.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
 }
 
 // eachFiled yields the ends that one key holds.
@@ -211,45 +235,52 @@ func (p *endPlace) fold(ctx context.Context) {
 func (p *endPlace) foldNow(ctx context.Context) {
 	for ctx.Err() == nil && p.foldSome(ctx) {
 	}
-	for ctx.Err() == nil && p.removeSome(ctx) {
-	}
+	p.removeSome(ctx)
 }
 
-// foldSome folds ends of one period, and reports whether there may be more to do.
+// foldSome folds ends of one period, and reports whether there may be more to do. After an error, the same ends are
+// stored under the same key the next time.
 func (p *endPlace) foldSome(ctx context.Context) bool {
 	f, ok := p.next()
-	if !ok {
+	if !ok || p.slow.Store(ctx, f.key, joinFiled(f.ends)) != nil {
 		return false
 	}
-	err := p.slow.Store(ctx, f.key, joinFiled(f.ends))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil {
-		p.single[f.period] = append(p.single[f.period], f.ends...)
-		return false
+	if len(p.unstored) > 0 && p.unstored[0].key == f.key { // it was not adopted meanwhile
+		f.at = p.clock.elapsed()
+		p.unstored = p.unstored[1:]
+		p.folded = append(p.folded, f)
 	}
-	f.at = p.clock.elapsed()
-	p.folded = append(p.folded, f)
 	return true
 }
 
-// next takes ends of one period that are to be folded.
+// next returns ends of one period that are to be folded. What belongs to a period that is over is left to the sweep.
 func (p *endPlace) next() (f fold, ok bool) {
-	over := p.of(p.clock.Now().Add(-p.keep))
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	over := p.over()
+	p.unstored = slices.DeleteFunc(p.unstored, func(f fold) bool { return f.period < over })
+	if len(p.unstored) > 0 {
+		return p.unstored[0], true
+	}
 	for period, ends := range p.single {
 		if period < over {
-			delete(p.single, period) // it is swept as it is
+			delete(p.single, period)
 		} else if len(ends) >= foldFrom {
 			n := min(len(ends), foldSize)
 			p.single[period] = ends[n:]
 			name := fmt.Sprintf("%s-%d-%s", foldedName, n, randomName())
-			return fold{key: path.Join(p.dir(period), name), period: period, ends: ends[:n:n]}, true
+			f = fold{key: path.Join(p.dir(period), name), period: period, ends: ends[:n:n]}
+			p.unstored = append(p.unstored, f)
+			return f, true
 		}
 	}
 	return fold{}, false
 }
+
+// over returns the first period that is not over. Those before are swept.
+func (p *endPlace) over() int64 { return p.of(p.clock.Now().Add(-p.keep)) }
 
 // randomName returns a name that nothing else has.
 func randomName() string {
@@ -258,44 +289,65 @@ func randomName() string {
 	return hex.EncodeToString(name[:])
 }
 
-// removeSome removes the single keys of one fold, and reports whether there may be more to do.
-func (p *endPlace) removeSome(ctx context.Context) bool {
-	p.mu.Lock()
-	if len(p.folded) == 0 || p.clock.elapsed()-p.folded[0].at < 2*p.listed {
-		p.mu.Unlock()
-		return false
+// removeSome removes single keys of one fold.
+func (p *endPlace) removeSome(ctx context.Context) {
+	f, ok := p.oldest()
+	if !ok {
+		return
 	}
-	f := p.folded[0]
-	p.mu.Unlock()
 	value, err := p.slow.Load(ctx, f.key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false
+		return
 	}
-	if bytes.Equal(value, joinFiled(f.ends)) { // or else they stay as they are
-		for _, single := range f.ends {
-			if ctx.Err() != nil || remove(ctx, p.slow, p.key(f.period, single)) != nil {
-				return false
-			}
+	isWhole := bytes.Equal(value, joinFiled(f.ends))
+	if !isWhole && remove(ctx, p.slow, f.key) != nil {
+		return
+	}
+	some := f.ends[f.gone:min(f.gone+removedAtOnce, len(f.ends))]
+	for i := 0; isWhole && i < len(some); i++ {
+		if ctx.Err() != nil || remove(ctx, p.slow, p.key(f.period, some[i])) != nil {
+			break
 		}
+		f.gone++
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.folded) > 0 && p.folded[0].key == f.key { // it was not adopted meanwhile
+	switch {
+	case len(p.folded) == 0 || p.folded[0].key != f.key: // it was adopted meanwhile
+	case !isWhole: // they are folded again, under another key
 		p.folded = p.folded[1:]
+		p.single[f.period] = append(p.single[f.period], f.ends...)
+	case f.gone == len(f.ends):
+		p.folded = p.folded[1:]
+	default:
+		p.folded[0].gone = f.gone
 	}
-	return true
+}
+
+// oldest returns the fold whose single keys are to be removed next, if each listing that began before it was stored
+// has ended.
+func (p *endPlace) oldest() (f fold, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	over := p.over()
+	p.folded = slices.DeleteFunc(p.folded, func(f fold) bool { return f.period < over })
+	if len(p.folded) == 0 || p.clock.elapsed()-p.folded[0].at < 2*p.listed {
+		return fold{}, false
+	}
+	return p.folded[0], true
 }
 
 // adopt adds what another process' part has filed and not folded yet, which does so no more.
 func (p *endPlace) adopt(other *endPlace) {
 	other.mu.Lock()
-	single, folded := other.single, other.folded
-	other.single, other.folded = make(map[int64][]filed), nil
+	single, unstored, folded := other.single, other.unstored, other.folded
+	other.single, other.unstored, other.folded = make(map[int64][]filed), nil, nil
 	other.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for period, ends := range single {
 		p.single[period] = append(p.single[period], ends...)
 	}
+	p.unstored = append(p.unstored, unstored...)
 	p.folded = append(p.folded, folded...)
 }

@@ -134,7 +134,9 @@ func TestFoldedSize(t *testing.T) {
 	endMany(t, here, clock, 1, n)
 	tick(t, here)
 	clock.Add(2 * learnTimeout)
-	tick(t, here)
+	for range 2 * foldSize / removedAtOnce {
+		tick(t, here)
+	}
 	if single, folded := filedAt(t, storage); single != 2*(foldFrom-1) || folded != 4 {
 		t.Errorf("%d single keys and %d folded ones", single, folded)
 	}
@@ -215,34 +217,203 @@ func TestFoldedCutShort(t *testing.T) {
 	}
 }
 
+// TestRemovedBySome: few single keys are removed at a time, and the rest later, also where a removal fails.
+func TestRemovedBySome(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	here := NewEnded(s, clock.steady())
+	const n = removedAtOnce + foldFrom
+	endMany(t, here, clock, 1, n)
+	tick(t, here)
+	clock.Add(2 * learnTimeout)
+	for _, fails := range []int{0, 10, 0, 0} {
+		s.countAll("")
+		calls := 0
+		s.on(func(method, _ string) error {
+			if method == "Delete" && fails > 0 {
+				if calls++; calls > fails {
+					return errBroken
+				}
+			}
+			return nil
+		})
+		here.all.foldNow(t.Context())
+		if n := s.countAll("Delete"); n > removedAtOnce {
+			t.Errorf("%d keys are removed at once", n)
+		}
+	}
+	if single, folded := filedAt(t, s); single != n || folded != 2 {
+		t.Errorf("%d single keys and %d folded ones", single, folded)
+	}
+}
+
 // TestFoldedAndLost: a folded key that the storage does not show any more, or shows otherwise, has no single key
-// removed; and one that is damaged is no less than an error.
+// removed, and its ends are folded again. One that is damaged is no less than an error, which names it, and keeps no
+// others from being read.
 func TestFoldedAndLost(t *testing.T) {
 	ctx := context.Background()
 	for what, harm := range map[string]func(s *testStorage, key string) error{
 		"lost":    func(s *testStorage, key string) error { return s.FileStorage.Delete(ctx, key) },
-		"damaged": func(s *testStorage, key string) error { return s.FileStorage.Store(ctx, key, nil) },
+		"damaged": func(s *testStorage, key string) error { return s.FileStorage.Store(ctx, key, []byte("x")) },
 	} {
 		s, clock := newStorage(t), newClock()
 		here := NewEnded(s, clock.steady())
 		endMany(t, here, clock, 1, foldFrom)
 		tick(t, here)
+		clock.Add(2 * learnTimeout)
 		for _, p := range []*endPlace{here.all, here.lately} {
 			if err := harm(s, p.folded[0].key); err != nil {
 				t.Fatal(err)
 			}
 		}
-		clock.Add(2 * learnTimeout)
-		foldAll(t, here)
-		if single, _ := filedAt(t, s); single != 2*foldFrom {
-			t.Errorf("%s: %d single keys are left", what, single)
+		other := NewEnded(s.view(), clock.steady())
+		const others = 3 * loadsAtOnce * foldFrom
+		for i := 0; i < others; i += foldFrom { // of which the single keys are gone
+			var more []filed
+			for k := range foldFrom {
+				more = append(more, filed{numbered(2, i+k), end{until: clock.Now().Add(time.Hour).Unix()}})
+			}
+			other.lately.single[other.lately.of(clock.Now())] = more
+			foldAll(t, other)
 		}
-		late := NewEnded(s.view(), clock.steady())
+		var told []string
+		late := NewEnded(Bounded(s.view(), func(_ string, err error) { told = append(told, err.Error()) }),
+			clock.steady())
 		err := late.Learn(t.Context())
 		if (err != nil) != (what == "damaged") || err != nil && !errors.Is(err, ErrStorage) {
 			t.Errorf("%s: %v", what, err)
 		}
+		if what == "damaged" && !strings.Contains(strings.Join(told, "\n"), here.lately.folded[0].key) {
+			t.Errorf("what is damaged is not told: %q", told)
+		}
 		knows(t, what, late, clock, 1, foldFrom)
+		knows(t, what+", the others", late, clock, 2, others)
+
+		foldAll(t, here)
+		if single, _ := filedAt(t, s); single != 2*foldFrom {
+			t.Errorf("%s: %d single keys are left", what, single)
+		}
+		if err := late.Learn(t.Context()); err != nil {
+			t.Errorf("%s, and removed: %v", what, err)
+		}
+		for range 2 {
+			foldAll(t, here)
+			clock.Add(2 * learnTimeout)
+		}
+		foldAll(t, here)
+		if single, folded := filedAt(t, s); single != 0 || folded != 2+others/foldFrom {
+			t.Errorf("%s, and folded again: %d single keys and %d folded ones", what, single, folded)
+		}
+		late = NewEnded(s.view(), clock.steady())
+		tick(t, late)
+		knows(t, what+", and folded again", late, clock, 1, foldFrom)
+	}
+}
+
+// TestFoldedButNotRead: a learning that was stopped before it had read all that is folded does not count, and the end
+// of a request does not stop it.
+func TestFoldedButNotRead(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	here := NewEnded(s, clock.steady())
+	endMany(t, here, clock, 1, foldFrom)
+	for range 2 {
+		tick(t, here)
+		clock.Add(2 * learnTimeout)
+	}
+	late := NewEnded(Bounded(s.view(), nil), clock.steady())
+	_ = late.Destruct()
+	if late.Begin(); !late.Learned().IsZero() {
+		t.Error("what was stopped claims to have learned")
+	}
+	if err := late.tryLearn(late.learning); err == nil || !late.Learned().IsZero() {
+		t.Errorf("what was stopped has learned at %s: %v", late.Learned(), err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := late.Learn(ctx); err != nil {
+		t.Error(err)
+	}
+	knows(t, "for a request that has ended", late, clock, 1, foldFrom)
+}
+
+// TestFoldedIsOver: what could not be removed is left to the sweep once its period is over.
+func TestFoldedIsOver(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	here := NewEnded(s, clock.steady())
+	endMany(t, here, clock, 1, foldFrom)
+	s.on(func(method, _ string) error {
+		if method == "Load" {
+			return errBroken
+		}
+		return nil
+	})
+	tickAfter := func(by time.Duration) { clock.Add(by); foldAll(t, here) }
+	tickAfter(0)
+	tickAfter(2 * learnTimeout)
+	if len(here.all.folded) != 1 || len(here.lately.folded) != 1 {
+		t.Fatalf("%d and %d are to be removed", len(here.all.folded), len(here.lately.folded))
+	}
+	tickAfter(12 * time.Hour)
+	if len(here.all.folded) != 0 || len(here.lately.folded) != 0 {
+		t.Errorf("%d and %d are still to be removed", len(here.all.folded), len(here.lately.folded))
+	}
+}
+
+// TestFoldedAgainAlike: what could not be stored is stored under the same key later, with the same ends.
+func TestFoldedAgainAlike(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	here := NewEnded(s, clock.steady())
+	endMany(t, here, clock, 1, foldFrom)
+	tried := make(map[string]bool)
+	s.on(func(method, key string) error {
+		if method == "Store" {
+			tried[key] = true
+			return errBroken
+		}
+		return nil
+	})
+	for range 3 {
+		foldAll(t, here)
+		endMany(t, NewEnded(s.view(), clock.steady()), clock, 2, 1)
+	}
+	s.on(nil)
+	after := NewEnded(s, clock.steady())
+	after.Adopt(here)
+	foldAll(t, after)
+	if len(tried) != 2 {
+		t.Errorf("tried under %d keys", len(tried))
+	}
+	for _, p := range []*endPlace{after.all, after.lately} {
+		if len(p.folded) != 1 || !tried[p.folded[0].key] {
+			t.Errorf("stored under another key than was tried")
+		}
+	}
+}
+
+// TestFoldedAndMissing: a folded key that a listing shows time and again, and that is not there, is told. It is no
+// outage, since its writer may have died.
+func TestFoldedAndMissing(t *testing.T) {
+	clock := newClock()
+	var missing string
+	storage := enginetest.New().Open(enginetest.Kind{
+		List: func(keys []string, dir string, _ bool) ([]string, error) {
+			var within []string
+			for _, key := range append(keys, missing) {
+				if strings.HasPrefix(key, dir+"/") {
+					within = append(within, key)
+				}
+			}
+			return within, nil
+		}})
+	var told []string
+	e := NewEnded(Bounded(storage, func(_ string, err error) { told = append(told, err.Error()) }), clock.steady())
+	missing = path.Join(e.lately.dir(e.lately.of(clock.Now())), "many-128-"+randomName())
+	for _, want := range []int{0, 1} {
+		if err := e.Learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(told) != want {
+			t.Errorf("told %q, want %d", told, want)
+		}
 	}
 }
 

@@ -12,8 +12,12 @@ import (
 // have two storages, and two with different settings may have one.
 const IdentityKey = "aventus_auth/storage"
 
-// identityLock limits how long a call waits to store the id: less than a call of the storage may take.
-const identityLock = 2 * time.Second
+// identityLock is the name of the lock for the id. Some engines store a lock under its name as it is, and remove that
+// key with the lock: so it is not IdentityKey.
+const identityLock = IdentityKey + "_lock"
+
+// identityPatience limits how long a call waits to store the id: less than a call of the storage may take.
+const identityPatience = 2 * time.Second
 
 // identify calls n.Identified with the id of a value's storage, unless that is known.
 func (n *Newest) identify(ctx context.Context, value *verified) {
@@ -36,10 +40,10 @@ func (v *verified) identity(ctx context.Context) (string, error) {
 	if !isMissing(id, err) {
 		return string(id), err
 	}
-	locking, cancel := context.WithTimeout(ctx, identityLock)
+	locking, cancel := context.WithTimeout(ctx, identityPatience)
 	defer cancel()
-	if v.Lock(locking, IdentityKey) == nil { // without the lock, both calls rarely come at the same time
-		defer func() { _ = v.Unlock(ctx, IdentityKey) }()
+	if v.Lock(locking, identityLock) == nil { // without the lock, both calls rarely come at the same time
+		defer func() { _ = v.Unlock(ctx, identityLock) }()
 	}
 	if id, err = v.Load(ctx, IdentityKey); isMissing(id, err) {
 		if err := v.Store(ctx, IdentityKey, []byte(rand.Text())); err != nil {

@@ -156,3 +156,25 @@ func TestIdentifiedAtOnce(t *testing.T) {
 		t.Errorf("the ids are %q and %q", a, b)
 	}
 }
+
+// TestIdentifiedBesideLocks: an engine that keeps a lock under its own name, as a Consul one does, does not lose the
+// id with the lock.
+func TestIdentifiedBesideLocks(t *testing.T) {
+	s := newStorage(t)
+	s.on(func(method, key string) error {
+		switch method {
+		case "Lock":
+			return s.FileStorage.Store(context.Background(), key, []byte("a lock"))
+		case "Unlock":
+			return s.FileStorage.Delete(context.Background(), key)
+		}
+		return nil
+	})
+	first, err := (&verified{Storage: s}).identity(t.Context())
+	if err != nil || len(first) < 20 {
+		t.Fatalf("%q, %v", first, err)
+	}
+	if again, err := (&verified{Storage: s}).identity(t.Context()); err != nil || again != first {
+		t.Errorf("the ids are %q and %q, %v", first, again, err)
+	}
+}
