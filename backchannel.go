@@ -82,6 +82,9 @@ func (bc *backchannel) take(w http.ResponseWriter, r *http.Request, token string
 	select {
 	case room <- struct{}{}:
 	default:
+		if err == nil {
+			bc.ends.endLaterAt(said, bc.now(), bc.expect())
+		}
 		return bc.answer(w, r, fmt.Errorf("%w: too many logout tokens at once", records.ErrStorage))
 	}
 	done := make(chan error, 1)
@@ -148,8 +151,8 @@ func isUndecided(err error) bool {
 func (bc *backchannel) end(ctx context.Context, said aventus.Logout) error {
 	first, useErr := bc.used.Use(idOf("logout", bc.ends.issuer, said.ID))
 	// That it could not be noted whether it is new keeps nothing alive. One whose end was not written may
-	// come again.
-	if useErr == nil && !first && !bc.ends.isUnwrittenAt(said) {
+	// come again: the storage did not take it, or the instance died that had noted the use.
+	if useErr == nil && !first && bc.ends.hasAt(ctx, said) {
 		return errReplayed
 	}
 	err := errors.Join(useErr, bc.ends.endAt(ctx, said, bc.now(), bc.remember(ctx)))

@@ -159,7 +159,10 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	s.limit(end)
 	if ls.sites.hosts != nil {
 		s.family = ls.replacer.familyOf(r, at, l, s)
-		// Another instance may have ended the family a moment ago, by a logout at another host.
+	}
+	// Another instance may have ended the family a moment ago, by a logout at another host; or it has started the
+	// login again for an end that is not known here yet.
+	if ls.sites.hosts != nil || l.restarts > 0 {
 		ls.keeper.ends.learn(r.Context())
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)

@@ -75,15 +75,12 @@ func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, 
 	return isOver || ended && digest != seen, digest
 }
 
-// endAt ends the sessions that a logout token names. A session lasts no longer than lifetime.
+// endAt ends the sessions that a logout token names. A session lasts no longer than lifetime. It ends what expectAt
+// has ended at this instance, and nothing that began after that.
 func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, lifetime time.Duration) error {
 	e.ended.Begin()
-	at := now
-	if said.Issued.After(at) { // the server's clock is ahead
-		at = said.Issued
-	}
 	var failed []error
-	for _, name := range e.namedBy(said, at, now, lifetime) {
+	for _, name := range e.namedBy(said, now, lifetime) {
 		if name.isWhole {
 			failed = append(failed, e.ended.EndNamed(ctx, name.id, name.until))
 		} else {
@@ -93,12 +90,19 @@ func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, li
 	return errors.Join(failed...)
 }
 
-// expectAt ends at this instance alone what endAt is about to end, and does not access the storage. It takes the
-// time at which the token was issued, so a token that is sent again ends nothing new.
+// expectAt ends at this instance alone what endAt is about to end, and does not access the storage.
 func (e *ends) expectAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
-	for _, name := range e.namedBy(said, said.Issued, now, lifetime) {
+	for _, name := range e.namedBy(said, now, lifetime) {
 		e.ended.ExpectBefore(name.id, name.since, name.until)
 	}
+}
+
+// endLaterAt is expectAt where no endAt follows: the ends are written in the background.
+func (e *ends) endLaterAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
+	for _, name := range e.namedBy(said, now, lifetime) {
+		e.ended.EndLater(name.id, name.since, name.until)
+	}
+	go e.ended.Begin() // what begins it writes them
 }
 
 // named is an end of everything with a name: of what began by since or, if isWhole, of all that begins by until.
@@ -108,12 +112,13 @@ type named struct {
 	isWhole      bool
 }
 
-// namedBy returns what a logout token ends that arrived at some time: a session at the server and, since those
-// cannot be distinguished, all sessions of its user that do not say which one they came from; or all sessions of the
-// user. It also ends logins that are under way. A session or a login may have begun by a clock that is ahead, so
-// ClockSkew is added to the time; hasMeanwhile lets a login pass that has started over for these ends.
-func (e *ends) namedBy(said aventus.Logout, at, now time.Time, lifetime time.Duration) []named {
-	since, forLogins := at.Add(records.ClockSkew), now.Add(2*loginLifetime)
+// namedBy returns what a logout token ends: a session at the server and, since those cannot be distinguished, all
+// sessions of its user that do not say which one they came from; or all sessions of the user. It also ends logins
+// that are under way. What began by the time at which the token was issued has ended, so a token that is sent again
+// ends nothing new. A session or a login may have begun by a clock that is ahead, so ClockSkew is added to the time;
+// hasMeanwhile lets a login pass that has started over for these ends.
+func (e *ends) namedBy(said aventus.Logout, now time.Time, lifetime time.Duration) []named {
+	since, forLogins := said.Issued.Add(records.ClockSkew), now.Add(2*loginLifetime)
 	if said.SessionID == "" {
 		return []named{
 			{id: subjectID(e.issuer, said.Subject), since: since, until: now.Add(rememberUserEnd)},
@@ -130,10 +135,17 @@ func (e *ends) namedBy(said aventus.Logout, at, now time.Time, lifetime time.Dur
 	return names
 }
 
-// isUnwrittenAt is isUnwritten for the sessions that a logout token names.
-func (e *ends) isUnwrittenAt(said aventus.Logout) bool {
-	names := e.namedBy(said, time.Time{}, time.Time{}, 0)
-	return slices.ContainsFunc(names, func(name named) bool { return e.ended.IsUnwritten(name.id) })
+// hasAt reports whether all that a logout token ends is known to have ended, here and elsewhere.
+func (e *ends) hasAt(ctx context.Context, said aventus.Logout) bool {
+	e.ended.Begin()
+	e.learn(ctx) // another instance may have ended it a moment ago
+	return !slices.ContainsFunc(e.namedBy(said, said.Issued, 0), func(name named) bool {
+		began := name.since
+		if name.isWhole { // until a time that depends on when the token came
+			began = said.Issued
+		}
+		return !e.ended.HasEverywhere(name.id, began)
+	})
 }
 
 // known returns an error if this instance does not know which sessions have ended. It may then let in none.
@@ -187,7 +199,7 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 
 // hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
 func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
-	return e.ended.After(family).After(now) && !e.isFamilyUnwritten(family)
+	return e.ended.HasEverywhere(family, now)
 }
 
 // isFamilyUnwritten is isUnwritten for a family.

@@ -14,7 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // TestLogoutDuringLogin: who is signed out at the authorization server while their login is on its way back
@@ -349,4 +353,113 @@ func TestLogoutTokenInTime(t *testing.T) {
 	close(leave)
 	await(t, "the end", func() bool { return strings.Contains(w.log(), "signed out by the authorization server") })
 	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestLogoutTokenOfMany: a good token that comes while too many are at work is not taken. What it names has ended
+// here all the same, and soon everywhere.
+func TestLogoutTokenOfMany(t *testing.T) {
+	w := toldOfLogouts(t, setup{})
+	b := w.browser()
+	b.login("/")
+	sid := b.sid()
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", sid)
+	bc := handlers()[0].house.gate.backchannel
+	for range logoutsAtOnce {
+		bc.busy <- struct{}{}
+	}
+	w.expectTold(token, http.StatusServiceUnavailable)
+	w.expect(b.get("/"), http.StatusFound)
+	for range logoutsAtOnce {
+		<-bc.busy
+	}
+	name := serverSessionID(bc.ends.issuer, sid)
+	await(t, "the end to be written", func() bool { return !bc.ends.ended.IsUnwritten(name) })
+	w.restart()
+	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestLogoutTokenNotedAlone: an instance has noted that a token is used, and died before it wrote what the token ends.
+// When the token comes again, that is written.
+func TestLogoutTokenNotedAlone(t *testing.T) {
+	for _, bySub := range []bool{false, true} {
+		var jti string
+		w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+			s.EditLogout = func(_, claims map[string]any) { jti, _ = claims["jti"].(string) }
+		}})
+		b := w.browser()
+		b.login("/")
+		sid := b.sid()
+		if bySub {
+			sid = ""
+		}
+		token := w.issuer.LogoutToken("the-client", "auth0|ada", sid)
+		bc := handlers()[0].house.gate.backchannel
+		if first, err := bc.used.Use(idOf("logout", bc.ends.issuer, jti)); err != nil || !first {
+			t.Fatalf("%t, %v", first, err)
+		}
+		w.expectTold(token, http.StatusOK)
+		w.expectTold(token, http.StatusBadRequest)
+		w.restart()
+		w.expect(b.get("/"), http.StatusFound)
+		w.expectTold(token, http.StatusBadRequest)
+	}
+}
+
+// TestReplayedLogoutTokenElsewhere: a token that another instance has taken a moment ago is refused here, and whoever
+// has signed in since stays signed in.
+func TestReplayedLogoutTokenElsewhere(t *testing.T) {
+	w := twoInstances(t, setup{block: "profile /me\nbackchannel_logout " + backchannelPath})
+	w.partInstances()
+	b := w.browser()
+	b.login("/one/")
+	handlers()[1].house.keeper.ends.ended.Begin() // it learns what has ended by now
+	token := w.issuer.LogoutToken("the-client", "auth0|ada", "")
+	w.expectTold(token, http.StatusOK)
+	b.loginAgain("/one/")
+	w.expect(b.get("/one/"), http.StatusOK)
+	if bc := handlers()[1].house.gate.backchannel; bc.end(t.Context(), mustVerify(t, bc, token)) == nil {
+		t.Error("the token is taken twice")
+	}
+	for range 2 {
+		for _, h := range handlers() {
+			h.house.keeper.ends.learn(t.Context())
+		}
+		w.expect(b.get("/one/"), http.StatusOK)
+	}
+}
+
+// mustVerify returns what a good token says, as a block reads it that receives it.
+func mustVerify(t *testing.T, bc *backchannel, token string) aventus.Logout {
+	t.Helper()
+	said, err := bc.verify(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return said
+}
+
+// TestLogoutAgainElsewhere: a login that has started over since the user was signed out, and comes back to another
+// instance than one that has ended the user's sessions once more, makes no session.
+func TestLogoutAgainElsewhere(t *testing.T) {
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) { s.NoSID = true }})
+	b := w.browser()
+	callback := b.begin("/page")
+	w.issuer.LogOut("auth0|ada")
+	a := b.get(callback)
+	w.expect(a, http.StatusFound)
+	again := b.get(a.location()).location()
+	house := handlers()[0].house
+	storage := &hiding{certmagic.FileStorage{Path: filepath.Join(w.dir, "storage")}}
+	ended := records.NewEnded(storage, records.NewClock(w.clock.Now, w.clock.Elapsed))
+	t.Cleanup(func() { _ = ended.Destruct() })
+	there := &ends{ended: ended, issuer: house.keeper.ends.issuer}
+	said := aventus.Logout{Subject: "auth0|ada", Issued: w.clock.Now()}
+	if err := there.endAt(t.Context(), said, w.clock.Now(), 24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	a = b.get(again)
+	w.expect(a, http.StatusBadRequest)
+	if !strings.HasPrefix(a.body, "login_lost") || a.cookie("aventus_session") != nil {
+		t.Errorf("the callback answers %s", a.body)
+	}
 }

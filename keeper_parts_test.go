@@ -260,6 +260,7 @@ func TestLogoutTokenEndsInPart(t *testing.T) {
 	} {
 		for i, id := range c.ids {
 			p := newParts(t)
+			c.said.Issued = p.clock.Now()
 			ended := records.NewEnded(unwritable{p.storage, hex.EncodeToString(id[:])},
 				records.NewClock(p.clock.Now, p.clock.Elapsed))
 			t.Cleanup(func() { _ = ended.Destruct() })
@@ -268,5 +269,84 @@ func TestLogoutTokenEndsInPart(t *testing.T) {
 				t.Errorf("%+v, end %d of them: %v", c.said, i, err)
 			}
 		}
+	}
+}
+
+// slow is a storage that takes what has ended once it is released.
+type slow struct {
+	*mapStorage
+	entered, release chan struct{}
+}
+
+func (s slow) Store(ctx context.Context, key string, value []byte) error {
+	if strings.Contains(key, "/ended/all/") && !strings.Contains(key, "landmark") {
+		s.entered <- struct{}{}
+		<-s.release
+	}
+	return s.mapStorage.Store(ctx, key, value)
+}
+
+// TestKeeperEndUnderWay: while a logout waits for the storage, its session and its family count neither as going on
+// nor as ended everywhere: a second logout writes the ends, too, and does not say that there is nothing to do.
+func TestKeeperEndUnderWay(t *testing.T) {
+	p := newParts(t)
+	k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+	storage := slow{p.storage, make(chan struct{}), make(chan struct{})}
+	ended := records.NewEnded(storage, records.NewClock(p.clock.Now, p.clock.Elapsed))
+	t.Cleanup(func() { _ = ended.Destruct() })
+	p.keeper.ends.ended = ended
+	e, now := p.keeper.ends, p.clock.Now()
+	s := held{k, present{&neighbour{keeper: p.keeper}, p.at()}}
+	for what, c := range map[string]struct {
+		end     func() error
+		isKnown func() bool
+	}{
+		"the session": {
+			func() error { return e.end(t.Context(), k.id, k.expires) }, func() bool { return !s.canEnd() },
+		},
+		"the family": {
+			func() error { return e.endFamily(t.Context(), k.family, now, k.expires) },
+			func() bool { return e.hasFamilyUntil(k.family, now) },
+		},
+	} {
+		done := make(chan error)
+		go func() { done <- c.end() }()
+		<-storage.entered
+		if !e.has(k.session) || c.isKnown() {
+			t.Errorf("%s, while it is written: ended here %t, everywhere %t", what, e.has(k.session), c.isKnown())
+		}
+		storage.release <- struct{}{}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if !c.isKnown() {
+			t.Errorf("%s, written: it is not known", what)
+		}
+	}
+}
+
+// TestLogoutTokenEndsOnce: between the time a logout token is read and the time that its ends are written, the time
+// does not count: who has signed in meanwhile stays, and the ends that a login has seen are the same.
+func TestLogoutTokenEndsOnce(t *testing.T) {
+	p := newParts(t)
+	e := p.keeper.ends
+	said := aventus.Logout{Subject: "auth0|ada", Issued: p.clock.Now()}
+	k, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
+	e.expectAt(said, p.clock.Now(), 24*time.Hour)
+	_, seen := e.hasMeanwhile(k.session, nil, k.created, records.ID{})
+	p.clock.Add(10 * time.Second)
+	after, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
+	after.created = e.after(after.session)
+	if e.has(after.session) {
+		t.Error("who signs in again has ended")
+	}
+	if err := e.endAt(t.Context(), said, p.clock.Now(), 24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if !e.has(k.session) || e.has(after.session) {
+		t.Errorf("ended: %t, and who has signed in again: %t", e.has(k.session), e.has(after.session))
+	}
+	if ended, now := e.hasMeanwhile(k.session, nil, k.created, seen); ended || now != seen {
+		t.Error("the ends that a login has seen are others")
 	}
 }
