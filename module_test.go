@@ -55,6 +55,7 @@ type world struct {
 	loads     atomic.Int64 // how often a config was loaded
 	audience  string       // the line of the directive; empty: none
 	met       atomic.Int64 // what isFirst knows of what was sent by raw
+	told      atomic.Int64 // and by tellsOut
 
 	mu   sync.Mutex
 	seen []*http.Request // what the app was sent
