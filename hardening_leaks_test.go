@@ -103,8 +103,9 @@ func TestCanaries(t *testing.T) {
 			b.login("/")
 			c.expect(b.get("/"), http.StatusOK)
 		}},
-		{"several hosts", func(w *world) string { return w.directive("/private/*", "hosts app.localhost") },
-			canaryHosts},
+		{"several hosts", func(w *world) string {
+			return w.directive("/private/*", "hosts app.localhost\nlogout /logout")
+		}, canaryHosts},
 	}
 	met := make(map[string]bool)
 	ran := 0
@@ -137,7 +138,8 @@ func TestCanaries(t *testing.T) {
 	}
 }
 
-// canaryHosts is a hand-over. The hosts of this world have one address, so each has a browser of its own.
+// canaryHosts is a hand-over, and a logout at a host that has no session. The hosts of this world have one address,
+// so each has a browser of its own.
 func canaryHosts(t *testing.T, c *canaryWorld) {
 	app, login := c.browser(), c.browser()
 	atApp := func(target string, headers ...string) answer {
@@ -155,6 +157,19 @@ func canaryHosts(t *testing.T, c *canaryWorld) {
 	c.expect(atApp("/private/page"), http.StatusOK)
 	forged := with(request.location(), requestParam, flip(query(request.location(), requestParam)))
 	c.expect(login.get(forged), http.StatusBadRequest)
+
+	bound := "aventus_login=" + app.cookiesAt(c.site)["aventus_login"]
+	app = c.browser()
+	request = atApp("/logout", "Cookie", bound)
+	c.expect(request, http.StatusSeeOther)
+	c.expect(c.browser().do("GET", request.location(), "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate",
+		"Sec-Fetch-Dest", "iframe"), http.StatusBadRequest)
+	ticket = login.get(request.location())
+	c.expect(ticket, http.StatusSeeOther)
+	ended := atApp(ticket.location(), "Cookie", bound)
+	c.expect(ended, http.StatusSeeOther)
+	c.expect(atApp(ended.location(), "Cookie", bound), http.StatusOK)
+	c.expect(login.do("GET", "/private/page"), http.StatusUnauthorized)
 	c.expect(c.browser().do("GET", "/private/", "Host", "evil.test"), http.StatusMisdirectedRequest)
 }
 
