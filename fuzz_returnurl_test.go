@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -96,8 +97,11 @@ func FuzzReturnURL(f *testing.F) {
 				}
 			} else if from, err := url.Parse("https://" + here); err == nil { // or no browser is there
 				// Where the config has no port, the site is at the usual one. A host with a dot
-				// at its end is the host without it.
+				// at its end is the host without it, and an address has one form.
 				want := strings.ToLower(strings.TrimRight(strings.TrimSuffix(from.Host, ":"+from.Port()), "."))
+				if ip, err := netip.ParseAddr(strings.Trim(want, "[]")); err == nil && ip.Is6() {
+					want = "[" + ip.String() + "]"
+				}
 				if got := landsAt(t, from.String(), back.location()); got != "https://"+want {
 					t.Fatalf("%s leads to %s, from %s", back.location(), got, from)
 				}
