@@ -276,12 +276,11 @@ func TestLogoutTokenAtOnce(t *testing.T) {
 	}
 }
 
-// TestMadeUpLogoutTokens: tokens that anybody can make up, and that wait for keys which do not come, keep no
-// good one from being heard.
-func TestMadeUpLogoutTokens(t *testing.T) {
-	leave := make(chan struct{})
-	var hangs atomic.Bool
-	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+// keysThatHang starts a world whose authorization server keeps those waiting who ask for its keys, while hangs is
+// set and until leave is closed.
+func keysThatHang(t *testing.T) (w *world, hangs *atomic.Bool, leave chan struct{}) {
+	hangs, leave = new(atomic.Bool), make(chan struct{})
+	w = toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
 		s.JWKSFault = func(http.ResponseWriter, *http.Request) bool {
 			if hangs.Load() {
 				<-leave
@@ -289,6 +288,13 @@ func TestMadeUpLogoutTokens(t *testing.T) {
 			return false
 		}
 	}})
+	return w, hangs, leave
+}
+
+// TestMadeUpLogoutTokens: tokens that anybody can make up, and that wait for keys which do not come, keep no
+// good one from being heard.
+func TestMadeUpLogoutTokens(t *testing.T) {
+	w, hangs, leave := keysThatHang(t)
 	b := w.browser()
 	b.login("/")
 	good := w.issuer.LogoutToken("the-client", "auth0|ada", b.sid())
@@ -330,16 +336,7 @@ func TestLogoutTokenNotNoted(t *testing.T) {
 // TestLogoutTokenInTime: a server that keeps its keys waiting gets its answer within a second, and what it
 // said holds when the keys have come.
 func TestLogoutTokenInTime(t *testing.T) {
-	leave := make(chan struct{})
-	var hangs atomic.Bool
-	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
-		s.JWKSFault = func(http.ResponseWriter, *http.Request) bool {
-			if hangs.Load() {
-				<-leave
-			}
-			return false
-		}
-	}})
+	w, hangs, leave := keysThatHang(t)
 	b := w.browser()
 	b.login("/")
 	w.issuer.RotateKey()
