@@ -286,18 +286,42 @@ func newIssuer(t *testing.T, s site, nodes int, balancer string) *issuer {
 	}}
 	i.Fault(nil)
 	i.TokenFault = func(w http.ResponseWriter, r *http.Request) bool { return (*i.fault.Load())(w, r) }
-	i.port = freePort(t)
+	var listeners []net.Listener
+	i.port, listeners = listenForEach(t, nodes)
 	i.Issuer = "http://127.0.0.1:" + i.port + "/"
 	server := &http.Server{Handler: i.Server}
-	for n := range nodes {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.%d:%s", n+1, i.port))
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, l := range listeners {
 		go func() { _ = server.Serve(l) }()
 	}
 	t.Cleanup(func() { _ = server.Close() })
 	return i
+}
+
+// listenForEach listens at an address of each node, 127.0.0.1 being the first's, with one port for all. A port that
+// is free at the first may be taken at another.
+func listenForEach(t *testing.T, nodes int) (port string, listeners []net.Listener) {
+	t.Helper()
+	var err error
+	for range 10 {
+		port = freePort(t)
+		for n := range nodes {
+			var l net.Listener
+			if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.%d:%s", n+1, port)); err != nil {
+				t.Logf("trying another port: %v", err)
+				break
+			}
+			listeners = append(listeners, l)
+		}
+		if err == nil {
+			return port, listeners
+		}
+		for _, l := range listeners {
+			l.Close()
+		}
+		listeners = nil
+	}
+	t.Fatal(err)
+	return "", nil
 }
 
 // process is a server that runs until its test ends, unless it is killed.
