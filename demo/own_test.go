@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -106,6 +107,43 @@ http://desk.localhost:`+freePort(t)+` {
 		port))); status != http.StatusOK ||
 		!strings.Contains(page, "You are signed out") {
 		t.Errorf("the logout at one of many hosts ends with %d %s", status, page)
+	}
+}
+
+// TestOwnRequirements: one of the users has the claims that a config requires, and sees the site; the other one
+// sees what it says to those who may not. Neither is told of an unset variable as the name of the application.
+func TestOwnRequirements(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	block := func(matcher, required string) string {
+		return "aventus_auth " + matcher + " {\nclient_id {env.NO_SUCH_CLIENT_ID}\n" +
+			"client_secret {env.NO_SUCH_SECRET}\nredirect_uri https://app.example.com/oauth2/callback\n" +
+			"scope openid email\n" + required + "\n}\n"
+	}
+	if err := os.WriteFile(file, []byte("app.example.com {\n"+
+		block("/*", "require_claim groups admin monitoring\nrequire_claim email *@example.org *@example.net")+
+		block("/more", "require_claim groups writers\nrequire_claim realm.roles staff")+
+		`respond "{http.auth.user.email}, {http.auth.user.groups}"`+"\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	v := newVisitor(t, "-caddyfile="+file, "-port="+port)
+	v.site = "http://app.example.com.localhost:" + port
+	_, page := v.visit()
+	if !strings.Contains(page, "<strong>your-application</strong>") || !strings.Contains(page, "ada@example.org") {
+		t.Errorf("the sign-in page is %s", page)
+	}
+	status, page := v.signIn()
+	if want := "ada@example.org, writers,admin"; status != http.StatusOK || page != want {
+		t.Errorf("Ada gets %d %q, want %q", status, page, want)
+	}
+	if status, page := v.read(v.client.Get(v.site + "/more")); status != http.StatusOK {
+		t.Errorf("Ada gets %d %q at /more", status, page)
+	}
+	v.client.Jar, _ = cookiejar.New(nil)
+	_, page = v.visit()
+	_, page = v.submit(page, "user", "auth0|grace")
+	if status, page := v.submit(page, "decision", "allow"); status != http.StatusForbidden {
+		t.Errorf("Grace gets %d %q", status, page)
 	}
 }
 
