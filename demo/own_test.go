@@ -159,6 +159,9 @@ func TestMoveOfThreeHosts(t *testing.T) {
 	text, _, _ := strings.Cut(after, "```\n")
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := r.Header.Get("X-Auth-Request-Access-Token")
+		if strings.Contains(fmt.Sprint(r.Header), "forged") {
+			t.Errorf("at %s, the app is sent what the client made up: %v", r.URL.Path, r.Header)
+		}
 		fmt.Fprintf(w, "%s for %s, the token as before: %t", r.URL.Path, r.Header.Get("X-Auth-Request-Email"),
 			strings.HasPrefix(token, "ey") && r.Header.Get("Authorization") == "Bearer "+token)
 	}))
@@ -174,7 +177,14 @@ func TestMoveOfThreeHosts(t *testing.T) {
 	at := func(host string) string { return "http://" + host + ".example.com.localhost:" + port }
 	for _, public := range []string{"/health", "/static/x"} {
 		want := public + " for , the token as before: false"
-		if _, page := v.read(v.client.Get(at("app") + public)); page != want {
+		r, err := http.NewRequest(http.MethodGet, at("app")+public, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"User", "Email", "Groups", "Access-Token"} {
+			r.Header.Set("X-Auth-Request-"+name, "forged")
+		}
+		if _, page := v.read(v.client.Do(r)); page != want {
 			t.Errorf("a stranger sees %q, want %q", page, want)
 		}
 	}
