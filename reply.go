@@ -190,6 +190,7 @@ a {
 	display: inline-block; padding: .6rem 1.2rem; border-radius: .6rem;
 	background: var(--accent); color: var(--card); font-weight: 600; text-decoration: none;
 }
+p:last-of-type { margin-bottom: 0; }
 img { position: absolute; }
 </style>
 <body>
