@@ -144,7 +144,7 @@ func (v *IDVerifier) Verify(ctx context.Context, token, nonce string) ([]byte, e
 		return nil, refuse("%s", CleanText(err.Error()))
 	}
 
-	fields, _, err := checkClaims(keys.payload, v.issuer, v.clientID, v.now(), true)
+	fields, _, err := checkClaims(keys.payload, v.issuer, v.clientID, v.now())
 	if err != nil {
 		return nil, err
 	}

@@ -83,8 +83,7 @@ func (v *LogoutVerifier) Verify(ctx context.Context, token string) (Logout, erro
 
 // judge reads the payload of a token whose signature is good.
 func (v *LogoutVerifier) judge(payload []byte) (Logout, error) {
-	// Drafts of the specification had no exp, and Ory Hydra 2.3 sends none: iat limits the age anyway.
-	fields, _, err := checkClaims(payload, v.issuer, v.clientID, v.now(), false)
+	fields, _, err := checkClaims(payload, v.issuer, v.clientID, v.now())
 	if err != nil {
 		return Logout{}, err
 	}

@@ -59,7 +59,7 @@ func (v *TokenVerifier) Verify(ctx context.Context, token string) (payload []byt
 	if payload, err = v.keys.verify(ctx, jws); err != nil {
 		return nil, time.Time{}, err
 	}
-	if _, expires, err = checkClaims(payload, v.issuer, v.audience, v.now(), true); err != nil {
+	if _, expires, err = checkClaims(payload, v.issuer, v.audience, v.now()); err != nil {
 		return nil, time.Time{}, err
 	}
 	return payload, expires, nil
@@ -153,10 +153,9 @@ func checkType(jws *jose.JSONWebSignature, types ...string) error {
 }
 
 // checkClaims checks the claims about the token itself (RFC 7519, section 4.1), and
-// returns all claims and when they expire. A duplicate name is refused (section 4). Unless
-// needsExp, exp may be missing, and the time is then zero.
-func checkClaims(payload []byte, issuer, audience string, now time.Time, needsExp bool) (
-	map[string]json.RawMessage, time.Time, error) {
+// returns all claims and when they expire. A duplicate name is refused (section 4).
+func checkClaims(payload []byte, issuer, audience string, now time.Time) (map[string]json.RawMessage,
+	time.Time, error) {
 	fail := func(err error) (map[string]json.RawMessage, time.Time, error) { return nil, time.Time{}, err }
 	fields, err := parseObject(payload)
 	if err != nil {
@@ -166,12 +165,11 @@ func checkClaims(payload []byte, issuer, audience string, now time.Time, needsEx
 		return fail(err)
 	}
 
-	raw, there := fields["exp"]
-	expires, ok := numericDate(raw)
-	if !ok && (there || needsExp) {
+	expires, ok := numericDate(fields["exp"])
+	if !ok {
 		return fail(refuse("it has no exp, or one that is no number"))
 	}
-	if ok && !now.Before(expires.Add(clockLeeway)) {
+	if !now.Before(expires.Add(clockLeeway)) {
 		return fail(refuse("it expired at %s", expires.UTC().Format(time.RFC3339)))
 	}
 	for _, name := range []string{"nbf", "iat"} {
