@@ -198,8 +198,8 @@ func (h *hydra) expiry(authorization string) (at time.Time) {
 }
 
 // TestHydra: logins at Hydra, with access tokens that are opaque and with those that are JWTs; their renewal; a
-// logout, which has Hydra revoke what came of the login. A person who signs out there is not out here, since its logout
-// tokens lack the exp that OpenID Connect Back-Channel Logout 1.0, section 2.4, requires.
+// logout, which has Hydra revoke what came of the login. A person who signs out there is not out here, since its
+// logout tokens lack the exp that OpenID Connect Back-Channel Logout 1.0, section 2.4, requires.
 func TestHydra(t *testing.T) {
 	a, path := newAuthority(t), buildHydra(t)
 	trusting := []string{"SSL_CERT_FILE=" + a.ca}
