@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"context"
+	"encoding/base64"
 	"io"
 	"net/http/httptest"
 	"strings"
@@ -55,6 +56,28 @@ func TestLogoutTokenRequests(t *testing.T) {
 		}
 		if status != c.want || w.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: status %d, want %d; %v", c.what, status, c.want, w.Header())
+		}
+	}
+}
+
+// TestLogoutTokenAtItsOwnPath: a token for the client of a block with another path is for none of the blocks that have
+// the path at which it came. The block that received it refuses it.
+func TestLogoutTokenAtItsOwnPath(t *testing.T) {
+	block := func(path, client string) *backchannel {
+		p := newParts(t)
+		return &backchannel{path: path, verifier: aventus.NewLogoutVerifier("https://auth.example.com/", client,
+			aventus.NewKeySet("https://127.0.0.1:1/jwks.json", p.clock.Now), p.clock.Now)}
+	}
+	all := new(backchannels)
+	one, two, other := block("/one", "a"), block("/one", "b"), block("/other", "c")
+	for _, bc := range []*backchannel{other, one, two} {
+		all.join(bc)
+	}
+	for client, want := range map[string]*backchannel{"a": one, "b": two, "c": one, "d": one} {
+		payload := `{"iss":"https://auth.example.com/","aud":"` + client + `"}`
+		token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
+		if got := all.receiver(one, token); got != want {
+			t.Errorf("a token for %s is received at %s, for the client of another", client, got.path)
 		}
 	}
 }
