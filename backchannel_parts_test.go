@@ -81,3 +81,19 @@ func TestLogoutTokenAtItsOwnPath(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoTakesLogouts: a login needs an ID token if a block takes logout tokens of the same server for the same client.
+func TestWhoTakesLogouts(t *testing.T) {
+	of := func(issuer, client string) *authServer { return &authServer{issuer: issuer, clientID: client} }
+	blocks := new(neighbours)
+	blocks.join(&neighbour{server: of("https://one.example.com/", "a"), takesLogouts: true})
+	blocks.join(&neighbour{server: of("https://two.example.com/", "b")})
+	for server, want := range map[*authServer]bool{
+		of("https://one.example.com/", "a"): true, of("https://one.example.com/", "b"): false,
+		of("https://two.example.com/", "a"): false, of("https://two.example.com/", "b"): false,
+	} {
+		if got := blocks.takeLogouts(server); got != want {
+			t.Errorf("%s, %s: %t, want %t", server.issuer, server.clientID, got, want)
+		}
+	}
+}

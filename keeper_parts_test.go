@@ -149,24 +149,29 @@ func TestKeeperSaves(t *testing.T) {
 }
 
 // TestKeeperTouches: an ordinary answer sets the cookie anew once in a quarter of the idle time, and never
-// without one.
+// without one. The browser keeps it for the idle time, or if other hosts share the session, as long as that may last:
+// they may use it.
 func TestKeeperTouches(t *testing.T) {
 	for _, c := range []struct {
 		idle, unused time.Duration
+		family       records.ID
 		sets         bool
+		age          string
 	}{
-		{0, 23 * time.Hour, false}, {time.Hour, 14 * time.Minute, false}, {time.Hour, 15 * time.Minute, true},
+		{0, 23 * time.Hour, records.ID{}, false, ""}, {time.Hour, 14 * time.Minute, records.ID{}, false, ""},
+		{time.Hour, 15 * time.Minute, records.ID{}, true, "Max-Age=3600;"},
+		{time.Hour, 15 * time.Minute, records.ID{1}, true, "Max-Age=85500;"},
 	} {
 		p := newParts(t)
 		p.keeper.idle = c.idle
-		k, _ := p.session(nil)
+		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", c.family })
 		p.clock.Add(c.unused)
 		w := httptest.NewRecorder()
 		if err := p.keeper.touch(w, t.Context(), p.at(), k); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.Header().Get("Set-Cookie"); (got != "") != c.sets || c.sets &&
-			!strings.Contains(got, "Max-Age=3600;") {
+			!strings.Contains(got, c.age) {
 			t.Errorf("idle %s, unused for %s: sets %q", c.idle, c.unused, got)
 		}
 	}

@@ -228,3 +228,52 @@ func TestNoteWrittenAllTheSame(t *testing.T) {
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
 }
+
+// hugeRecords are renewalParts of which no record holds the new token.
+type hugeRecords struct {
+	renewalParts
+	revoked chan string
+}
+
+func (p *hugeRecords) put(ctx context.Context, at site, d *handle, s *session) error {
+	if s.token() == "new" {
+		return errTooLarge
+	}
+	return p.renewalParts.put(ctx, at, d, s)
+}
+
+func (p *hugeRecords) revoke(_ context.Context, s *session) { p.revoked <- s.refresh }
+
+// TestRenewedTooLarge: a renewed token that no record can hold, however often it is tried, ends the session with the
+// token that it has, and no note stays. The refresh token that came is revoked.
+func TestRenewedTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now().Truncate(time.Second)
+		s := &session{
+			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+		}
+		asked := &hugeRecords{renewalParts{record: s.copy()}, make(chan string, 1)}
+		rn := asked.renewer(time.Now)
+		rn.records, rn.server = asked, asked
+		time.Sleep(2 * time.Hour)
+		k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+		if k != nil || refused != nil {
+			t.Errorf("the request gets %v, %v", k, refused)
+		}
+		synctest.Wait()
+		select {
+		case revoked := <-asked.revoked:
+			if revoked != "second" {
+				t.Errorf("%q is revoked", revoked)
+			}
+		default:
+			t.Error("the refresh token that came is not revoked")
+		}
+		if r := asked.record; r.refresh != "" || !r.spending.IsZero() || r.givenUp.IsZero() || r.token() != "old" {
+			t.Errorf("the record has %q, %q, a note of %s, and was given up at %s", r.token(), r.refresh, r.spending,
+				r.givenUp)
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}
