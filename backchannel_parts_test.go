@@ -82,7 +82,8 @@ func TestLogoutTokenAtItsOwnPath(t *testing.T) {
 	}
 }
 
-// TestWhoTakesLogouts: a login needs an ID token if a block takes logout tokens of the same server for the same client.
+// TestWhoTakesLogouts: a login needs an ID token if a block takes logout tokens of the same server for the same
+// client.
 func TestWhoTakesLogouts(t *testing.T) {
 	of := func(issuer, client string) *authServer { return &authServer{issuer: issuer, clientID: client} }
 	blocks := new(neighbours)

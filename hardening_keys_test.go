@@ -61,7 +61,9 @@ func TestWithdrawnKey(t *testing.T) {
 // since others cannot be had at that moment, it is asked again.
 func TestWithdrawnWhileTheKeysAreDown(t *testing.T) {
 	var faults aventustest.Switch
-	w := newWorld(t, setup{block: "accept_bearer", issuer: func(s *aventustest.Server) { s.JWKSFault = faults.Answer }})
+	w := newWorld(t, setup{
+		block: "accept_bearer", issuer: func(s *aventustest.Server) { s.JWKSFault = faults.Answer },
+	})
 	b := handlers()[0].house.identifier.bearers
 	g := &grant{bearer: bearer + w.issuer.SignJWT(w.tokenClaims(map[string]any{
 		"exp": w.clock.Now().Add(10 * 365 * 24 * time.Hour).Unix(),

@@ -203,8 +203,8 @@ func (p *lyingRecords) holds(context.Context, *handle, []byte) bool {
 	return !p.record.spending.IsZero()
 }
 
-// TestNoteWrittenAllTheSame: a note that the storage says it did not take, and has, is taken back also where no write is
-// under way any more: the refresh token was not sent.
+// TestNoteWrittenAllTheSame: a note that the storage says it did not take, and has, is taken back also where no
+// write is under way any more: the refresh token was not sent.
 func TestNoteWrittenAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)

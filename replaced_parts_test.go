@@ -21,8 +21,8 @@ func (s unreadable) Load(ctx context.Context, key string) ([]byte, error) {
 	return s.mapStorage.Load(ctx, key)
 }
 
-// TestBroughtToALogin: what becomes of the session that a browser brings to a login, and of one of the same family that
-// another host has. The person of a login may not be known, and the record of what is brought not be readable.
+// TestBroughtToALogin: what becomes of the session that a browser brings to a login, and of one of the same family
+// that another host has. The person of a login may not be known, and the record of what is brought not be readable.
 func TestBroughtToALogin(t *testing.T) {
 	const ada, bob = `{"sub":"auth0|ada"}`, `{"sub":"auth0|bob"}`
 	one, another := records.ID{1}, records.ID{2}
@@ -33,14 +33,14 @@ func TestBroughtToALogin(t *testing.T) {
 		brought      bool // goes on
 		others       bool // go on
 	}{
-		"the same person":                      {ada, ada, one, false, true, true},
-		"the same person, and it is no matter": {ada, ada, one, true, true, true},
-		"the same person, of another family":   {ada, ada, another, false, false, false},
-		"another person":                       {ada, bob, another, false, false, false},
-		"another person, and not readable":     {ada, bob, another, true, false, false},
-		"nobody knows whose":                   {"", "", one, false, false, true},
-		"nobody knows whose, another family":   {"", "", another, false, false, false},
-		"somebody after nobody knows who":      {"", ada, another, false, false, false},
+		"the same person":                    {ada, ada, one, false, true, true},
+		"the same person, and not readable":  {ada, ada, one, true, true, true},
+		"the same person, of another family": {ada, ada, another, false, false, false},
+		"another person":                     {ada, bob, another, false, false, false},
+		"another person, and not readable":   {ada, bob, another, true, false, false},
+		"nobody knows whose":                 {"", "", one, false, false, true},
+		"nobody knows whose, another family": {"", "", another, false, false, false},
+		"somebody after nobody knows who":    {"", ada, another, false, false, false},
 	} {
 		p := newParts(t)
 		rp := p.logins().replacer

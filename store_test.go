@@ -199,8 +199,8 @@ func TestDamagedOnceMore(t *testing.T) {
 	}
 }
 
-// TestDamagedAfterTheClock: how long a record has been damaged, which was first seen while the clock was ahead, counts by
-// the clock that is right.
+// TestDamagedAfterTheClock: how long a record has been damaged, which was first seen while the clock was ahead,
+// counts by the clock that is right.
 func TestDamagedAfterTheClock(t *testing.T) {
 	p := newParts(t)
 	k, _ := p.session(func(s *session) { s.refresh = "refresh" })

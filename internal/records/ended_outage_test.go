@@ -210,7 +210,8 @@ func TestAdoptedEndIsWritten(t *testing.T) {
 		}
 		next.Adopt(before)
 		if !next.Has(ID{1}, clock.Now()) || !next.IsUnwritten(ID{1}) {
-			t.Errorf("%s: adopted: ended %t, unwritten %t", part, next.Has(ID{1}, clock.Now()), next.IsUnwritten(ID{1}))
+			t.Errorf("%s: adopted: ended %t, unwritten %t", part, next.Has(ID{1}, clock.Now()),
+				next.IsUnwritten(ID{1}))
 		}
 		next.writeAgain(t.Context())
 		if next.IsUnwritten(ID{1}) {
