@@ -334,6 +334,8 @@ func TestLifetimePerHost(t *testing.T) {
 		g.expectPage(b, g.wiki+"/", 0)
 		if a, trail := b.visit(g.app + "/page"); a.StatusCode != http.StatusOK || a.body != "the app" {
 			t.Errorf("%s: the visit ends with %d %s by %q", line, a.StatusCode, a.body, trail)
+		} else if n := strings.Count(strings.Join(trail, " "), g.app+"/oauth2/callback"); n > 3 { // two are refused
+			t.Errorf("%s: %d tickets are brought", line, n)
 		}
 		g.expectPage(b, g.app+"/", 0)
 	}
