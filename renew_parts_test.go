@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,6 +162,19 @@ func TestDoubtAfterTheClock(t *testing.T) {
 	}
 }
 
+// writtenElsewhere are renewalParts whose record another instance replaces.
+type writtenElsewhere struct {
+	renewalParts
+	by atomic.Pointer[session]
+}
+
+func (p *writtenElsewhere) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if s := p.by.Swap(nil); s != nil {
+		p.record = s
+	}
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
 // TestGivenUpMeanwhile: the storage did not take a renewed token, and another instance, which could not know of it,
 // has given the session up meanwhile. The token is recorded in place of that.
 func TestGivenUpMeanwhile(t *testing.T) {
@@ -170,18 +184,21 @@ func TestGivenUpMeanwhile(t *testing.T) {
 			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
 			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
 		}
-		asked := &renewalParts{record: s.copy(), failAfter: true}
+		asked := &writtenElsewhere{renewalParts: renewalParts{record: s.copy(), failAfter: true}}
 		rn := asked.renewer(time.Now)
+		rn.records = asked
 		time.Sleep(2 * time.Hour)
 		k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+		synctest.Wait()
 		if k == nil || refused != nil || asked.record.spending.IsZero() {
 			t.Fatalf("the request gets %v, %v; the note is of %s", k, refused, asked.record.spending)
 		}
 		givenUp := asked.record.copy()
 		givenUp.refresh, givenUp.spending, givenUp.givenUp = "", time.Time{}, time.Now()
-		asked.record = givenUp
+		asked.by.Store(givenUp)
 		asked.failing.Store(false)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if asked.record.refresh != "second" || asked.record.token() != "new" {
 			t.Errorf("the record has %q, %q", asked.record.refresh, asked.record.token())
 		}
