@@ -30,11 +30,7 @@ func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
 	if kept != nil {
 		r.Header["Authorization"] = kept
 	}
-	if id.isAnonymous() {
-		was.introduce(r, nil, nil)
-	} else {
-		was.introduce(r, id.known, id.claim)
-	}
+	was.introduce(r, id.grant)
 }
 
 // ownAuthorization returns what goes on of the client's own Authorization: nothing, unless the token
@@ -42,7 +38,7 @@ func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
 // the next handler would believe that it was.
 func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
 	lines := r.Header["Authorization"]
-	if ps.tokenHeader == "Authorization" ||
+	if lines == nil || ps.tokenHeader == "Authorization" ||
 		httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Authorization") ||
 		ps.takesBearers && id.session != nil && slices.ContainsFunc(lines, isBearer) {
 		return nil
