@@ -86,7 +86,7 @@ func (kp *keeper) whyOver(k *keptSession, now time.Time) string {
 		return "invalid"
 	case !now.Before(kp.lastOf(k.session)):
 		return "expired"
-	case !now.Before(kp.endOf(k)):
+	case kp.idle > 0 && !now.Before(k.seen.Add(kp.idle)):
 		return "idle"
 	case kp.hasEnded(k.session):
 		return "ended"

@@ -141,7 +141,8 @@ func (p *privateWriter) endInOrder() {
 
 // isEvents reports whether an answer is a stream of events.
 func isEvents(header http.Header) bool {
-	return strings.HasPrefix(header.Get("Content-Type"), "text/event-stream")
+	types := header["Content-Type"]
+	return len(types) > 0 && strings.HasPrefix(types[0], "text/event-stream")
 }
 
 // isClosed reports whether nothing more may be written, since the session is over.

@@ -159,7 +159,8 @@ func (e *Ended) Known(ctx context.Context, now time.Time) error {
 
 // known reports whether all that has ended by now is known, and what an attempt to learn it has just failed with.
 func (e *Ended) known(now time.Time) (isKnown bool, failed error) {
-	if gap := now.Sub(e.Learned()); -ClockSkew <= gap && gap <= knownFor {
+	learned := e.learned.Load()
+	if gap := time.Duration(now.UnixNano() - learned); learned != 0 && -ClockSkew <= gap && gap <= knownFor {
 		return true, nil
 	}
 	e.mu.RLock()
