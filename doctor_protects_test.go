@@ -45,6 +45,12 @@ func TestDoctorProtects(t *testing.T) {
 		{"a folder whose own name is for nobody",
 			site("handle /admin/* {\n" + block("/admin/*", "") + "reverse_proxy localhost:1\n}"),
 			"pass site.example.com: /admin/*, within /admin/*"},
+		{"a folder whose own name is another handle's", site("handle /admin/* {\n" + block("/admin/*", "") +
+			"reverse_proxy localhost:1\n}\nhandle {\nreverse_proxy localhost:2\n}"),
+			"pass site.example.com: /admin/*, within /admin/*"},
+		{"a page in a handle of its own", site("handle /admin {\n" + block("/admin", "") +
+			"reverse_proxy localhost:1\n}\nhandle {\nreverse_proxy localhost:2\n}"),
+			"pass site.example.com: /admin, within /admin"},
 		{"a folder whose own name leads into it",
 			site("redir /admin /admin/\n" + block("/admin/*", "") + "reverse_proxy localhost:1"),
 			"pass site.example.com: /admin/*"},

@@ -27,7 +27,7 @@ func (e *ends) has(s *session) bool {
 }
 
 // hasName reports whether what a session of a user is called at the authorization server has ended since
-// it began. Few sites ever see such an end: where HasPartial says so, it need not be asked.
+// it began. Few sites ever see such an end: where HasPartial says that there is none, it need not be asked.
 func (e *ends) hasName(sub, sid string, began time.Time) bool {
 	return slices.ContainsFunc(e.names(sub, sid), func(name records.ID) bool { return e.ended.Has(name, began) })
 }

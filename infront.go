@@ -29,7 +29,7 @@ type frontCheck struct {
 }
 
 // hasOthers reports whether a handler that is not part of Caddy may stand in front
-// of the block, on the server of a request. It looks at the server's routes once.
+// of the block, on the server of a request. It looks at the server's routes when it is first asked.
 func (i *frontCheck) hasOthers(r *http.Request) bool {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil {

@@ -44,9 +44,10 @@ func memoryLimit() uint64 {
 // key returns what the session of a cookie is remembered by, or false for a value that is too long, or too short, to
 // hold one.
 //
-// The cookie's value is not kept. In place of it are the end of its authentication tag, 96 bits that nobody can name
-// who has not seen the cookie, and a hash of all of it under a secret of this process: a value of which anything else
-// was changed has another one, and is opened, and refused. The hash takes a tenth of SHA-256's time.
+// The cookie's value is not kept. In place of it are the end of its authentication tag (see keyring.Box.Seal), some
+// 92 to 96 bits that nobody can name who has not seen the cookie, and a hash of all of it under a secret of this
+// process: a value of which anything else was changed has another one, and is opened, and refused. The hash takes a
+// tenth of SHA-256's time.
 func (m *memory) key(by [8]byte, origin, value string) (openedKey, bool) {
 	key := openedKey{by: by, origin: origin}
 	if len(value) > maxCookie || len(value) < len(key.tag) {

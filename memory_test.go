@@ -145,6 +145,9 @@ func TestMemoryKey(t *testing.T) {
 	if key(by, origin, value) != want || key([8]byte{2}, origin, value) == want || key(by, origin+"m", value) == want {
 		t.Error("the key is not that of the cookie, the host and the block")
 	}
+	if tag := string(want.tag[:]); !strings.HasSuffix(value, tag) { // hash/maphash alone keeps no attacker out
+		t.Errorf("the tag is %q", tag)
+	}
 	for i := range value {
 		if key(by, origin, value[:i]+"X"+value[i+1:]) == want || key(by, origin, value[:i]+value[i+1:]) == want {
 			t.Errorf("character %d does not count", i)

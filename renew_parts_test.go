@@ -199,6 +199,9 @@ func TestGivenUpMeanwhile(t *testing.T) {
 		asked.failing.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
+		if asked.by.Load() != nil {
+			t.Error("the record of the other instance was not read")
+		}
 		if asked.record.refresh != "second" || asked.record.token() != "new" {
 			t.Errorf("the record has %q, %q", asked.record.refresh, asked.record.token())
 		}

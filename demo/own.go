@@ -74,6 +74,7 @@ func runOwn(ctx context.Context, file string, port, issuerPort int, verbose bool
 
 	users := slices.Clone(aventustest.DefaultUsers)
 	users[0] = d.ada
+	users[1].Email = "grace@elsewhere.example" // not Ada's domain, which may be what is required
 	issuer := &aventustest.Server{
 		Issuer: d.issuer, Clients: d.clients, Users: users, Claims: d.claimsOf, IDClaims: d.claimsOf,
 	}
@@ -271,7 +272,8 @@ func (d *desk) valueOf(text, madeUp string) string {
 	return fmt.Sprintf("%s-%d", madeUp, i+1)
 }
 
-// grant makes Ada somebody of whom the required claims hold. Nobody else is, so that a refusal can be seen as well.
+// grant makes Ada somebody of whom the required claims hold, as far as one person can be. It grants nobody else
+// anything, so that a refusal can be seen as well.
 func (d *desk) grant(required []any) {
 	for _, requirement := range required {
 		requirement := requirement.(map[string]any)

@@ -129,7 +129,8 @@ func TestOwnRequirements(t *testing.T) {
 	v := newVisitor(t, "-caddyfile="+file, "-port="+port)
 	v.site = "http://app.example.com.localhost:" + port
 	_, page := v.visit()
-	if !strings.Contains(page, "<strong>your-application</strong>") || !strings.Contains(page, "ada@example.org") {
+	if !strings.Contains(page, "<strong>your-application</strong>") || !strings.Contains(page, "ada@example.org") ||
+		!strings.Contains(page, "grace@elsewhere.example") {
 		t.Errorf("the sign-in page is %s", page)
 	}
 	status, page := v.signIn()

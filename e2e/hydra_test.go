@@ -278,7 +278,7 @@ func TestHydra(t *testing.T) {
 				return strings.Contains(string(log), what)
 			}
 			eventually(t, "the logout token is refused", func() bool { return said("a logout token was refused") })
-			if !said("exp") || said("signed out by the authorization server") {
+			if !said("it has no exp") || said("signed out by the authorization server") {
 				t.Error("the log does not say why the logout token is refused")
 			}
 			ada.expect(ada.get(f.site+"/me"), 200, f.site+"/me")

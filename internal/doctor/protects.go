@@ -105,16 +105,27 @@ func (l *loaded) leftOpen(p place, pattern string) (base, open string) {
 	if isFolder {
 		// An app may answer for /admin what it answers for /admin/. A file server does not: at a folder's name, it
 		// adds the slash. A redirect or a fixed text may be meant for everybody.
-		if l.opens(p, base) == "reverse_proxy" {
+		if l.opensInside(p, base) == "reverse_proxy" {
 			return base, base + ", without a slash,"
 		}
 		return base, ""
 	}
 	isFile := strings.Contains(base[strings.LastIndexByte(base, '/')+1:], ".")
-	if isFile || l.opens(p, base+"/x") == "" {
+	if isFile || l.opensInside(p, base+"/x") == "" {
 		return base, ""
 	}
 	return base, "what is below " + base + "/"
+}
+
+// opensInside is opens for a path that certainly passes the matchers around the place. A handle of another path sends
+// it elsewhere, as the site wants it.
+func (l *loaded) opensInside(p place, path string) string {
+	for _, sets := range p.around {
+		if l.scoutAt(p, path).matches(sets) != routing.Yes {
+			return ""
+		}
+	}
+	return l.opens(p, path)
 }
 
 // opens returns the handler that answers a request for a path at a place, unless a block protects it; or "".

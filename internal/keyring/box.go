@@ -96,7 +96,8 @@ func (b *Box) Seal(ctx context.Context, plaintext, associated []byte) (string, e
 	nonce := sealed[5:headerSize]
 	_, _ = rand.Read(nonce) // never fails (crypto/rand)
 	sealed = append(binary.BigEndian.AppendUint64(sealed, uint64(now.Unix())), plaintext...)
-	sealed = k.aead.Seal(sealed[:headerSize], nonce, sealed[headerSize:], associated) // in place
+	// In place. The tag comes last, by which a remembered session is found.
+	sealed = k.aead.Seal(sealed[:headerSize], nonce, sealed[headerSize:], associated)
 	return encoding.EncodeToString(sealed), nil
 }
 
