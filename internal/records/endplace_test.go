@@ -216,8 +216,8 @@ func TestFoldedCutShort(t *testing.T) {
 	}
 }
 
-// TestRemovedBySome: where removing takes long, few single keys are removed at a time, and the rest later, also where a
-// removal fails.
+// TestRemovedBySome: where removing takes long, few single keys are removed at a time, and the rest later, also where
+// a removal fails.
 func TestRemovedBySome(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	here := NewEnded(s, clock.steady())
