@@ -28,7 +28,8 @@ func BenchmarkUse(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			clock := newClock()
 			instance := func(dir string) *Once {
-				return NewOnce(Bounded(&certmagic.FileStorage{Path: dir}, nil), "aventus_auth/spent", keep, clock.steady())
+				storage := Bounded(&certmagic.FileStorage{Path: dir}, nil)
+				return NewOnce(storage, "aventus_auth/spent", keep, clock.steady())
 			}
 			use := func(o *Once, want bool, ids ...ID) (took, cpu time.Duration) {
 				began, before := time.Now(), processorTime()
