@@ -1,6 +1,9 @@
 # A Caddy with this module, and with Redis as a storage to choose. In a clone:
 #
 #	docker build -t caddy-aventus .
+#
+# With Caddy's usual storage, certificates, keys and sessions are in /data: give it a volume,
+# or a new container begins without them. compose.yaml has all of that in Redis.
 FROM caddy:2.11.9-builder AS builder
 COPY . /src
 RUN xcaddy build v2.11.9 \

@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"context"
+	"encoding/base64"
 	"io"
 	"net/http/httptest"
 	"strings"
@@ -55,6 +56,45 @@ func TestLogoutTokenRequests(t *testing.T) {
 		}
 		if status != c.want || w.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("%s: status %d, want %d; %v", c.what, status, c.want, w.Header())
+		}
+	}
+}
+
+// TestLogoutTokenAtItsOwnPath: a token for the client of a block with another path is for none of the blocks that have
+// the path at which it came. The block that received it refuses it.
+func TestLogoutTokenAtItsOwnPath(t *testing.T) {
+	block := func(path, client string) *backchannel {
+		p := newParts(t)
+		return &backchannel{path: path, verifier: aventus.NewLogoutVerifier("https://auth.example.com/", client,
+			aventus.NewKeySet("https://127.0.0.1:1/jwks.json", p.clock.Now), p.clock.Now)}
+	}
+	all := new(backchannels)
+	one, two, other := block("/one", "a"), block("/one", "b"), block("/other", "c")
+	for _, bc := range []*backchannel{other, one, two} {
+		all.join(bc)
+	}
+	for client, want := range map[string]*backchannel{"a": one, "b": two, "c": one, "d": one} {
+		payload := `{"iss":"https://auth.example.com/","aud":"` + client + `"}`
+		token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
+		if got := all.receiver(one, token); got != want {
+			t.Errorf("a token for %s is received at %s, for the client of another", client, got.path)
+		}
+	}
+}
+
+// TestWhoTakesLogouts: a login needs an ID token if a block takes logout tokens of the same server for the same
+// client.
+func TestWhoTakesLogouts(t *testing.T) {
+	of := func(issuer, client string) *authServer { return &authServer{issuer: issuer, clientID: client} }
+	blocks := new(neighbours)
+	blocks.join(&neighbour{server: of("https://one.example.com/", "a"), takesLogouts: true})
+	blocks.join(&neighbour{server: of("https://two.example.com/", "b")})
+	for server, want := range map[*authServer]bool{
+		of("https://one.example.com/", "a"): true, of("https://one.example.com/", "b"): false,
+		of("https://two.example.com/", "a"): false, of("https://two.example.com/", "b"): false,
+	} {
+		if got := blocks.takeLogouts(server); got != want {
+			t.Errorf("%s, %s: %t, want %t", server.issuer, server.clientID, got, want)
 		}
 	}
 }

@@ -35,7 +35,7 @@ var nothing = caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) err
 //	go test -run '^$' -bench Authenticated -benchmem .
 func BenchmarkAuthenticated(b *testing.B) {
 	b.Run("nothing", func(b *testing.B) {
-		r := benchRequest("https://example.com/page")
+		r := benchRequest(new(caddyhttp.Server), "https://example.com/page")
 		w := httptest.NewRecorder()
 		b.ReportAllocs()
 		for b.Loop() {
@@ -51,7 +51,7 @@ func BenchmarkAuthenticated(b *testing.B) {
 				b.Run(fmt.Sprintf("token=%d/store=%s/%s", size, store, which), func(b *testing.B) {
 					h := benchHandler(b, Config{Session: Session{Store: store}})
 					cookie := benchCookie(b, h, size)
-					r := benchRequest("https://example.com/page")
+					r := benchRequest(serverOf(h), "https://example.com/page")
 					w := httptest.NewRecorder()
 					var told []string // the next handler, in Authorization
 					next := caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
@@ -94,7 +94,7 @@ func BenchmarkSessionsInTurn(b *testing.B) {
 					size += len(cookies[i])
 				}
 				taken := heapInUse() - before - size
-				r := benchRequest("https://example.com/page")
+				r := benchRequest(serverOf(h), "https://example.com/page")
 				w := httptest.NewRecorder()
 				ask := func(cookie string) {
 					resetRequest(r, cookie)
@@ -226,6 +226,7 @@ func BenchmarkLogin(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			h := benchHandler(b, Config{Issuer: issuer.URL})
 			defer h.Cleanup()
+			server := serverOf(h)
 			var code atomic.Int64
 			b.ReportAllocs()
 			b.SetParallelism(parallelism)
@@ -234,7 +235,7 @@ func BenchmarkLogin(b *testing.B) {
 			before := cpuTime(b)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
-					w, r := httptest.NewRecorder(), benchRequest("https://example.com/page")
+					w, r := httptest.NewRecorder(), benchRequest(server, "https://example.com/page")
 					resetRequest(r, "theme=dark")
 					if err := h.ServeHTTP(w, r, nothing); err != nil || w.Code != http.StatusFound {
 						b.Errorf("status %d, error %v", w.Code, err)
@@ -243,8 +244,8 @@ func BenchmarkLogin(b *testing.B) {
 					to, _ := url.Parse(w.Header().Get("Location"))
 					cookie, _, _ := strings.Cut(w.Header().Get("Set-Cookie"), ";")
 					w, r = httptest.NewRecorder(),
-						benchRequest(fmt.Sprintf("https://example.com/oauth2/callback?code=%d&state=%s", code.Add(1),
-							to.Query().Get("state")))
+						benchRequest(server, fmt.Sprintf("https://example.com/oauth2/callback?code=%d&state=%s",
+							code.Add(1), to.Query().Get("state")))
 					resetRequest(r, cookie)
 					if err := h.ServeHTTP(w, r, nothing); err != nil || w.Code != http.StatusSeeOther {
 						b.Errorf("status %d, error %v", w.Code, err)
@@ -312,9 +313,14 @@ func benchCookie(b *testing.B, h *Handler, size int) string {
 	return "theme=dark; " + cookie
 }
 
-func benchRequest(target string) *http.Request {
+// serverOf returns a server that has a handler in its routes: what stands in front of it is looked at once.
+func serverOf(h *Handler) *caddyhttp.Server {
+	return &caddyhttp.Server{Routes: caddyhttp.RouteList{{Handlers: []caddyhttp.MiddlewareHandler{h}}}}
+}
+
+func benchRequest(server *caddyhttp.Server, target string) *http.Request {
 	r := httptest.NewRequest("GET", target, nil)
-	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), new(caddyhttp.Server))
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), server)
 }
 
 // resetRequest gives a request the headers that a browser sends.

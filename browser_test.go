@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
@@ -78,7 +79,9 @@ func (b *browser) do(method, target string, headers ...string) answer {
 	resp, err := b.client.Do(req)
 	// A server that stops closes its socket in the background: under load, also connections that came to it later.
 	isReset := (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)) && b.w.loads.Load() > 1
-	if err != nil && (isFirst || isReset) && method == "GET" {
+	var op *net.OpError
+	isUnsent := isReset && errors.As(err, &op) && op.Op == "dial"
+	if err != nil && (isFirst || isReset) && method == "GET" || isUnsent {
 		poll(time.Second, func() bool {
 			resp, err = b.client.Do(req)
 			return err == nil

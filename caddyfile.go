@@ -175,9 +175,25 @@ func suggestion(misspelt string) string {
 		}
 	}
 	if best == "" {
+		best = wordOf(misspelt)
+	}
+	if best == "" {
 		return ""
 	}
 	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+// wordOf returns the one name of which a word was written, such as client_secret for secret, or "".
+func wordOf(word string) (name string) {
+	for _, s := range subdirectives {
+		if slices.Contains(strings.Split(s.name, "_"), word) {
+			if name != "" {
+				return ""
+			}
+			name = s.name
+		}
+	}
+	return name
 }
 
 // distance returns how many letters have to be added, removed or replaced to make b of a (Levenshtein).

@@ -186,6 +186,8 @@ func TestBadCaddyfile(t *testing.T) {
 			"redirect_uri has an invalid port", ":5"},
 		{good + "session {\ncolour blue\n}", "unrecognized subdirective session colour", ":7"},
 		{good + "cleint_id x", "unrecognized subdirective cleint_id; did you mean client_id?", ":6"},
+		{good + "secret x", "unrecognized subdirective secret; did you mean client_secret?", ":6"},
+		{good + "client x", "unrecognized subdirective client, at", ":6"},
 		{good + "session {\nrenewbefore 5m\n}",
 			"unrecognized subdirective session renewbefore; did you mean session renew_before?", ":7"},
 		{good + "scope a,b", "scope \"a,b\" is not a scope", ":6"},

@@ -212,6 +212,16 @@ func TestStaleLogin(t *testing.T) {
 		t.Errorf("went back to %s", a.location())
 	}
 	w.expectTokenRequests(1)
+
+	// The back button leads to a login of its own, which may take too long, too.
+	used := a.Request.URL.String()
+	u, _ := url.Parse(w.site)
+	b.client.Jar.SetCookies(u, []*http.Cookie{{Name: "aventus_session", Path: "/", MaxAge: -1}})
+	a = b.get(used)
+	w.expect(a, http.StatusFound)
+	callback = b.get(a.location()).location()
+	w.clock.Add(loginLifetime + time.Second)
+	w.expect(b.get(callback), http.StatusFound)
 }
 
 // TestCallbackAgainMuchLater: the binding cookie is gone, the session lives.

@@ -69,11 +69,11 @@ func (m *MatchClaim) Provision(caddy.Context) error {
 // MatchWithError reports whether a request is from someone with these claims.
 func (m MatchClaim) MatchWithError(r *http.Request) (bool, error) {
 	was, ok := caddyhttp.GetVar(r.Context(), sentVar).(*sent)
-	if !ok || was.claim == nil {
+	if !ok || was.user == nil {
 		return false, nil
 	}
 	for _, req := range m {
-		if !claims.Holds(was.claim, req.Claim, req.Values) {
+		if !claims.Holds(was.user.claim, req.Claim, req.Values) {
 			return false, nil
 		}
 	}

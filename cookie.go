@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"iter"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strconv"
 	"strings"
@@ -127,7 +128,7 @@ func (c *cookies) takeFrom(r *http.Request) {
 func withoutCookies(line string, names []string) string {
 	kept := make([]string, 0, 16) // more than most have, and on the stack
 	for pair := range strings.SplitSeq(line, ";") {
-		if name, _ := cutCookie(pair); !slices.Contains(names, name) {
+		if name, _, _ := strings.Cut(pair, "="); !slices.Contains(names, textproto.TrimString(name)) {
 			kept = append(kept, pair)
 		}
 	}
@@ -148,15 +149,11 @@ func cookieValues(lines []string, name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range lines {
 			for pair := range strings.SplitSeq(line, ";") {
-				if n, value := cutCookie(pair); n == name && !yield(value) {
+				n, value, _ := strings.Cut(pair, "=")
+				if textproto.TrimString(n) == name && !yield(textproto.TrimString(value)) {
 					return
 				}
 			}
 		}
 	}
-}
-
-func cutCookie(pair string) (name, value string) {
-	name, value, _ = strings.Cut(pair, "=")
-	return strings.Trim(name, " \t"), strings.Trim(value, " \t")
 }

@@ -68,6 +68,14 @@ func TestDoctorHosts(t *testing.T) {
 			"pass app.example.com ", "pass app.example.com ",
 			"fail app.example.com its block differs from the one at login.example.com in session name, scope",
 		}},
+		{"two blocks at the login host, one of which is nearer", "login.example.com {\n" +
+			block("hosts app.example.com\nscope read\nsession {\nname other\n}") +
+			block("hosts app.example.com\nscope write") + "respond hi\n}\n" +
+			site("app.example.com", "hosts app.example.com"), []string{
+			"pass app.example.com ",
+			"fail app.example.com its block differs from the one at login.example.com in scope: ",
+			"pass app.example.com ", "pass app.example.com ",
+		}},
 		{"another list at the login host", site("login.example.com", "hosts wiki.example.com") +
 			site("app.example.com", "hosts app.example.com"), []string{
 			"pass app.example.com ",

@@ -39,6 +39,18 @@ func TestDoctorProtects(t *testing.T) {
 		{"a page, with what is below it in another block",
 			site(block("/admin", "") + block("/admin/*", "") + "file_server"),
 			"pass site.example.com: /admin"},
+		{"a folder without its own name", site(block("/admin/*", "") + "reverse_proxy localhost:1"),
+			"warn site.example.com: /admin/*; /admin, without a slash, is open to everybody" +
+				" next: to protect it as well, have the matcher take /admin and /admin/*"},
+		{"a folder whose own name is for nobody",
+			site("handle /admin/* {\n" + block("/admin/*", "") + "reverse_proxy localhost:1\n}"),
+			"pass site.example.com: /admin/*, within /admin/*"},
+		{"a folder whose own name leads into it",
+			site("redir /admin /admin/\n" + block("/admin/*", "") + "reverse_proxy localhost:1"),
+			"pass site.example.com: /admin/*"},
+		{"a folder and a site around it", site(block("/admin/*", "") + block("", "") + "reverse_proxy localhost:1"),
+			"pass site.example.com: /admin/*"},
+		{"all folders", site(block("/*", "") + "reverse_proxy localhost:1"), "pass site.example.com: /*"},
 		{"a file", site(block("/report.pdf", "") + "file_server"), "pass site.example.com: /report.pdf"},
 		{"a page with nothing below it", site("handle /admin {\n" + block("/admin", "") + "file_server\n}"),
 			"pass site.example.com: /admin, within /admin"},
@@ -55,7 +67,8 @@ func TestDoctorProtects(t *testing.T) {
 
 		{"a wrong order", "{\norder aventus_auth last\n}\n" + site(block("", "")+"file_server"),
 			"fail site.example.com: every path, but file_server answers first: it is open to everybody" +
-				" next: take the global option order for aventus_auth out, or put aventus_auth before it"},
+				" next: put aventus_auth before it, or, if that is what the global option order does, " +
+				"take that option out"},
 		{"a wrong order, for a folder", site("route {\nreverse_proxy localhost:1\n" + block("/admin/*", "") + "}"),
 			"fail site.example.com: /admin/*, but reverse_proxy answers first"},
 		{"a wrong order in a named route",

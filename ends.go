@@ -22,16 +22,13 @@ type ends struct {
 func (e *ends) has(s *session) bool {
 	// The first call waits for the first answer of the storage.
 	e.ended.Begin()
-	return e.ended.Has(s.id, s.created) || e.ended.Has(s.family, s.created) ||
-		e.hasName(s.subject(), s.serverSession(), s.created)
+	return e.ended.Has(s.id, s.created) || s.isShared() && e.ended.Has(s.family, s.created) ||
+		e.ended.HasPartial() && e.hasName(s.subject(), s.serverSession(), s.created)
 }
 
 // hasName reports whether what a session of a user is called at the authorization server has ended since
-// it began. Few sites ever see such an end, and none of them looks further.
+// it began. Few sites ever see such an end: where HasPartial says so, it need not be asked.
 func (e *ends) hasName(sub, sid string, began time.Time) bool {
-	if !e.ended.HasPartial() {
-		return false
-	}
 	return slices.ContainsFunc(e.names(sub, sid), func(name records.ID) bool { return e.ended.Has(name, began) })
 }
 
@@ -52,6 +49,9 @@ func (e *ends) names(sub, sid string) []records.ID {
 // the same ends do not count.
 func (e *ends) hasMeanwhile(s *session, families []records.ID, began time.Time, seen records.ID) (bool, records.ID) {
 	e.ended.Begin()
+	if !e.ended.HasPartial() {
+		return false, records.ID{}
+	}
 	sub, sid := s.subject(), s.serverSession()
 	ended := false
 	var known []string
@@ -148,8 +148,8 @@ func (e *ends) hasAt(ctx context.Context, said aventus.Logout) bool {
 	})
 }
 
-// known returns an error if this instance does not know which sessions have ended. It may then let in none.
-func (e *ends) known(ctx context.Context) error { return e.ended.Known(ctx) }
+// known returns an error if this instance does not know which sessions have ended by now. It may then let in none.
+func (e *ends) known(ctx context.Context, now time.Time) error { return e.ended.Known(ctx, now) }
 
 // hasID is has for a session whose user is not known.
 func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created) }
@@ -158,7 +158,7 @@ func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created) }
 func (e *ends) hasListed(about listed) bool {
 	e.ended.Begin()
 	return e.ended.Has(about.id, about.Created) || e.ended.Has(about.family, about.Created) ||
-		e.hasName(about.Sub, about.ServerSession, about.Created)
+		e.ended.HasPartial() && e.hasName(about.Sub, about.ServerSession, about.Created)
 }
 
 // end ends the session of an id, which would have lived until then.
@@ -209,6 +209,9 @@ func (e *ends) isFamilyUnwritten(family records.ID) bool { return e.ended.IsUnwr
 // ended with those before it.
 func (e *ends) after(s *session) time.Time {
 	e.ended.Begin()
+	if !e.ended.HasPartial() {
+		return time.Time{}
+	}
 	after := e.ended.After(subjectID(e.issuer, s.subject()))
 	if family := e.ended.After(s.family); family.After(after) {
 		after = family

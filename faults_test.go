@@ -102,9 +102,11 @@ func TestPlantedFaults(t *testing.T) {
 			"stands in leaves /oauth2/callback out", "take aventus_auth out of it"},
 		"a page without what is below it": {site(block("/admin", "") + "file_server"),
 			"what is below /admin/ is open", "/admin/*"},
+		"what is below a page without the page": {site(block("/admin/*", "") + "reverse_proxy localhost:1"),
+			"/admin, without a slash, is open to everybody", "have the matcher take /admin and /admin/*"},
 		"a wrong order": {func(*testing.T) string {
 			return "{\norder aventus_auth last\n}\nhttps://site.example.com {\n" + block("", "") + "file_server\n}\n"
-		}, "file_server answers first", "take the global option order"},
+		}, "file_server answers first", "the global option order"},
 		"error routes with what is protected": {site(block("", "") + "file_server\nhandle_errors {\nfile_server\n}"),
 			"could answer a refused request with what it asked for", "rewrite"},
 		"a second block without accept_bearer": {

@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"cmp"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -88,3 +89,21 @@ func (g *grant) name() {
 		g.sid = cmp.Or(id.SessionID(), access.SessionID())
 	})
 }
+
+// known returns the value of a placeholder {http.auth.user.*} by its name. The claims are parsed when the
+// first of them is asked for.
+func (g *grant) known(name string) any {
+	switch name {
+	case "id":
+		return g.subject()
+	case "scope":
+		return g.scopes()
+	}
+	if value, ok := g.claim(name); ok {
+		return value
+	}
+	return ""
+}
+
+// scopes returns the scopes that were granted, separated by spaces.
+func (g *grant) scopes() string { return strings.Join(g.accessClaims().Scopes(g.scope), " ") }

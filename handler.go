@@ -147,7 +147,7 @@ func (g *gate) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddy
 // renewsByVisit reports whether a page visit is to go through the authorization
 // server, and come back with a new token.
 func (g *gate) renewsByVisit(r *http.Request, was *sent, k *keptSession) bool {
-	return g.unauthenticated != "deny" && mayRenewByVisit(r) && g.handOvers.isDue(was, k)
+	return g.unauthenticated != "deny" && g.handOvers.isDue(was, k) && mayRenewByVisit(r)
 }
 
 // refuseTunnel answers a CONNECT. It does not use the error routes: they would be

@@ -177,9 +177,11 @@ func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, aim aim, stat
 // how a session without a refresh token lasts. It is not if a login began in this browser within the last
 // minute, which the binding cookie tells: one that came to nothing must not be tried at each visit.
 func (ho *handOvers) isDue(was *sent, k *keptSession) bool {
+	if k.refresh != "" || !k.givenUp.IsZero() {
+		return false
+	}
 	now := ho.now()
-	return k.refresh == "" && k.givenUp.IsZero() && !now.Before(ho.renewer.dueFrom(k.session)) &&
-		!ho.cookies.beganLately(was.cookies, now)
+	return !now.Before(ho.renewer.dueFrom(k.session)) && !ho.cookies.beganLately(was.cookies, now)
 }
 
 // ask sends a page visit to the login host, for a ticket.

@@ -20,7 +20,8 @@ import (
 type benchGroup struct {
 	testing.TB
 	*Handler
-	codes atomic.Int64
+	server *caddyhttp.Server
+	codes  atomic.Int64
 }
 
 const benchLogin, benchApp = "https://login.example.com", "https://app.example.com"
@@ -42,13 +43,13 @@ func newBenchGroup(b testing.TB, storage certmagic.Storage, now func() time.Time
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = h.Cleanup() })
-	return &benchGroup{TB: b, Handler: h}
+	return &benchGroup{TB: b, Handler: h, server: serverOf(h)}
 }
 
 // ask sends a page visit with some cookies. It returns the status, where the answer leads, and the cookies that
 // it sets.
 func (g *benchGroup) ask(target, cookies string) (status int, to, set string) {
-	w, r := httptest.NewRecorder(), benchRequest(target)
+	w, r := httptest.NewRecorder(), benchRequest(g.server, target)
 	resetRequest(r, cookies)
 	if err := g.ServeHTTP(w, r, nothing); err != nil {
 		g.Fatalf("%s: %v", target, err)
@@ -98,7 +99,7 @@ func BenchmarkSecondHost(b *testing.B) {
 		told += len(r.Header["Authorization"])
 		return nil
 	})
-	requests := []*http.Request{benchRequest(benchLogin + "/page"), benchRequest(benchApp + "/page")}
+	requests := []*http.Request{benchRequest(g.server, benchLogin+"/page"), benchRequest(g.server, benchApp+"/page")}
 	w, n := httptest.NewRecorder(), 0
 	b.ReportAllocs()
 	for b.Loop() {

@@ -283,6 +283,36 @@ func TestLogoutOfOneGroup(t *testing.T) {
 	}
 }
 
+// TestLogoutBesideAnotherGroup: two groups have a host in common, where the browser has a session of the one and none
+// of the other. The logout of the other's block there ends the one, and asks the login host of its own group as well.
+func TestLogoutBesideAnotherGroup(t *testing.T) {
+	s := twoGroups("")
+	s.sites = func(w *world) string {
+		own := w.directive("/one/*", "hosts app.localhost\nlogout /logout")
+		other := strings.NewReplacer("the-client", "another", "//login.", "//sso.").Replace(
+			w.directive("/two/*", "hosts app.localhost\nsession {\nname two\n}"))
+		site := func(host, blocks string) string {
+			return "http://" + host + ":" + w.port + " {\n" + blocks + "\nreverse_proxy " + w.app + "\n}\n"
+		}
+		return site("login.localhost", own) + site("app.localhost", own+"\n"+other) + site("sso.localhost", other)
+	}
+	g := newGroup(t, s, false)
+	b := g.browser()
+	g.expectPage(b, g.login+"/one/", 1)
+	g.expectPage(b, g.app+"/two/", 1)
+	a := b.get(g.app + "/logout")
+	g.expect(a, http.StatusSeeOther)
+	for strings.HasPrefix(a.location(), g.login) || strings.HasPrefix(a.location(), g.app) {
+		a = b.get(a.location())
+	}
+	if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {
+		t.Errorf("the logout ends with %d %s", a.StatusCode, a.body)
+	}
+	for _, page := range []string{g.login + "/one/data", g.app + "/one/data", g.app + "/two/data"} {
+		g.expect(b.do("GET", page), http.StatusUnauthorized)
+	}
+}
+
 // TestLifetimePerHost: a block may end its sessions earlier than that of the login host. People sign in again
 // then, and see no error.
 func TestLifetimePerHost(t *testing.T) {
@@ -304,6 +334,8 @@ func TestLifetimePerHost(t *testing.T) {
 		g.expectPage(b, g.wiki+"/", 0)
 		if a, trail := b.visit(g.app + "/page"); a.StatusCode != http.StatusOK || a.body != "the app" {
 			t.Errorf("%s: the visit ends with %d %s by %q", line, a.StatusCode, a.body, trail)
+		} else if n := strings.Count(strings.Join(trail, " "), g.app+"/oauth2/callback"); n > 3 { // two are refused
+			t.Errorf("%s: %d tickets are brought", line, n)
 		}
 		g.expectPage(b, g.app+"/", 0)
 	}

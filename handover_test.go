@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -393,6 +394,27 @@ func twoGroups(block string) setup {
 			return site("login.localhost", own) + site("app.localhost", own) + site("sso.localhost", other) +
 				site("wiki.localhost", other)
 		},
+	}
+}
+
+// TestAskedAgain: a ticket that makes no session is asked for again as at the beginning, also where it was for a
+// renewal: what renewed the token may have been done already.
+func TestAskedAgain(t *testing.T) {
+	p := newParts(t)
+	requests := &hostRequests{
+		cookies: p.cookies, box: p.ring.Box("host request", "the-client"), answers: p.answers, now: p.clock.Now,
+	}
+	ho := &handOvers{cookies: p.cookies, answers: p.answers, keeper: p.keeper, requests: requests, now: p.clock.Now}
+	for restarts := range uint8(maxRounds) {
+		was := &visit{aim: toRenewSession, restarts: restarts, host: "example.com", returnTo: "/page?x=1"}
+		w := httptest.NewRecorder()
+		if err := ho.askAgain(w, p.request("GET", "/oauth2/callback"), p.at(), was, maxRounds); err != nil {
+			t.Fatal(err)
+		}
+		v, err := requests.open(t.Context(), p.at(), query(w.Header().Get("Location"), requestParam))
+		if err != nil || v.aim != toBeginSession || v.restarts != restarts+1 || v.returnTo != was.returnTo {
+			t.Errorf("after %d times, what is asked for is %+v, %v", restarts, v, err)
+		}
 	}
 }
 

@@ -294,6 +294,9 @@ func TestLastLogins(t *testing.T) {
 	if latest := l.of(jar); len(latest) != 1 || latest[0].id != made(200).id {
 		t.Errorf("the latest are %d sessions", len(latest))
 	}
+	if replaced := l.add(jar, made(100)); len(replaced) != 1 {
+		t.Errorf("a login after the clock was set back replaces %d sessions", len(replaced))
+	}
 }
 
 // TestTabsAtOnce: tabs that log in at once, and ask for their pages with the cookies that the browser has by

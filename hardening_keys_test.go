@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
 // TestWithdrawnKey: a token of an API client does not outlive the key that signed it, though it is remembered as
@@ -52,6 +54,37 @@ func TestWithdrawnKey(t *testing.T) {
 		if !streamEnds(in) {
 			t.Errorf("fetched by another token %v: the stream goes on", fetches)
 		}
+	}
+}
+
+// TestWithdrawnWhileTheKeysAreDown: where it cannot be told whether a stream's token is good by the keys that are new,
+// since others cannot be had at that moment, it is asked again.
+func TestWithdrawnWhileTheKeysAreDown(t *testing.T) {
+	var faults aventustest.Switch
+	w := newWorld(t, setup{
+		block: "accept_bearer", issuer: func(s *aventustest.Server) { s.JWKSFault = faults.Answer },
+	})
+	b := handlers()[0].house.identifier.bearers
+	g := &grant{bearer: bearer + w.issuer.SignJWT(w.tokenClaims(map[string]any{
+		"exp": w.clock.Now().Add(10 * 365 * 24 * time.Hour).Unix(),
+	}))}
+	if _, refused := b.identify(t.Context(), []string{g.bearer}); refused != nil {
+		t.Fatal(refused.cause)
+	}
+	keys := b.keys.Version()
+	w.issuer.RotateKey()
+	w.issuer.ForgetOldKeys()
+	w.clock.Add(13 * time.Hour)
+	await(t, "the new keys", func() bool { return b.keys.Version() != keys })
+	w.clock.Add(time.Minute)
+	faults.Set(aventustest.Says(http.StatusServiceUnavailable, ""))
+	if b.isWithdrawn(t.Context(), g, &keys) {
+		t.Error("it counts as withdrawn while newer keys cannot be had")
+	}
+	w.clock.Add(time.Minute)
+	faults.Set(nil)
+	if !b.isWithdrawn(t.Context(), g, &keys) {
+		t.Error("the key is withdrawn, and the token goes on")
 	}
 }
 

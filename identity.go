@@ -21,8 +21,7 @@ import (
 type identity struct {
 	*grant
 	session *keptSession // nil for an API client
-	ends    time.Time    // when it ends, if the session is not used until then
-	keys    any          // the version of the keys that an API client's token was verified with
+	client  *bearerToken // nil for a person
 }
 
 func (id identity) isAnonymous() bool { return id.grant == nil }
@@ -72,12 +71,20 @@ func (rd *reader) readLive(ctx context.Context, at site, was *sent) (identity, *
 // identityOf returns the identity of a session or, if that is nil, of what else the request brings.
 func (rd *reader) identityOf(ctx context.Context, k *keptSession, was *sent) (identity, *refusal) {
 	if k != nil {
-		return identity{grant: &k.grant, session: k, ends: rd.sessions.endOf(k)}, nil
+		return identity{grant: &k.grant, session: k}, nil
 	}
 	if rd.bearers != nil {
 		return rd.bearers.identify(ctx, was.authorization)
 	}
 	return identity{}, nil
+}
+
+// endOf returns when an identity ends, if its session is not used until then.
+func (rd *reader) endOf(id identity) time.Time {
+	if id.session != nil {
+		return rd.sessions.endOf(id.session)
+	}
+	return id.client.expires
 }
 
 // identifier finds the identity of a request, and renews the token of its session where that is due.
@@ -94,7 +101,7 @@ func (i *identifier) identify(r *http.Request, at site, was *sent) (identity, *r
 	if err != nil {
 		return identity{}, &refusal{failure: errStorage, cause: err}
 	}
-	if k != nil && !(isFetchedAhead(r) && isAlive(k.session, i.now())) {
+	if k != nil && i.renewer.isDue(k.session) && !(isFetchedAhead(r) && isAlive(k.session, i.now())) {
 		var refused *refusal
 		if k, refused = i.renewer.keepAlive(r.Context(), at, k); refused != nil {
 			return identity{}, refused
@@ -150,7 +157,7 @@ func (b *bearers) identify(ctx context.Context, lines []string) (identity, *refu
 	// A clock that was set back may be before the token's nbf, and the key that signed it may have been
 	// withdrawn: then it is verified again.
 	if t, ok := b.verified.Get(key); ok && now.Before(t.expires) && !now.Before(t.verified) && t.keys == keys {
-		return identity{grant: &t.grant, ends: t.expires, keys: t.keys}, nil
+		return identity{grant: &t.grant, client: t}, nil
 	}
 	_, expires, err := b.tokens.Verify(ctx, token)
 	if err == nil && !b.now().Before(expires) {
@@ -165,7 +172,7 @@ func (b *bearers) identify(ctx context.Context, lines []string) (identity, *refu
 	}
 	t := &bearerToken{grant: grant{bearer: bearer + token}, verified: now, expires: expires, keys: keys}
 	b.verified.Add(key, t)
-	return identity{grant: &t.grant, ends: expires, keys: keys}, nil
+	return identity{grant: &t.grant, client: t}, nil
 }
 
 // isBearer reports whether an app may take an Authorization header for one of the Bearer scheme, whose case
@@ -179,24 +186,4 @@ func isBearer(line string) bool {
 		}
 	}
 	return false
-}
-
-// known returns the value of a placeholder {http.auth.user.*} by its name. The claims are parsed when the
-// first of them is asked for.
-func (id identity) known(name string) any {
-	switch name {
-	case "id":
-		return id.subject()
-	case "scope":
-		return scopeOf(id)
-	}
-	if value, ok := id.claim(name); ok {
-		return value
-	}
-	return ""
-}
-
-// scopeOf returns the scopes that an identity was granted, separated by spaces.
-func scopeOf(id identity) string {
-	return strings.Join(id.accessClaims().Scopes(id.scope), " ")
 }

@@ -170,3 +170,20 @@ func TestLacks(t *testing.T) {
 		}
 	}
 }
+
+// TestServerSessionOfTwoTokens: of two tokens that name different sessions at the authorization server, the ID token's
+// counts, by which logout tokens go (OpenID Connect Back-Channel Logout 1.0, section 2.4).
+func TestServerSessionOfTwoTokens(t *testing.T) {
+	for _, c := range []struct{ access, id, want string }{
+		{`{"sid":"a"}`, `{"sid":"b"}`, "b"}, {`{"sid":"a"}`, `{}`, "a"}, {`{"sid":"a"}`, ``, "a"},
+		{`{}`, `{"sid":"b"}`, "b"}, {`{}`, `{}`, ""},
+	} {
+		g := &grant{
+			bearer:  bearer + "e30." + base64.RawURLEncoding.EncodeToString([]byte(c.access)) + ".c2ln",
+			idToken: []byte(c.id),
+		}
+		if got := g.serverSession(); got != c.want {
+			t.Errorf("access token %s, ID token %s: %q, want %q", c.access, c.id, got, c.want)
+		}
+	}
+}

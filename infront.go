@@ -1,10 +1,11 @@
 package aventusauth
 
 import (
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -24,7 +25,7 @@ const moduleName = "aventus_auth"
 // frontCheck looks at what stands in front of a block.
 type frontCheck struct {
 	block  caddyhttp.MiddlewareHandler
-	others sync.Map // bool by *caddyhttp.Server: see hasOthers
+	others atomic.Pointer[map[*caddyhttp.Server]bool] // see hasOthers; a map is replaced, and never changed
 }
 
 // hasOthers reports whether a handler that is not part of Caddy may stand in front
@@ -34,8 +35,11 @@ func (i *frontCheck) hasOthers(r *http.Request) bool {
 	if server == nil {
 		return true
 	}
-	if others, ok := i.others.Load(server); ok {
-		return others.(bool)
+	known := i.others.Load()
+	if known != nil {
+		if others, ok := (*known)[server]; ok {
+			return others
+		}
 	}
 	f := &frontWalk{server: server, block: i.block, invoked: make(map[invocation]bool)}
 	f.follow(server.Routes, false)
@@ -44,7 +48,11 @@ func (i *frontCheck) hasOthers(r *http.Request) bool {
 	}
 	// A block that is not found is inside a handler that is not known.
 	others := f.others || !f.found
-	i.others.Store(server, others)
+	with := map[*caddyhttp.Server]bool{server: others}
+	if known != nil {
+		maps.Copy(with, *known)
+	}
+	i.others.CompareAndSwap(known, &with) // if another request was first, the next one looks again
 	return others
 }
 

@@ -57,15 +57,17 @@ func (kp *keeper) load(ctx context.Context, at site, cookies []string) (*keptSes
 		if err != nil {
 			return nil, err
 		}
-		reason := kp.whyOver(k)
+		now := kp.now()
+		reason := kp.whyOver(k, now)
 		if reason == "idle" && k.isShared() {
 			if k, err = kp.usedElsewhere(ctx, k); err != nil {
 				return nil, err
 			}
-			reason = kp.whyOver(k)
+			now = kp.now()
+			reason = kp.whyOver(k, now)
 		}
 		if reason == "" {
-			if err := kp.ends.known(ctx); err != nil {
+			if err := kp.ends.known(ctx, now); err != nil {
 				return nil, err
 			}
 			return k, nil
@@ -75,16 +77,16 @@ func (kp *keeper) load(ctx context.Context, at site, cookies []string) (*keptSes
 	return nil, nil
 }
 
-// whyOver returns why a session is not good any more, in a word, or "".
-func (kp *keeper) whyOver(k *keptSession) string {
-	switch now := kp.now(); {
+// whyOver returns why a session is not good any more by now, in a word, or "".
+func (kp *keeper) whyOver(k *keptSession, now time.Time) string {
+	switch {
 	case k == nil: // sealed for another purpose, or forged; or its record is gone
 		return "invalid"
 	case isAhead(k, now):
 		return "invalid"
 	case !now.Before(kp.lastOf(k.session)):
 		return "expired"
-	case !now.Before(kp.endOf(k)):
+	case kp.idle > 0 && !now.Before(k.seen.Add(kp.idle)):
 		return "idle"
 	case kp.hasEnded(k.session):
 		return "ended"
@@ -196,8 +198,9 @@ func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, 
 	if err != nil || s == nil {
 		return nil, err
 	}
-	k := &keptSession{session: s, seen: kp.now(), handle: d}
-	if reason := kp.whyOver(k); reason != "" {
+	now := kp.now()
+	k := &keptSession{session: s, seen: now, handle: d}
+	if reason := kp.whyOver(k, now); reason != "" {
 		kp.meter.sessionOver(reason)
 		return nil, nil
 	}

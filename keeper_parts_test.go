@@ -149,24 +149,29 @@ func TestKeeperSaves(t *testing.T) {
 }
 
 // TestKeeperTouches: an ordinary answer sets the cookie anew once in a quarter of the idle time, and never
-// without one.
+// without one. The browser keeps it for the idle time, or if other hosts share the session, as long as that may last:
+// they may use it.
 func TestKeeperTouches(t *testing.T) {
 	for _, c := range []struct {
 		idle, unused time.Duration
+		family       records.ID
 		sets         bool
+		age          string
 	}{
-		{0, 23 * time.Hour, false}, {time.Hour, 14 * time.Minute, false}, {time.Hour, 15 * time.Minute, true},
+		{0, 23 * time.Hour, records.ID{}, false, ""}, {time.Hour, 14 * time.Minute, records.ID{}, false, ""},
+		{time.Hour, 15 * time.Minute, records.ID{}, true, "Max-Age=3600;"},
+		{time.Hour, 15 * time.Minute, records.ID{1}, true, "Max-Age=85500;"},
 	} {
 		p := newParts(t)
 		p.keeper.idle = c.idle
-		k, _ := p.session(nil)
+		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", c.family })
 		p.clock.Add(c.unused)
 		w := httptest.NewRecorder()
 		if err := p.keeper.touch(w, t.Context(), p.at(), k); err != nil {
 			t.Fatal(err)
 		}
 		if got := w.Header().Get("Set-Cookie"); (got != "") != c.sets || c.sets &&
-			!strings.Contains(got, "Max-Age=3600;") {
+			!strings.Contains(got, c.age) {
 			t.Errorf("idle %s, unused for %s: sets %q", c.idle, c.unused, got)
 		}
 	}
@@ -220,6 +225,7 @@ func (s unwritable) Store(ctx context.Context, key string, value []byte) error {
 }
 
 // TestKeeperEndsInPart: that one of the things could not be recorded which a session's end consists of is an error.
+// The next logout ends it again.
 func TestKeeperEndsInPart(t *testing.T) {
 	for what, part := range map[string]func(*keptSession) string{
 		"its own end":     func(k *keptSession) string { return k.name() },
@@ -235,6 +241,9 @@ func TestKeeperEndsInPart(t *testing.T) {
 		if _, err := p.keeper.endNewest(t.Context(), p.at(), k); !errors.Is(err, errBrokenStorage) {
 			t.Errorf("%s, at a logout: %v", what, err)
 		}
+		if s := (held{k, present{&neighbour{keeper: p.keeper}, p.at()}}); !s.canEnd() {
+			t.Errorf("%s is unwritten, and for the next logout there is nothing to end", what)
+		}
 		if err := p.keeper.end(t.Context(), k); !errors.Is(err, errBrokenStorage) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -243,6 +252,56 @@ func TestKeeperEndsInPart(t *testing.T) {
 		}); !errors.Is(err, errBrokenStorage) {
 			t.Errorf("%s, by its index: %v", what, err)
 		}
+	}
+}
+
+// TestKeeperNotesUses: a use of a session that several hosts share is noted once in a quarter of the idle time, and
+// one that the storage did not take is noted by the next request.
+func TestKeeperNotesUses(t *testing.T) {
+	p := newParts(t)
+	p.keeper.idle = time.Hour
+	k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+	working := p.keeper.store.uses
+	broken := records.NewShelf(unwritable{p.storage, k.name()}, "aventus_auth/uses",
+		records.NewClock(p.clock.Now, p.clock.Elapsed))
+	start := p.clock.Now()
+	for _, c := range []struct {
+		after time.Duration
+		uses  *records.Shelf
+		want  time.Duration // when it was last used, as the other hosts know it
+	}{
+		{0, working, 0}, {14 * time.Minute, working, 0}, {15 * time.Minute, broken, 0},
+		{16 * time.Minute, working, 16 * time.Minute}, {30 * time.Minute, working, 16 * time.Minute},
+		{31 * time.Minute, working, 31 * time.Minute},
+	} {
+		p.clock.Add(start.Add(c.after).Sub(p.clock.Now()))
+		p.keeper.store.uses = c.uses
+		p.keeper.noteUse(t.Context(), k)
+		last, err := p.keeper.store.lastUse(t.Context(), k.handle)
+		if err != nil || !last.Equal(start.Add(c.want)) {
+			t.Errorf("after %s: last used %s after the start, %v; want %s", c.after, last.Sub(start), err, c.want)
+		}
+	}
+}
+
+// TestFamilyEndsForAsLong: where the browser has no more of a session than its family's name, the end of the family
+// is remembered for as long as a session of any block may last, and no longer for a block with a shorter lifetime.
+func TestFamilyEndsForAsLong(t *testing.T) {
+	p := newParts(t)
+	k, cookie := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+	short := *p.keeper
+	short.lifetime = time.Hour
+	lo := &logouts{remember: func(context.Context) time.Duration { return p.keeper.lifetime }}
+	by := present{&neighbour{keeper: &short}, p.at()}
+	if err := lo.endFamily(t.Context(), by, k.family); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); got != nil || err != nil {
+			t.Errorf("the session goes on: %v, error %v", got, err)
+		}
+		p.clock.Add(2 * time.Hour)
+		p.keeper.ends.learn(t.Context())
 	}
 }
 

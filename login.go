@@ -50,24 +50,34 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 	b := ls.cookies.bindingIn(asSent(r).cookies)
 	l = &login{browser: browserOf(b.id), restarts: l.restarts, known: l.known, returnTo: l.returnTo, visit: l.visit}
 	_, _ = rand.Read(l.nonce[:])
-	location := ls.server.client.AuthorizeURL(at.redirectURI, "", "", ls.idNonce(l))
-	room := roomIn(w.Header()) - len(location) - ls.cookies.roomForBinding()
-	state, err := ls.seal(r.Context(), at, l, room)
-	if err != nil {
-		return ls.answers.fail(w, r, errStorage, err)
+	to, stateLen, err := ls.authorizeURL(r, at, l, maxState)
+	if over := len(to) + ls.cookies.roomForBinding() - roomIn(w.Header()); err == nil && over > 0 {
+		to, _, err = ls.authorizeURL(r, at, l, stateLen-over)
 	}
-	verifier, err := ls.verifier(r, state, l)
 	if err != nil {
 		return ls.answers.fail(w, r, errStorage, err)
 	}
 
 	ls.cookies.bind(w, b, ls.now())
 	ls.meter.loginBegun()
-	to := ls.server.client.AuthorizeURL(at.redirectURI, state, verifier, ls.idNonce(l))
 	if isForm(r) {
 		return ls.answers.sendForm(w, to, "")
 	}
 	return ls.answers.redirect(w, to, status)
+}
+
+// authorizeURL returns the URL of the authorization server for a login, with a state of at most room bytes, if it
+// can. It also returns the state's length.
+func (ls *logins) authorizeURL(r *http.Request, at site, l *login, room int) (to string, stateLen int, err error) {
+	state, err := ls.seal(r.Context(), at, l, room)
+	if err != nil {
+		return "", 0, err
+	}
+	verifier, err := ls.verifier(r, state, l)
+	if err != nil {
+		return "", 0, err
+	}
+	return ls.server.client.AuthorizeURL(at.redirectURI, state, verifier, ls.idNonce(l)), len(state), nil
 }
 
 // seal returns a state of at most room bytes, if it can.
@@ -77,7 +87,7 @@ func (ls *logins) seal(ctx context.Context, at site, l *login, room int) (string
 		shortened := *l.visit
 		l.visit, returnTo = &shortened, &shortened.returnTo
 	}
-	plaintext, err := marshalToFit(ls.states.room(min(maxState, room)), returnTo, l.marshal)
+	plaintext, err := marshalToFit(ls.states.room(room), returnTo, l.marshal)
 	if err != nil {
 		return "", err
 	}

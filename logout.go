@@ -318,7 +318,7 @@ func (lo *logouts) serveForget(w http.ResponseWriter, r *http.Request, at site) 
 func (lo *logouts) isSignedIn(r *http.Request, at site) (bool, error) {
 	sessions, err := heldBy(r.Context(), lo.blocks.atHost(lo.own, r, at), asSent(r).cookies)
 	for _, s := range sessions {
-		if s.isRead() && s.by.keeper.whyOver(s.keptSession) == "" {
+		if s.isRead() && s.by.keeper.whyOver(s.keptSession, s.by.keeper.now()) == "" {
 			return true, nil
 		}
 	}

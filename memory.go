@@ -1,11 +1,8 @@
 package aventusauth
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
+	"hash/maphash"
 	"runtime/debug"
-	"sync"
 
 	"github.com/maypok86/otter/v2"
 )
@@ -18,29 +15,20 @@ import (
 // come once pushes nobody else out. A value that is no session of this site is never stored.
 type memory struct {
 	sessions *otter.Cache[openedKey, *keptSession]
-	digests  cipher.AEAD
+	seed     maphash.Seed
 }
 
 // openedKey is what an opened session is remembered by: its cookie, and all that the cookie is opened with.
 type openedKey struct {
 	by     [8]byte // the block's keys and what its sessions are bound to, but for the origin
 	origin string
-	digest [16]byte // of the cookie's value
+	tag    [16]byte // the end of the cookie's value
+	hash   uint64   // of all of it
 }
 
 // newMemory returns a memory that takes no more than about limit bytes.
 func newMemory(limit uint64) *memory {
-	key := make([]byte, 16)
-	_, _ = rand.Read(key) // never fails (crypto/rand)
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		panic(err) // for no key of this length
-	}
-	digests, err := cipher.NewGCM(block)
-	if err != nil {
-		panic(err) // for no AES
-	}
-	return &memory{digests: digests, sessions: otter.Must(&otter.Options[openedKey, *keptSession]{
+	return &memory{seed: maphash.MakeSeed(), sessions: otter.Must(&otter.Options[openedKey, *keptSession]{
 		MaximumWeight: limit,
 		Weigher:       func(_ openedKey, k *keptSession) uint32 { return k.weight() },
 		Executor:      func(task func()) { task() }, // no goroutine that outlives a config
@@ -53,31 +41,19 @@ func memoryLimit() uint64 {
 	return min(rememberedBytes, uint64(debug.SetMemoryLimit(-1))/8)
 }
 
-// digestBuffers hold room for a cookie's value and its digest. Arguments of a cipher escape to the heap.
-var digestBuffers = sync.Pool{New: func() any { return new(digestBuffer) }}
-
-type digestBuffer struct {
-	value  [maxCookie]byte
-	nonce  [12]byte // always zero
-	digest [16]byte
-}
-
-// key returns what the session of a cookie is remembered by, or false for a value that is too long to hold one.
+// key returns what the session of a cookie is remembered by, or false for a value that is too long, or too short, to
+// hold one.
 //
-// The digest stands for the value, which need not be kept: it is the value's GMAC (NIST SP 800-38D) under a key
-// of this process. One nonce for all would give the key away to an attacker who sees digests, but none leaves this
-// process; so to find a value with another one's digest takes some 2^120 guesses, and each is a request. It takes
-// a quarter of SHA-256's time.
+// The cookie's value is not kept. In place of it are the end of its authentication tag, 96 bits that nobody can name
+// who has not seen the cookie, and a hash of all of it under a secret of this process: a value of which anything else
+// was changed has another one, and is opened, and refused. The hash takes a tenth of SHA-256's time.
 func (m *memory) key(by [8]byte, origin, value string) (openedKey, bool) {
 	key := openedKey{by: by, origin: origin}
-	if len(value) > maxCookie {
+	if len(value) > maxCookie || len(value) < len(key.tag) {
 		return key, false
 	}
-	b := digestBuffers.Get().(*digestBuffer)
-	n := copy(b.value[:], value)
-	m.digests.Seal(b.digest[:0], b.nonce[:], nil, b.value[:n])
-	key.digest = b.digest
-	digestBuffers.Put(b)
+	copy(key.tag[:], value[len(value)-len(key.tag):])
+	key.hash = maphash.String(m.seed, value)
 	return key, true
 }
 

@@ -67,7 +67,8 @@ func TestMemoryIsBounded(t *testing.T) {
 			if c.store == "storage" {
 				k.handle = newHandle(s)
 			}
-			k.cookie, _ = kp.memory.key(kp.memoryID, at.origin, fmt.Sprint(c.what, i))
+			k.cookie, _ = kp.memory.key(kp.memoryID, at.origin,
+				fmt.Sprintf("%s %030d", c.what, i))
 			s.subject()
 			kp.memory.add(k)
 			if c.withClaims {
@@ -103,7 +104,7 @@ func TestMemoryKeepsWhoComesOften(t *testing.T) {
 	m := newMemory(1 << 20)
 	remember := func(name string) openedKey {
 		k := &keptSession{session: &session{grant: grant{bearer: strings.Repeat("x", 1500)}}}
-		k.cookie, _ = m.key([8]byte{}, "https://example.com", name)
+		k.cookie, _ = m.key([8]byte{}, "https://example.com", name+" in a cookie of some length")
 		m.add(k)
 		return k.cookie
 	}
@@ -125,6 +126,34 @@ func TestMemoryKeepsWhoComesOften(t *testing.T) {
 	}
 	if found < len(often)*95/100 {
 		t.Errorf("%d of %d who come often are remembered", found, len(often))
+	}
+}
+
+// TestMemoryKey: a cookie of which a character was changed, wherever that is, is not taken for the one that is
+// remembered, nor is one of another block or host.
+func TestMemoryKey(t *testing.T) {
+	m, by, value := newMemory(1<<20), [8]byte{1}, strings.Repeat("aventus", 40)
+	const origin = "https://example.com"
+	key := func(by [8]byte, origin, value string) openedKey {
+		key, ok := m.key(by, origin, value)
+		if !ok {
+			t.Fatalf("%q has no key", value)
+		}
+		return key
+	}
+	want := key(by, origin, value)
+	if key(by, origin, value) != want || key([8]byte{2}, origin, value) == want || key(by, origin+"m", value) == want {
+		t.Error("the key is not that of the cookie, the host and the block")
+	}
+	for i := range value {
+		if key(by, origin, value[:i]+"X"+value[i+1:]) == want || key(by, origin, value[:i]+value[i+1:]) == want {
+			t.Errorf("character %d does not count", i)
+		}
+	}
+	for _, value := range []string{"", value[:15], strings.Repeat("A", maxCookie+1)} {
+		if _, ok := m.key(by, origin, value); ok {
+			t.Errorf("a value of %d characters has a key", len(value))
+		}
 	}
 }
 

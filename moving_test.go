@@ -47,7 +47,7 @@ func TestMovingCaddyfiles(t *testing.T) {
 				"Authorization": "Basic " + forged, "X-User-Id": "", "X-User-Email": "",
 			}},
 		}},
-		{"X-Auth-Request-User", []want{
+		{"profile /oauth2/userinfo", []want{
 			{"", "/health", 0, map[string]string{
 				"Authorization": "", "X-Auth-Request-User": "", "X-Auth-Request-Email": "",
 			}},

@@ -30,11 +30,7 @@ func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
 	if kept != nil {
 		r.Header["Authorization"] = kept
 	}
-	if id.isAnonymous() {
-		was.introduce(r, nil, nil)
-	} else {
-		was.introduce(r, id.known, id.claim)
-	}
+	was.introduce(r, id.grant)
 }
 
 // ownAuthorization returns what goes on of the client's own Authorization: nothing, unless the token
@@ -42,7 +38,7 @@ func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
 // the next handler would believe that it was.
 func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
 	lines := r.Header["Authorization"]
-	if ps.tokenHeader == "Authorization" ||
+	if lines == nil || ps.tokenHeader == "Authorization" ||
 		httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Authorization") ||
 		ps.takesBearers && id.session != nil && slices.ContainsFunc(lines, isBearer) {
 		return nil
@@ -53,16 +49,18 @@ func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
 // letThrough calls the next handler, with the token of the identity. That is the zero one for an
 // anonymous request. The identity has to be introduced by then.
 func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identity, next caddyhttp.Handler) error {
+	own := &privateWriter{ResponseWriter: w, passage: ps, identity: id}
 	if !id.isAnonymous() {
 		switch ps.tokenHeader {
 		case "":
 		case "Authorization":
-			r.Header["Authorization"] = []string{id.bearer}
+			own.token[0] = id.bearer
+			r.Header["Authorization"] = own.token[:]
 		default:
-			r.Header[ps.tokenHeader] = []string{id.token()}
+			own.token[0] = id.token()
+			r.Header[ps.tokenHeader] = own.token[:]
 		}
 	}
-	own := &privateWriter{ResponseWriter: w, passage: ps, identity: id}
 	_, own.sealed = w.Header()["Set-Cookie"]
 	// A stream that shows only by its answer can be ended later over HTTP/1.1. Over HTTP/2 it could only be
 	// reset (see endInOrder), and over HTTP/3 not even that.
@@ -96,6 +94,7 @@ type privateWriter struct {
 	http.ResponseWriter
 	passage     *passage
 	identity    identity
+	token       [1]string               // the line of the header that the token goes on in
 	sealed      bool                    // the answer sets a cookie of ours
 	stream      *stream                 // nil: none
 	cancel      context.CancelCauseFunc // ends the request; may be nil

@@ -39,7 +39,7 @@ func (p *profile) serve(w http.ResponseWriter, r *http.Request) error {
 		Scope     string        `json:"scope"`
 		ExpiresAt time.Time     `json:"expires_at"`
 		Claims    claims.Claims `json:"claims"`
-	}{id.subject(), scopeOf(id), id.ends.UTC(), id.allClaims()})
+	}{id.subject(), id.scopes(), p.reader.endOf(id).UTC(), id.allClaims()})
 	if err != nil {
 		return p.answers.fail(w, r, errInternal, err)
 	}

@@ -77,15 +77,24 @@ func (rn *renewer) dueFrom(s *session) time.Time {
 	return half
 }
 
+// isDue reports whether a session's token is to be renewed by its refresh token.
+func (rn *renewer) isDue(s *session) bool {
+	if s.refresh == "" {
+		return false
+	}
+	now := rn.now()
+	return !isAlive(s, now) || !now.Before(rn.dueFrom(s))
+}
+
 // keepAlive returns a session with a token that lives: its own, or one that a refresh brings. While
 // the old token lives, no request waits, and a failure costs nothing. If both results are nil, the
 // session is over.
 func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*keptSession, *refusal) {
-	now := rn.now()
-	alive := isAlive(k.session, now)
-	if k.refresh == "" || alive && now.Before(rn.dueFrom(k.session)) {
+	if !rn.isDue(k.session) {
 		return k, nil
 	}
+	now := rn.now()
+	alive := isAlive(k.session, now)
 	// A pause never lies further ahead than it is long, unless the clock was set back.
 	if pause := rn.tries.of(k.id).notBefore.Sub(now); 0 < pause && pause <= retryRenewal {
 		if alive {

@@ -1,7 +1,10 @@
 package aventusauth
 
 import (
+	"context"
+	"errors"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,6 +12,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // TestKeepAlive: what a renewal sends, what the request gets, and what is in the record afterwards, by the age
@@ -147,6 +151,7 @@ func TestDoubtAfterTheClock(t *testing.T) {
 	now := start.Add(3 * time.Minute)
 	rn := new(renewalParts).renewer(func() time.Time { return now })
 	record := &session{spending: start}
+	rn.tries.note(records.ID{1}, start, func(*attempt) {}) // or all that is of the future would be forgotten
 	for _, c := range []struct {
 		at   time.Duration
 		want bool
@@ -155,4 +160,137 @@ func TestDoubtAfterTheClock(t *testing.T) {
 			t.Errorf("after %s: it counts as spent: %t, want %t", c.at, !c.want, c.want)
 		}
 	}
+}
+
+// writtenElsewhere are renewalParts whose record another instance replaces.
+type writtenElsewhere struct {
+	renewalParts
+	by atomic.Pointer[session]
+}
+
+func (p *writtenElsewhere) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if s := p.by.Swap(nil); s != nil {
+		p.record = s
+	}
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
+// TestGivenUpMeanwhile: the storage did not take a renewed token, and another instance, which could not know of it,
+// has given the session up meanwhile. The token is recorded in place of that.
+func TestGivenUpMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now().Truncate(time.Second)
+		s := &session{
+			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+		}
+		asked := &writtenElsewhere{renewalParts: renewalParts{record: s.copy(), failAfter: true}}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		time.Sleep(2 * time.Hour)
+		k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+		synctest.Wait()
+		if k == nil || refused != nil || asked.record.spending.IsZero() {
+			t.Fatalf("the request gets %v, %v; the note is of %s", k, refused, asked.record.spending)
+		}
+		givenUp := asked.record.copy()
+		givenUp.refresh, givenUp.spending, givenUp.givenUp = "", time.Time{}, time.Now()
+		asked.by.Store(givenUp)
+		asked.failing.Store(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if asked.record.refresh != "second" || asked.record.token() != "new" {
+			t.Errorf("the record has %q, %q", asked.record.refresh, asked.record.token())
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}
+
+// lyingRecords are renewalParts whose storage takes the note and says that it did not.
+type lyingRecords struct{ renewalParts }
+
+func (p *lyingRecords) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	if _, err := p.renewalParts.putSealed(ctx, at, d, s); err != nil || s.spending.IsZero() {
+		return nil, err
+	}
+	return []byte("the note"), errors.New("it was not written")
+}
+
+func (p *lyingRecords) holds(context.Context, *handle, []byte) bool {
+	return !p.record.spending.IsZero()
+}
+
+// TestNoteWrittenAllTheSame: a note that the storage says it did not take, and has, is taken back also where no
+// write is under way any more: the refresh token was not sent.
+func TestNoteWrittenAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now().Truncate(time.Second)
+		s := &session{
+			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+		}
+		asked := &lyingRecords{renewalParts{record: s.copy()}}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		time.Sleep(2 * time.Hour)
+		if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)}); k != nil ||
+			refused == nil || refused.failure != errRenewal {
+			t.Errorf("the request gets %v, %v", k, refused)
+		}
+		synctest.Wait()
+		if len(asked.sent) != 0 || !asked.record.spending.IsZero() || asked.record.refresh != "first" {
+			t.Errorf("sent %q; the record has %q, and a note of %s", asked.sent, asked.record.refresh,
+				asked.record.spending)
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}
+
+// hugeRecords are renewalParts of which no record holds the new token.
+type hugeRecords struct {
+	renewalParts
+	revoked chan string
+}
+
+func (p *hugeRecords) put(ctx context.Context, at site, d *handle, s *session) error {
+	if s.token() == "new" {
+		return errTooLarge
+	}
+	return p.renewalParts.put(ctx, at, d, s)
+}
+
+func (p *hugeRecords) revoke(_ context.Context, s *session) { p.revoked <- s.refresh }
+
+// TestRenewedTooLarge: a renewed token that no record can hold, however often it is tried, ends the session with the
+// token that it has, and no note stays. The refresh token that came is revoked.
+func TestRenewedTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now().Truncate(time.Second)
+		s := &session{
+			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+		}
+		asked := &hugeRecords{renewalParts{record: s.copy()}, make(chan string, 1)}
+		rn := asked.renewer(time.Now)
+		rn.records, rn.server = asked, asked
+		time.Sleep(2 * time.Hour)
+		k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+		if k != nil || refused != nil {
+			t.Errorf("the request gets %v, %v", k, refused)
+		}
+		synctest.Wait()
+		select {
+		case revoked := <-asked.revoked:
+			if revoked != "second" {
+				t.Errorf("%q is revoked", revoked)
+			}
+		default:
+			t.Error("the refresh token that came is not revoked")
+		}
+		if r := asked.record; r.refresh != "" || !r.spending.IsZero() || r.givenUp.IsZero() || r.token() != "old" {
+			t.Errorf("the record has %q, %q, a note of %s, and was given up at %s", r.token(), r.refresh, r.spending,
+				r.givenUp)
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
 }

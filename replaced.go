@@ -89,7 +89,8 @@ func (rp *replacer) familyOf(r *http.Request, at site, l *login, s *session) rec
 		brought, err := heldBy(r.Context(), []present{{rp.own, at}}, asSent(r).cookies)
 		rp.report(err)
 		for _, old := range brought {
-			reason := rp.own.keeper.whyOver(old.keptSession) // one that is idle here may be in use at another host
+			// One that is idle here may be in use at another host.
+			reason := rp.own.keeper.whyOver(old.keptSession, rp.own.keeper.now())
 			if old.isShared() && old.subject() == sub && (reason == "" || reason == "idle") {
 				return old.family
 			}

@@ -48,7 +48,7 @@ func (a *answers) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 	was.failed = &f
 	stripIdentity(r, a.cookies, a.tokenHeader) // the error's routes may lead to an upstream, too
 	if !was.introduced {
-		was.introduce(r, nil, nil)
+		was.introduce(r, nil)
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.aventus_auth.error", f.code)
@@ -190,6 +190,7 @@ a {
 	display: inline-block; padding: .6rem 1.2rem; border-radius: .6rem;
 	background: var(--accent); color: var(--card); font-weight: 600; text-decoration: none;
 }
+p:last-of-type { margin-bottom: 0; }
 img { position: absolute; }
 </style>
 <body>

@@ -6,8 +6,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 )
 
 // original returns the request as it came, before any rewrite.
@@ -32,13 +30,12 @@ const sentVar = "aventus_auth.sent"
 // sent holds the header lines that a request came with, and the identity that was found for it. As a
 // placeholder, it is empty: its content is for this module alone.
 type sent struct {
-	cookies, authorization []string         // the lines of these headers
-	introduced             bool             // the placeholders ask whoIs
-	whoIs                  func(string) any // the last block's word; nil: an anonymous request's
-	claim                  claims.Lookup    // of the same user, for matchers; nil: an anonymous request's
-	failed                 *failure         // what the request ended with
-	serverSaid             serverWords      // at the callback
-	visited                string           // the origin of another host, whose page the request is for; may be empty
+	cookies, authorization []string    // the lines of these headers
+	introduced             bool        // the placeholders ask for the user
+	user                   *grant      // the last block's word; nil: an anonymous request's
+	failed                 *failure    // what the request ended with
+	serverSaid             serverWords // at the callback
+	visited                string      // the origin of another host, whose page the request is for; may be empty
 }
 
 // serverWords are what the authorization server says at the callback: a code, and words that are meant for the
@@ -58,10 +55,10 @@ func asSent(r *http.Request) *sent {
 }
 
 // introduce sets the placeholders {http.auth.user.*}, by what is known of the user. They are empty
-// for an anonymous request, whose whoIs and claim are nil. Of several blocks, the last one set the token that
+// for an anonymous request, whose user is nil. Of several blocks, the last one set the token that
 // goes on; the placeholders say whose that is.
-func (was *sent) introduce(r *http.Request, whoIs func(name string) any, claim claims.Lookup) {
-	was.whoIs, was.claim = whoIs, claim
+func (was *sent) introduce(r *http.Request, user *grant) {
+	was.user = user
 	if was.introduced {
 		return
 	}
@@ -72,9 +69,9 @@ func (was *sent) introduce(r *http.Request, whoIs func(name string) any, claim c
 		switch {
 		case !ok:
 			return nil, false
-		case was.whoIs == nil:
+		case was.user == nil:
 			return "", true
 		}
-		return was.whoIs(name), true
+		return was.user.known(name), true
 	})
 }

@@ -241,3 +241,18 @@ func TestOddAudiences(t *testing.T) {
 		}
 	}
 }
+
+// TestMetadataOfAnotherHost: a resource of another host describes itself there, also where the path that a client asks
+// about would fit it better.
+func TestMetadataOfAnotherHost(t *testing.T) {
+	p := newParts(t)
+	own := newResource(p.sites, "", "https://auth.example.com", nil)
+	there := newSites("https://other.example.com/oauth2/callback", nil, nil, nil)
+	all := new(resources)
+	all.join(own)
+	all.join(newResource(there, "https://other.example.com/api", "https://auth.example.com", nil))
+	m := &resourceMetadata{own, all, p.answers}
+	if got := m.described(p.request("GET", metadataPath+"/api"), metadataPath+"/api"); got != own {
+		t.Errorf("%s describes %v", bareSite, got)
+	}
+}

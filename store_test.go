@@ -198,3 +198,25 @@ func TestDamagedOnceMore(t *testing.T) {
 		p.clock.Add(damagedFor)
 	}
 }
+
+// TestDamagedAfterTheClock: how long a record has been damaged, which was first seen while the clock was ahead,
+// counts by the clock that is right.
+func TestDamagedAfterTheClock(t *testing.T) {
+	p := newParts(t)
+	k, _ := p.session(func(s *session) { s.refresh = "refresh" })
+	files, err := p.storage.List(t.Context(), "aventus_auth/sessions", true)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("records: %q, %v", files, err)
+	}
+	p.storage.files[files[0]][len(p.storage.files[files[0]])-1] ^= 1
+	for _, c := range []struct {
+		turn   time.Duration
+		isOver bool
+	}{{time.Hour, false}, {-time.Hour, false}, {damagedFor - time.Second, false}, {time.Second, true}} {
+		p.clock.Add(c.turn)
+		s, err := p.keeper.store.fetch(t.Context(), p.at(), k.handle)
+		if s != nil || errors.Is(err, records.ErrStorage) == c.isOver {
+			t.Errorf("after the clock went %s: %v, %v; want it over: %t", c.turn, s, err, c.isOver)
+		}
+	}
+}

@@ -70,8 +70,10 @@ func (ss *streams) open(w http.ResponseWriter, id identity, cancel context.Cance
 func (ss *streams) watch(id identity) (isOver func() bool) {
 	k := id.session
 	if k == nil {
-		keys := id.keys
-		return func() bool { return !ss.now().Before(id.ends) || ss.bearers.isWithdrawn(ss.ctx, id.grant, &keys) }
+		keys := id.client.keys
+		return func() bool {
+			return !ss.now().Before(id.client.expires) || ss.bearers.isWithdrawn(ss.ctx, id.grant, &keys)
+		}
 	}
 	s, looked := k.session, time.Time{}
 	return func() bool {
@@ -87,7 +89,7 @@ func (ss *streams) watch(id identity) (isOver func() bool) {
 			}
 		}
 		return isAhead(k, now) || !now.Before(ss.keeper.lastOf(s)) || ss.keeper.ends.has(s) ||
-			ss.keeper.ends.known(ss.ctx) != nil
+			ss.keeper.ends.known(ss.ctx, now) != nil
 	}
 }
 
@@ -139,7 +141,8 @@ func (p *privateWriter) endInOrder() {
 
 // isEvents reports whether an answer is a stream of events.
 func isEvents(header http.Header) bool {
-	return strings.HasPrefix(header.Get("Content-Type"), "text/event-stream")
+	types := header["Content-Type"]
+	return len(types) > 0 && strings.HasPrefix(types[0], "text/event-stream")
 }
 
 // isClosed reports whether nothing more may be written, since the session is over.

@@ -44,7 +44,7 @@ func TestStreamOver(t *testing.T) {
 		p := newParts(t)
 		k, _ := p.session(c.make)
 		ss := &streams{keeper: p.keeper, sites: p.sites, every: time.Hour, ctx: t.Context(), now: p.clock.Now}
-		isOver := ss.watch(identity{grant: &k.grant, session: k, ends: p.keeper.endOf(k)})
+		isOver := ss.watch(identity{grant: &k.grant, session: k})
 		c.change(p, k)
 		if got := isOver(); got != c.over {
 			t.Errorf("%s: over %v, want %v", c.what, got, c.over)

@@ -232,7 +232,8 @@ func (m *meter) noRefreshToken() {
 		m.logger.Warn("the authorization server gave no refresh token, though scope has offline_access",
 			zap.String("site", m.site), zap.String("advice",
 				"sessions end with their access tokens: allow refresh tokens (offline access) for the application "+
-					"and for the API of audience, or take offline_access out of scope"))
+					"and for the API of audience (without an audience, some servers give none), or take "+
+					"offline_access out of scope"))
 	}
 }
 

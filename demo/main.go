@@ -152,7 +152,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	defer caddy.Stop()
 
 	fmt.Fprintf(stdout, "\n  Open %s/\n\n  The host %s shares its login.\n", site, other)
-	printUsers(stdout)
+	printUsers(stdout, aventustest.DefaultUsers)
 	fmt.Fprintf(stdout, "\n  The authorization server's stand-in is at %s\n  Metrics for Prometheus are at "+
 		"http://%s/metrics\n  Ctrl-C stops it.\n\n", issuer.Issuer, metrics)
 	<-ctx.Done()
@@ -163,9 +163,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 func verified(aventustest.User) map[string]any { return map[string]any{"email_verified": true} }
 
 // printUsers lists the users that can sign in.
-func printUsers(stdout io.Writer) {
+func printUsers(stdout io.Writer, users []aventustest.User) {
 	fmt.Fprint(stdout, "\n  Sign in as one of these; there are no passwords.\n\n")
-	for _, user := range aventustest.DefaultUsers {
+	for _, user := range users {
 		fmt.Fprintf(stdout, "    %s <%s>\n", user.Name, user.Email)
 	}
 }

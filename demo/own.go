@@ -23,6 +23,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+	matching "github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 )
 
 // hostPlaceholder is the one placeholder of a redirect URI that is replaced per request.
@@ -55,7 +56,10 @@ func runOwn(ctx context.Context, file string, port, issuerPort int, verbose bool
 	if err := json.Unmarshal(adapted, config); err != nil {
 		return err
 	}
-	d := &desk{port: port, issuer: "http://" + issuerListener.Addr().String() + "/", secret: rand.Text()}
+	d := &desk{
+		port: port, issuer: "http://" + issuerListener.Addr().String() + "/", secret: rand.Text(),
+		madeUp: make(map[string][]string), ada: aventustest.DefaultUsers[0], granted: make(map[string]any),
+	}
 	if err := d.move(config); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -68,8 +72,10 @@ func runOwn(ctx context.Context, file string, port, issuerPort int, verbose bool
 		listener.Close()
 	}
 
+	users := slices.Clone(aventustest.DefaultUsers)
+	users[0] = d.ada
 	issuer := &aventustest.Server{
-		Issuer: d.issuer, Clients: d.clients, Claims: verified, IDClaims: verified,
+		Issuer: d.issuer, Clients: d.clients, Users: users, Claims: d.claimsOf, IDClaims: d.claimsOf,
 	}
 	server := &http.Server{Handler: issuer, ReadHeaderTimeout: 10 * time.Second}
 	defer server.Close()
@@ -84,7 +90,10 @@ func runOwn(ctx context.Context, file string, port, issuerPort int, verbose bool
 	for _, site := range d.sites {
 		fmt.Fprintf(stdout, "    %s\n", site)
 	}
-	printUsers(stdout)
+	printUsers(stdout, users)
+	for _, name := range slices.Sorted(maps.Keys(d.granted)) {
+		fmt.Fprintf(stdout, "\n  For require_claim, %s has the claim %s: %v\n", d.ada.Name, name, d.granted[name])
+	}
 	fmt.Fprint(stdout, "\n  Ctrl-C stops it.\n\n")
 	<-ctx.Done()
 	return nil
@@ -100,6 +109,10 @@ type desk struct {
 	clients []aventustest.Client
 	sites   []string // the URLs where they are now
 	ports   []int
+
+	madeUp  map[string][]string // the texts in whose place a value was made up, by that value
+	ada     aventustest.User
+	granted map[string]any // the claims of ada's tokens that blocks require
 }
 
 func (d *desk) move(config *caddy.Config) error {
@@ -201,14 +214,12 @@ func (d *desk) moveBlock(block map[string]any) error {
 		delete(block, name)
 	}
 	block["issuer"], block["client_secret"] = d.issuer, d.secret
-	// Users without an account have no values yet. Equal placeholders get equal values.
-	for _, name := range []string{"client_id", "audience"} {
+	for name, madeUp := range map[string]string{"client_id": "your-application", "audience": "your-api"} {
 		if text, ok := block[name].(string); ok {
-			if block[name], ok = expand(text); !ok {
-				block[name] = strings.Trim(text, "{}")
-			}
+			block[name] = d.valueOf(text, madeUp)
 		}
 	}
+	d.grant(list(block["require_claim"]))
 	text, _ := block["redirect_uri"].(string)
 	redirect, ok := expand(text)
 	if !ok {
@@ -241,6 +252,74 @@ func (d *desk) moveBlock(block map[string]any) error {
 	client.RedirectURIs = append(client.RedirectURIs, redirect)
 	client.LogoutOrigins = append(client.LogoutOrigins, origins...)
 	return nil
+}
+
+// valueOf returns a value with its placeholders replaced. Users without an account have no values yet, so one is
+// made up, the same for equal texts.
+func (d *desk) valueOf(text, madeUp string) string {
+	if value, ok := expand(text); ok {
+		return value
+	}
+	i := slices.Index(d.madeUp[madeUp], text)
+	if i < 0 {
+		i = len(d.madeUp[madeUp])
+		d.madeUp[madeUp] = append(d.madeUp[madeUp], text)
+	}
+	if i == 0 {
+		return madeUp
+	}
+	return fmt.Sprintf("%s-%d", madeUp, i+1)
+}
+
+// grant makes Ada somebody of whom the required claims hold. Nobody else is, so that a refusal can be seen as well.
+func (d *desk) grant(required []any) {
+	for _, requirement := range required {
+		requirement := requirement.(map[string]any)
+		name, _ := expand(requirement["claim"].(string))
+		var values []string
+		for _, value := range list(requirement["values"]) {
+			text, _ := expand(value.(string)) // the config does not load if one is unset
+			values = append(values, text)
+		}
+		if len(values) == 0 || matching.Holds(d.adas, name, values) {
+			continue
+		}
+		value := values[0]
+		if domain, ok := strings.CutPrefix(value, "*@"); ok {
+			value = "ada@" + domain
+		}
+		switch had, ok := d.granted[name]; {
+		case name == "email":
+			d.ada.Email = value
+		case name == "sub":
+			d.ada.Sub = value
+		case !ok:
+			d.granted[name] = matching.List{value}
+		default:
+			d.granted[name] = append(had.(matching.List), value)
+		}
+	}
+}
+
+// adas returns a claim of Ada's tokens.
+func (d *desk) adas(name string) (any, bool) {
+	switch name {
+	case "email":
+		return d.ada.Email, true
+	case "sub":
+		return d.ada.Sub, true
+	}
+	claim, ok := d.claimsOf(d.ada)[name]
+	return claim, ok
+}
+
+// claimsOf returns what a user's tokens say beside who it is.
+func (d *desk) claimsOf(user aventustest.User) map[string]any {
+	all := verified(user)
+	if user.Sub == d.ada.Sub {
+		maps.Copy(all, d.granted)
+	}
+	return all
 }
 
 // moveListed moves the hosts that share a block's login, and returns their origins.

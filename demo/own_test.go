@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -109,6 +110,43 @@ http://desk.localhost:`+freePort(t)+` {
 	}
 }
 
+// TestOwnRequirements: one of the users has the claims that a config requires, and sees the site; the other one
+// sees what it says to those who may not. Neither is told of an unset variable as the name of the application.
+func TestOwnRequirements(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	block := func(matcher, required string) string {
+		return "aventus_auth " + matcher + " {\nclient_id {env.NO_SUCH_CLIENT_ID}\n" +
+			"client_secret {env.NO_SUCH_SECRET}\nredirect_uri https://app.example.com/oauth2/callback\n" +
+			"scope openid email\n" + required + "\n}\n"
+	}
+	if err := os.WriteFile(file, []byte("app.example.com {\n"+
+		block("/*", "require_claim groups admin monitoring\nrequire_claim email *@example.org *@example.net")+
+		block("/more", "require_claim groups writers\nrequire_claim realm.roles staff")+
+		`respond "{http.auth.user.email}, {http.auth.user.groups}"`+"\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	port := freePort(t)
+	v := newVisitor(t, "-caddyfile="+file, "-port="+port)
+	v.site = "http://app.example.com.localhost:" + port
+	_, page := v.visit()
+	if !strings.Contains(page, "<strong>your-application</strong>") || !strings.Contains(page, "ada@example.org") {
+		t.Errorf("the sign-in page is %s", page)
+	}
+	status, page := v.signIn()
+	if want := "ada@example.org, writers,admin"; status != http.StatusOK || page != want {
+		t.Errorf("Ada gets %d %q, want %q", status, page, want)
+	}
+	if status, page := v.read(v.client.Get(v.site + "/more")); status != http.StatusOK {
+		t.Errorf("Ada gets %d %q at /more", status, page)
+	}
+	v.client.Jar, _ = cookiejar.New(nil)
+	_, page = v.visit()
+	_, page = v.submit(page, "user", "auth0|grace")
+	if status, page := v.submit(page, "decision", "allow"); status != http.StatusForbidden {
+		t.Errorf("Grace gets %d %q", status, page)
+	}
+}
+
 // TestMoveOfThreeHosts: what docs/moving.md makes of a configuration for three hosts can be tried before anything is
 // registered, and does there what it did before.
 func TestMoveOfThreeHosts(t *testing.T) {
@@ -121,6 +159,9 @@ func TestMoveOfThreeHosts(t *testing.T) {
 	text, _, _ := strings.Cut(after, "```\n")
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := r.Header.Get("X-Auth-Request-Access-Token")
+		if strings.Contains(fmt.Sprint(r.Header), "forged") {
+			t.Errorf("at %s, the app is sent what the client made up: %v", r.URL.Path, r.Header)
+		}
 		fmt.Fprintf(w, "%s for %s, the token as before: %t", r.URL.Path, r.Header.Get("X-Auth-Request-Email"),
 			strings.HasPrefix(token, "ey") && r.Header.Get("Authorization") == "Bearer "+token)
 	}))
@@ -136,7 +177,14 @@ func TestMoveOfThreeHosts(t *testing.T) {
 	at := func(host string) string { return "http://" + host + ".example.com.localhost:" + port }
 	for _, public := range []string{"/health", "/static/x"} {
 		want := public + " for , the token as before: false"
-		if _, page := v.read(v.client.Get(at("app") + public)); page != want {
+		r, err := http.NewRequest(http.MethodGet, at("app")+public, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"User", "Email", "Groups", "Access-Token"} {
+			r.Header.Set("X-Auth-Request-"+name, "forged")
+		}
+		if _, page := v.read(v.client.Do(r)); page != want {
 			t.Errorf("a stranger sees %q, want %q", page, want)
 		}
 	}

@@ -70,7 +70,7 @@ func (l *loaded) protects(b *Block, p place) aventus.Finding {
 	if first := l.before(b, p); first != "" {
 		return aventus.Finding{
 			Status: aventus.Fail, Detail: detail + ", but " + first + " answers first: it is open to everybody",
-			Next: "take the global option order for aventus_auth out, or put aventus_auth before it",
+			Next: "put aventus_auth before it, or, if that is what the global option order does, take that option out",
 		}
 	}
 	if other := l.shutsOut(b, p); other != nil {
@@ -82,25 +82,48 @@ func (l *loaded) protects(b *Block, p place) aventus.Finding {
 		}
 	}
 	for _, pattern := range paths(b.Matchers) {
-		if exact := strings.Trim(pattern, "/"); exact == "" || strings.ContainsAny(exact, "*{") ||
-			strings.Contains(exact[strings.LastIndexByte(exact, '/')+1:], ".") {
-			continue
-		}
-		base := strings.TrimSuffix(pattern, "/")
-		if !l.isOpen(p, base+"/x") {
+		base, open := l.leftOpen(p, pattern)
+		if open == "" {
 			continue
 		}
 		return aventus.Finding{
-			Status: aventus.Warn, Detail: fmt.Sprintf("%s; what is below %s/ is open to everybody", detail, base),
+			Status: aventus.Warn, Detail: fmt.Sprintf("%s; %s is open to everybody", detail, open),
 			Next: fmt.Sprintf("to protect it as well, have the matcher take %s and %s/*", base, base),
 		}
 	}
 	return aventus.Finding{Status: aventus.Pass, Detail: detail}
 }
 
-// isOpen reports whether a request for a path at a place is answered, and by no block.
-func (l *loaded) isOpen(p place, path string) bool {
-	return l.scoutAt(p, path).follow(p.server.Routes) == stops
+// leftOpen names what is open beside the paths that a pattern matches, or returns "": what is below /admin, or /admin
+// where the pattern is /admin/*. The base is that path without a final slash.
+func (l *loaded) leftOpen(p place, pattern string) (base, open string) {
+	base, isFolder := strings.CutSuffix(pattern, "/*")
+	base = strings.TrimSuffix(base, "/")
+	if strings.Trim(base, "/") == "" || strings.ContainsAny(base, "*{") {
+		return base, ""
+	}
+	if isFolder {
+		// An app may answer for /admin what it answers for /admin/. A file server does not: at a folder's name, it
+		// adds the slash. A redirect or a fixed text may be meant for everybody.
+		if l.opens(p, base) == "reverse_proxy" {
+			return base, base + ", without a slash,"
+		}
+		return base, ""
+	}
+	isFile := strings.Contains(base[strings.LastIndexByte(base, '/')+1:], ".")
+	if isFile || l.opens(p, base+"/x") == "" {
+		return base, ""
+	}
+	return base, "what is below " + base + "/"
+}
+
+// opens returns the handler that answers a request for a path at a place, unless a block protects it; or "".
+func (l *loaded) opens(p place, path string) string {
+	s := l.scoutAt(p, path)
+	if s.follow(p.server.Routes) != stops {
+		return ""
+	}
+	return s.why
 }
 
 // shutsOut returns a block that takes no tokens of API clients, and protects what b lets them in for; or nil.
@@ -136,9 +159,8 @@ func (l *loaded) samples(b *Block, p place) []string {
 func (l *loaded) before(b *Block, p place) string {
 	for _, path := range l.samples(b, p) {
 		// A redirect or a fixed text may be meant for everybody.
-		s := l.scoutAt(p, path)
-		if s.follow(p.server.Routes) == stops && (s.why == "file_server" || s.why == "reverse_proxy") {
-			return s.why
+		if first := l.opens(p, path); first == "file_server" || first == "reverse_proxy" {
+			return first
 		}
 	}
 	return ""

@@ -141,15 +141,15 @@ func (e *Ended) keepLearning(first chan<- struct{}) {
 	}
 }
 
-// Known returns nil if all that has ended is known, but for what ended within the last hour. Otherwise it asks the
-// storage, unless that has just failed. An instance that has never learned what has ended, since the storage was
-// down or shows nothing when it started, knows nothing.
-func (e *Ended) Known(ctx context.Context) error {
+// Known returns nil if all that has ended by now, a current reading of the clock, is known, but for what ended within
+// the last hour. Otherwise it asks the storage, unless that has just failed. An instance that has never learned what
+// has ended, since the storage was down or shows nothing when it started, knows nothing.
+func (e *Ended) Known(ctx context.Context, now time.Time) error {
 	e.Begin()
-	isKnown, failed := e.known()
+	isKnown, failed := e.known(now)
 	if !isKnown && failed == nil {
 		_, failed, _ = e.asking.Do("", func() (any, error) { return nil, e.Learn(ctx) })
-		isKnown, _ = e.known()
+		isKnown, _ = e.known(e.clock.Now())
 	}
 	if isKnown {
 		return nil
@@ -157,9 +157,10 @@ func (e *Ended) Known(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrUnknown, failed)
 }
 
-// known reports whether all that has ended is known, and what an attempt to learn it has just failed with.
-func (e *Ended) known() (isKnown bool, failed error) {
-	if gap := e.clock.Now().Sub(e.Learned()); -ClockSkew <= gap && gap <= knownFor {
+// known reports whether all that has ended by now is known, and what an attempt to learn it has just failed with.
+func (e *Ended) known(now time.Time) (isKnown bool, failed error) {
+	learned := e.learned.Load()
+	if gap := time.Duration(now.UnixNano() - learned); learned != 0 && -ClockSkew <= gap && gap <= knownFor {
 		return true, nil
 	}
 	e.mu.RLock()
@@ -181,9 +182,13 @@ func (e *Ended) Learned() time.Time {
 // Has reports whether what is called id, and began at that time, is known to have
 // ended.
 func (e *Ended) Has(id ID, began time.Time) bool {
-	// In this order, since an end is noted before it is expected no more.
-	expected, isExpected := e.expected.get(id)
-	return isExpected && began.Unix() <= expected.since || e.hasNoted(id, began)
+	if e.HasPartial() {
+		// First, since an end is noted before it is expected no more.
+		if expected, ok := e.expected.get(id); ok && began.Unix() <= expected.since {
+			return true
+		}
+	}
+	return e.hasNoted(id, began)
 }
 
 // hasNoted is Has without the ends that are about to be written.
@@ -206,8 +211,8 @@ func (e *Ended) After(id ID) time.Time {
 	return time.Unix(max(known.since, expected.since)+1, 0)
 }
 
-// HasPartial reports whether anything at all has ended by EndBefore or EndNamed: whether ids other
-// than a session's own count at all.
+// HasPartial reports whether anything at all has ended, or is expected to end, by EndBefore or EndNamed: whether
+// ids other than a session's own count at all.
 func (e *Ended) HasPartial() bool { return e.inPart.Load() }
 
 // End ends id, which would have lived until then. It holds here at once, and

@@ -188,3 +188,42 @@ func TestEndWrittenLater(t *testing.T) {
 		})
 	}
 }
+
+// TestAdoptedEndIsWritten: what the storage did not take of an end is written, each half by itself, by what takes the
+// place of the memory that noted it after a reload.
+func TestAdoptedEndIsWritten(t *testing.T) {
+	for _, part := range []string{"aventus_auth/ended/all/", "aventus_auth/ended/lately/"} {
+		s, clock := newStorage(t), newClock()
+		before, next := NewEnded(s, clock.steady()), NewEnded(s.view(), clock.steady())
+		running := NewEnded(s.view(), clock.steady())
+		if err := errors.Join(next.Learn(t.Context()), running.Learn(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		s.on(func(method, key string) error {
+			if method == "Store" && strings.HasPrefix(key, part) {
+				return errBroken
+			}
+			return nil
+		})
+		if err := before.End(t.Context(), ID{1}, clock.Now().Add(3*time.Hour)); !errors.Is(err, errBroken) {
+			t.Fatal(err)
+		}
+		next.Adopt(before)
+		if !next.Has(ID{1}, clock.Now()) || !next.IsUnwritten(ID{1}) {
+			t.Errorf("%s: adopted: ended %t, unwritten %t", part, next.Has(ID{1}, clock.Now()),
+				next.IsUnwritten(ID{1}))
+		}
+		next.writeAgain(t.Context())
+		if next.IsUnwritten(ID{1}) {
+			t.Errorf("%s: it is still unwritten", part)
+		}
+		for what, e := range map[string]*Ended{"runs": running, "starts": NewEnded(s.view(), clock.steady())} {
+			if err := e.Learn(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !e.Has(ID{1}, clock.Now()) {
+				t.Errorf("%s: an instance that %s does not know", part, what)
+			}
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -311,6 +312,50 @@ func TestFoldedAndLost(t *testing.T) {
 	}
 }
 
+// TestFoldedShownInPart: a folded key of which the storage shows a part is an error each time, and is read when it is
+// shown as a whole. What was read as a whole is not read again.
+func TestFoldedShownInPart(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	here := NewEnded(s, clock.steady())
+	endMany(t, here, clock, 1, foldFrom)
+	tick(t, here)
+	for range 2 { // and the single keys are gone
+		clock.Add(2 * learnTimeout)
+		foldAll(t, here)
+	}
+	keys, err := List(t.Context(), s, here.lately.prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { _, ok := parseFolded(path.Base(key)); return !ok })
+	if len(keys) != 1 {
+		t.Fatalf("folded: %q", keys)
+	}
+	whole, err := s.FileStorage.Load(t.Context(), keys[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := func(value []byte) {
+		t.Helper()
+		if err := s.FileStorage.Store(t.Context(), keys[0], value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := NewEnded(s.view(), clock.steady())
+	other.learned.Store(clock.Now().UnixNano()) // it lists what is new alone
+	store(whole[:len(whole)/2])
+	for range 2 {
+		if err := other.Learn(t.Context()); !errors.Is(err, ErrStorage) {
+			t.Errorf("a half: %v", err)
+		}
+	}
+	store(whole)
+	if err := other.Learn(t.Context()); err != nil {
+		t.Error(err)
+	}
+	knows(t, "shown as a whole", other, clock, 1, foldFrom)
+}
+
 // TestFoldedButNotRead: a learning that was stopped before it had read all that is folded does not count, and the end
 // of a request does not stop it.
 func TestFoldedButNotRead(t *testing.T) {
@@ -495,7 +540,7 @@ func TestRequestsDuringLearning(t *testing.T) {
 	learned := make(chan error)
 	go func() { learned <- there.Learn(t.Context()) }()
 	<-loading
-	if there.Known(t.Context()) != nil || !there.Has(numbered(1, 1), clock.Now()) ||
+	if there.Known(t.Context(), clock.Now()) != nil || !there.Has(numbered(1, 1), clock.Now()) ||
 		there.Has(numbered(9, 1), clock.Now()) {
 		t.Error("what is known is not, while more is learned")
 	}

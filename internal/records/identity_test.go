@@ -87,7 +87,7 @@ func TestRelearn(t *testing.T) {
 		t.Fatalf("what ended long ago is learned without need: %v", err)
 	}
 	here.Relearn()
-	if isKnown, _ := here.known(); isKnown {
+	if isKnown, _ := here.known(here.clock.Now()); isKnown {
 		t.Error("all that has ended is said to be known")
 	}
 	if err := here.Learn(t.Context()); err != nil || !here.Has(id, clock.Now()) {
@@ -116,7 +116,7 @@ func TestRelearnWhileListing(t *testing.T) {
 	storage.happens = sync.OnceFunc(e.Relearn)
 	for _, want := range []bool{false, true} {
 		err := e.Learn(t.Context())
-		if isKnown, _ := e.known(); err != nil || isKnown != want {
+		if isKnown, _ := e.known(e.clock.Now()); err != nil || isKnown != want {
 			t.Errorf("all that has ended is known: %t, want %t; error %v", isKnown, want, err)
 		}
 	}

@@ -8,7 +8,8 @@ import (
 )
 
 // TestWritesInTurn: a write that was given up on is carried out before the next one of its key, so that
-// what was written last stays; and one that was given up on before its turn is not carried out.
+// what was written last stays; and one that was given up on before its turn is not carried out, neither
+// at once nor after the writes that follow.
 func TestWritesInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newStorage(t)
@@ -62,6 +63,26 @@ func TestWritesInTurn(t *testing.T) {
 		<-s.Settled("a", expires)
 		if value, err := s.Get(t.Context(), "a", expires); string(value) != "3" || err != nil {
 			t.Errorf("what stays is %q, error %v", value, err)
+		}
+
+		began := time.Now()
+		storage.on(func(method, key string) error {
+			if method == "Store" && key == s.key("a", expires) && time.Since(began) < 11*time.Second {
+				time.Sleep(12 * time.Second)
+			}
+			return nil
+		})
+		for _, value := range []string{"5", "6"} { // the other one is given up on two seconds before its turn
+			if err := put("a", value); err == nil {
+				t.Errorf("%s is written", value)
+			}
+		}
+		if err := put("a", "7"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		if value, err := s.Get(t.Context(), "a", expires); string(value) != "7" || err != nil {
+			t.Errorf("what stays in the end is %q, error %v", value, err)
 		}
 	})
 }

@@ -1,0 +1,72 @@
+package aventusauth
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// unreadable is a storage that fails to load what has a part of its key.
+type unreadable struct {
+	*mapStorage
+	part string
+}
+
+func (s unreadable) Load(ctx context.Context, key string) ([]byte, error) {
+	if strings.Contains(key, s.part) {
+		return nil, errBrokenStorage
+	}
+	return s.mapStorage.Load(ctx, key)
+}
+
+// TestBroughtToALogin: what becomes of the session that a browser brings to a login, and of one of the same family
+// that another host has. The person of a login may not be known, and the record of what is brought not be readable.
+func TestBroughtToALogin(t *testing.T) {
+	const ada, bob = `{"sub":"auth0|ada"}`, `{"sub":"auth0|bob"}`
+	one, another := records.ID{1}, records.ID{2}
+	for what, c := range map[string]struct {
+		was, is      string // the ID tokens' claims
+		family       records.ID
+		isUnreadable bool
+		brought      bool // goes on
+		others       bool // go on
+	}{
+		"the same person":                    {ada, ada, one, false, true, true},
+		"the same person, and not readable":  {ada, ada, one, true, true, true},
+		"the same person, of another family": {ada, ada, another, false, false, false},
+		"another person":                     {ada, bob, another, false, false, false},
+		"another person, and not readable":   {ada, bob, another, true, false, false},
+		"nobody knows whose":                 {"", "", one, false, false, true},
+		"nobody knows whose, another family": {"", "", another, false, false, false},
+		"somebody after nobody knows who":    {"", ada, another, false, false, false},
+	} {
+		p := newParts(t)
+		rp := p.logins().replacer
+		begin := func(claims string, family records.ID) (*keptSession, string) {
+			return p.session(func(s *session) { s.refresh, s.family, s.idToken = "refresh", family, []byte(claims) })
+		}
+		other, _ := begin(c.was, one)
+		brought, cookie := begin(c.was, one)
+		s, _ := begin(c.is, c.family)
+		s.created = p.keeper.ends.after(s.session)
+		if c.isUnreadable {
+			p.keeper.memory.forgetAll()
+			p.keeper.store.shelf = records.NewShelf(unreadable{p.storage, brought.name()}, "aventus_auth/sessions",
+				records.NewClock(p.clock.Now, p.clock.Elapsed))
+		}
+		r := p.request("GET", "/oauth2/callback", "Cookie", cookie)
+		rp.endBrought(r, rp.overwritten(r, p.at()), s.session)
+		if got := !p.keeper.ends.has(brought.session); got != c.brought {
+			t.Errorf("%s: what is brought goes on: %t, want %t", what, got, c.brought)
+		}
+		if got := !p.keeper.ends.has(other.session); got != c.others {
+			t.Errorf("%s: what another host has goes on: %t, want %t", what, got, c.others)
+		}
+		p.clock.Add(2 * records.ClockSkew)
+		if c.family != one && p.keeper.ends.has(s.session) {
+			t.Errorf("%s: the login's own session has ended", what)
+		}
+	}
+}
