@@ -136,7 +136,7 @@ func BenchmarkSessionsAtOnce(b *testing.B) {
 					cookies[i] = benchCookie(b, h, 1500)
 				}
 				asker := func() func(cookie string) error {
-					r, w := benchRequest("https://example.com/page"), httptest.NewRecorder()
+					r, w := benchRequest(serverOf(h), "https://example.com/page"), httptest.NewRecorder()
 					return func(cookie string) error {
 						resetRequest(r, cookie)
 						caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], introduced: true})
