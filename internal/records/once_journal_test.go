@@ -238,8 +238,7 @@ func TestAsideSwept(t *testing.T) {
 	p.expect(t, true, "two hours later")
 	eventually(t, "the journals are gone", func() bool { return !at("test/spent") })
 	newProcess(s, clock).expect(t, true, "by another")
-	p.aside.work.Lock() // no sweep is under way any more
-	p.aside.work.Unlock()
+	p.awaitSweeps()
 	if !at("test/more-spent") {
 		t.Error("what was put aside is gone as soon as the journals")
 	}

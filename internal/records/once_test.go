@@ -52,6 +52,14 @@ func (p *process) remembered() int {
 	return n
 }
 
+// awaitSweeps waits until the sweeps that came with earlier uses have ended.
+func (p *process) awaitSweeps() {
+	for _, place := range []*periods{p.place, p.aside} {
+		place.work.Lock()
+		place.work.Unlock()
+	}
+}
+
 // expect fails the test unless the result of a use is as wanted.
 func (p *process) expect(t *testing.T, want bool, names ...string) {
 	t.Helper()
@@ -442,6 +450,7 @@ func TestUseAfterReload(t *testing.T) {
 	p.expect(t, true, "one")
 	for n := range 4 { // reload, and reload again
 		other.expect(t, true, fmt.Sprint("other", n))
+		p.awaitSweeps()
 		next := s.view()
 		writing, closing := make(chan struct{}), make(chan struct{})
 		old.on(func(m, _ string) error {
