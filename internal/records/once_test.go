@@ -56,7 +56,7 @@ func (p *process) remembered() int {
 func (p *process) awaitSweeps() {
 	for _, place := range []*periods{p.place, p.aside} {
 		place.work.Lock()
-		place.work.Unlock()
+		defer place.work.Unlock()
 	}
 }
 
