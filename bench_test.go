@@ -2,11 +2,15 @@ package aventusauth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -115,6 +119,95 @@ func BenchmarkSessionsInTurn(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkSessionsAtOnce is BenchmarkSessionsInTurn with as many requests at a time as there are processors. A lock
+// that all of them take shows in the mutex profile, and in requests that cost more with more processors.
+//
+//	go test -run '^$' -bench SessionsAtOnce -cpu 1,2 -mutexprofile mutex.out .
+func BenchmarkSessionsAtOnce(b *testing.B) {
+	for _, store := range []string{"cookie", "storage"} {
+		for _, sessions := range []int{1000, 50000} {
+			b.Run(fmt.Sprintf("store=%s/sessions=%d", store, sessions), func(b *testing.B) {
+				h := benchHandlerOn(b, Config{Session: Session{Store: store}}, new(mapStorage))
+				defer h.Cleanup()
+				cookies := make([]string, sessions)
+				for i := range cookies {
+					cookies[i] = benchCookie(b, h, 1500)
+				}
+				asker := func() func(cookie string) error {
+					r, w := benchRequest(serverOf(h), "https://example.com/page"), httptest.NewRecorder()
+					return func(cookie string) error {
+						resetRequest(r, cookie)
+						caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], introduced: true})
+						return h.ServeHTTP(w, r, nothing)
+					}
+				}
+				ask := asker()
+				for _, cookie := range cookies { // the first time is not what is measured
+					if err := ask(cookie); err != nil {
+						b.Fatal(err)
+					}
+				}
+				var turn atomic.Int64
+				start := cpuTime(b)
+				b.ReportAllocs()
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					ask := asker()
+					for i := int(turn.Add(1)) * sessions / 7; pb.Next(); i++ {
+						if err := ask(cookies[i%sessions]); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+				b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
+			})
+		}
+	}
+}
+
+// hastyFiles are files that are not waited for until they are on the disk.
+type hastyFiles struct{ certmagic.FileStorage }
+
+func (f *hastyFiles) Store(_ context.Context, key string, value []byte) error {
+	name := f.Filename(key)
+	err := os.WriteFile(name, value, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		_ = os.MkdirAll(filepath.Dir(name), 0o700)
+		err = os.WriteFile(name, value, 0o600)
+	}
+	return err
+}
+
+// BenchmarkListing lists 100,000 sessions in files, as the admin API does for each block.
+//
+//	go test -run '^$' -bench Listing -benchtime 5x .
+func BenchmarkListing(b *testing.B) {
+	const sessions = 100_000
+	h := benchHandlerOn(b, Config{Session: Session{Store: "storage"}},
+		&hastyFiles{certmagic.FileStorage{Path: b.TempDir()}})
+	defer h.Cleanup()
+	for range sessions {
+		benchCookie(b, h, 750)
+	}
+	start := cpuTime(b)
+	for b.Loop() {
+		found := 0
+		err := serveList(httptest.NewRecorder(), func(f func(listed) error) error {
+			return h.house.keeper.store.list(b.Context(), func(about listed) error {
+				if found++; h.house.keeper.ends.hasListed(about) {
+					return errors.New("it has ended")
+				}
+				return f(about)
+			})
+		})
+		if err != nil || found != sessions {
+			b.Fatalf("%d sessions, %v", found, err)
+		}
+	}
+	b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N)/1e6, "cpu-ms/op")
 }
 
 // BenchmarkLogin measures what a login costs in this handler: the redirect, the

@@ -121,7 +121,7 @@ func testClockFarAhead(t *testing.T) {
 	if _, err := shelf.Get(ctx, "record", until); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the record is kept for good: %v", err)
 	}
-	if _, ok := once.used[idsOf("code")[0]]; ok {
+	if once.isUsed(idsOf("code")[0]) {
 		t.Error("the code is kept for good in memory")
 	}
 	// What was written while the clock was ahead is removed when its time has come.
@@ -145,7 +145,7 @@ func testClockFarAhead(t *testing.T) {
 	}
 	ends := 0
 	ended.ended.each(func(ID, end) { ends++ })
-	if ends != 1 || len(once.used) != 1 || len(once.read) != 0 {
-		t.Errorf("memory is left with %d ends, %d uses, %d journals", ends, len(once.used), len(once.read))
+	if uses := once.remembered(); ends != 1 || uses != 1 || len(once.read) != 0 {
+		t.Errorf("memory is left with %d ends, %d uses, %d journals", ends, uses, len(once.read))
 	}
 }

@@ -37,8 +37,9 @@ const (
 	// loadsAtOnce is how many values one caller loads at a time.
 	loadsAtOnce = 16
 
-	// removedAtOnce is how many single keys a process removes at most in one LearnInterval. With files, each removal
-	// may disturb a listing of another instance.
+	// removeFor is for how long a process removes single keys in one LearnInterval, removedAtOnce of them at a time.
+	// With files, each removal may disturb a listing of another instance, which is tried again for a second.
+	removeFor     = 250 * time.Millisecond
 	removedAtOnce = 128
 )
 
@@ -235,7 +236,8 @@ func (p *endPlace) fold(ctx context.Context) {
 func (p *endPlace) foldNow(ctx context.Context) {
 	for ctx.Err() == nil && p.foldSome(ctx) {
 	}
-	p.removeSome(ctx)
+	for began := p.clock.elapsed(); p.removeSome(ctx) && p.clock.elapsed()-began < removeFor; {
+	}
 }
 
 // foldSome folds ends of one period, and reports whether there may be more to do. After an error, the same ends are
@@ -289,26 +291,36 @@ func randomName() string {
 	return hex.EncodeToString(name[:])
 }
 
-// removeSome removes single keys of one fold.
-func (p *endPlace) removeSome(ctx context.Context) {
+// removeSome removes single keys of one fold, several at a time, and reports whether there may be more to remove.
+func (p *endPlace) removeSome(ctx context.Context) bool {
 	f, ok := p.oldest()
 	if !ok {
-		return
+		return false
 	}
 	value, err := p.slow.Load(ctx, f.key)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return
+		return false
 	}
 	isWhole := bytes.Equal(value, joinFiled(f.ends))
 	if !isWhole && remove(ctx, p.slow, f.key) != nil {
-		return
+		return false
 	}
-	some := f.ends[f.gone:min(f.gone+removedAtOnce, len(f.ends))]
-	for i := 0; isWhole && i < len(some); i++ {
-		if ctx.Err() != nil || remove(ctx, p.slow, p.key(f.period, some[i])) != nil {
-			break
+	if isWhole {
+		work, removing := errgroup.WithContext(ctx)
+		work.SetLimit(loadsAtOnce)
+		some := f.ends[f.gone:min(f.gone+removedAtOnce, len(f.ends))]
+		for _, end := range some {
+			work.Go(func() error {
+				if err := removing.Err(); err != nil {
+					return err
+				}
+				return remove(ctx, p.storage, p.key(f.period, end))
+			})
 		}
-		f.gone++
+		if work.Wait() != nil {
+			return false // what is gone by now may be removed again
+		}
+		f.gone += len(some)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -322,6 +334,7 @@ func (p *endPlace) removeSome(ctx context.Context) {
 	default:
 		p.folded[0].gone = f.gone
 	}
+	return true
 }
 
 // oldest returns the fold whose single keys are to be removed next, if each listing that began before it was stored

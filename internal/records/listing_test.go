@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -51,6 +52,22 @@ func TestKindsOfListings(t *testing.T) {
 		b.expect(t, true, "two")
 		a.expect(t, false, "two")
 		instance().expect(t, false, "two")
+		for number := range 5 { // more than one journal holds
+			a.useMany(t, true, number)
+		}
+		for _, p := range []*process{a, b, instance()} {
+			p.useMany(t, false, 0)
+			p.useMany(t, false, 4)
+		}
+		clock.Add(time.Hour)
+		a.aside.sweepNow(t.Context(), hourOf(clock.Now())-1)
+		instance().useMany(t, false, 0)
+		a.aside.sweepNow(t.Context(), hourOf(clock.Now()))
+		if keys := data.Keys(); slices.ContainsFunc(keys, func(key string) bool {
+			return strings.HasPrefix(key, "aventus_auth/more-spent/")
+		}) {
+			t.Error("what was put aside is not swept")
+		}
 
 		ended := func() *Ended { return NewEnded(open(), clock.steady()) }
 		first, second := ended(), ended()

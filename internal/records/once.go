@@ -2,11 +2,11 @@ package records
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"sync"
@@ -29,12 +29,12 @@ const (
 	gatherAfter = time.Second
 
 	// journalSize limits a journal: it is written as a whole for each batch of calls, and read by
-	// all processes that share the storage.
+	// all processes that share the storage. It is a whole number of ids.
 	journalSize = 32 << 10
 )
 
 // Once makes sure that an id is used once, by one of all processes that share a
-// storage, also after a restart.
+// storage, also after a restart. The ids must be evenly distributed, as hashes are.
 //
 // Before an id is used, its use is written into a journal of this process alone, and then
 // the journals of the other processes are read. Of two processes that use the same id at
@@ -43,30 +43,45 @@ const (
 // the journal is being written are written together the next time. The storage must show
 // a value to every read that begins after its write has ended.
 //
+// A process has one journal an hour. When it is full, its ids are put aside under a key of their own, which is
+// written once and listed by no call of Use; the journal begins with how many such keys there are, from which their
+// names follow. So the listing that each call waits for grows with the processes and not with the uses.
+//
 // Journals are filed by the hour in which they were begun, so that removing old
 // journals costs nothing for the others.
 type Once struct {
 	place *periods
+	aside *periods // what is put aside
 	keep  time.Duration
 
 	mu        sync.Mutex
-	used      map[ID]used
-	waiting   []*pending // for the next write of the journal
+	used      map[int64]*idSet // by the hour of the journal
+	underWay  map[ID]bool      // those of the calls that wait: whether another process has used it
+	waiting   []*pending       // for the next write of the journal
 	isWriting bool
 
 	// The goroutine that writes owns the other fields.
 	gathered time.Duration  // when several calls were last written together, by the steady clock
-	journal  string         // the key of this process's own journal
-	content  []byte         // of that journal
-	read     map[string]int // the number of bytes read of each other journal, by its key
+	journal  journal        // this process's own
+	read     map[string]int // how many bytes of ids were read of each other journal, by its key
 	readAt   time.Time      // when all of them were last read
 }
 
-// used says when an id was used, in Unix seconds, and by which call.
-type used struct {
-	at      int64
-	byOther bool
+// journal is a key with the ids that a process has used.
+type journal struct {
+	key     string
+	aside   uint64 // how often journalSize bytes of ids were put aside
+	content []byte // that number in asideSize bytes, and the ids that came since
 }
+
+const asideSize = 8
+
+// idSet is a set of evenly distributed ids. After a start, a process may learn of a million in the time of one
+// login. Therefore an idSet does not sort them: it files them by their first byte alone.
+type idSet [256][]ID
+
+func (s *idSet) add(id ID)      { s[id[0]] = append(s[id[0]], id) }
+func (s *idSet) has(id ID) bool { return s != nil && slices.Contains(s[id[0]], id) }
 
 // pending is a call of Use that waits for its result.
 type pending struct {
@@ -80,12 +95,16 @@ type result struct {
 }
 
 // NewOnce returns a Once that keeps its journals under prefix in storage, which should be a
-// [Bounded] one, for at least as long as keep, by clock.
+// [Bounded] one, for at least as long as keep, by clock. What is put aside is beside prefix, and not below it: some
+// engines list all that begins with the same text.
 func NewOnce(storage certmagic.Storage, prefix string, keep time.Duration, clock *Clock) *Once {
+	aside := path.Join(path.Dir(prefix), "more-"+path.Base(prefix))
 	return &Once{
 		place:    newPeriods(storage, clock, prefix, time.Hour),
+		aside:    newPeriods(storage, clock, aside, time.Hour),
 		keep:     keep,
-		used:     make(map[ID]used),
+		used:     make(map[int64]*idSet),
+		underWay: make(map[ID]bool),
 		read:     make(map[string]int),
 		gathered: clock.elapsed() - gatherAfter,
 	}
@@ -113,13 +132,11 @@ func (o *Once) Use(ids ...ID) (first bool, err error) {
 func (o *Once) enter(mine *pending) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, id := range mine.ids {
-		if _, ok := o.used[id]; ok {
-			return false
-		}
+	if slices.ContainsFunc(mine.ids, o.isUsed) {
+		return false
 	}
 	for _, id := range mine.ids {
-		o.used[id] = used{at: o.place.clock.Now().Unix()}
+		o.underWay[id] = false
 	}
 	o.waiting = append(o.waiting, mine)
 	if !o.isWriting {
@@ -127,6 +144,29 @@ func (o *Once) enter(mine *pending) bool {
 		go o.write()
 	}
 	return true
+}
+
+// isUsed reports whether an id is known to be used. The mutex must be held.
+func (o *Once) isUsed(id ID) bool {
+	if _, ok := o.underWay[id]; ok {
+		return true
+	}
+	for _, used := range o.used {
+		if used.has(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// add notes that an id was used in an hour. The mutex must be held.
+func (o *Once) add(hour int64, id ID) {
+	used := o.used[hour]
+	if used == nil {
+		used = new(idSet)
+		o.used[hour] = used
+	}
+	used.add(id)
 }
 
 // write serves the waiting calls until there are none.
@@ -154,15 +194,16 @@ func (o *Once) write() {
 }
 
 // settle reports whether a call was the first, once its batch was written and the other
-// journals were read. The mutex must be held.
+// journals were read. After an error it does not use its ids, so the next call may. The mutex must be held.
 func (o *Once) settle(call *pending, err error) bool {
-	first := err == nil
+	first, hour := err == nil, o.place.of(o.place.clock.Now())
 	for _, id := range call.ids {
-		switch {
-		case o.used[id].byOther:
+		byOther := o.underWay[id]
+		delete(o.underWay, id)
+		if byOther {
 			first = false
-		case err != nil:
-			delete(o.used, id) // this call does not use the id, so the next one may
+		} else if err == nil {
+			o.add(hour, id)
 		}
 	}
 	return first
@@ -172,15 +213,15 @@ func (o *Once) settle(call *pending, err error) bool {
 // the others'.
 func (o *Once) writeBatch(batch []*pending) error {
 	ctx, now := context.Background(), o.place.clock.Now()
-	if len(o.content) >= journalSize || path.Dir(o.journal) != o.place.dir(o.place.of(now)) {
+	if path.Dir(o.journal.key) != o.place.dir(o.place.of(now)) || o.putAside(ctx) != nil {
 		o.begin(now)
 	}
 	for _, call := range batch {
 		for _, id := range call.ids {
-			o.content = append(o.content, id[:]...)
+			o.journal.content = append(o.journal.content, id[:]...)
 		}
 	}
-	if err := o.place.storage.Store(ctx, o.journal, o.content); err != nil {
+	if err := o.place.storage.Store(ctx, o.journal.key, o.journal.content); err != nil {
 		// The write may be carried out later, and then undo later writes, so this
 		// journal is not used any more.
 		o.begin(now)
@@ -193,15 +234,39 @@ func (o *Once) writeBatch(batch []*pending) error {
 	return nil
 }
 
+// putAside puts the ids of this process's journal aside if it is full. After an error, the journal as it was last
+// written holds all of them, and must not be written any more.
+func (o *Once) putAside(ctx context.Context) error {
+	for ids := o.journal.content[asideSize:]; len(ids) >= journalSize; ids = o.journal.content[asideSize:] {
+		key := o.asideKey(o.journal.key, o.journal.aside)
+		if err := o.place.storage.Store(ctx, key, ids[:journalSize]); err != nil {
+			return err
+		}
+		o.journal.aside++
+		o.journal.content = append(binary.BigEndian.AppendUint64(nil, o.journal.aside), ids[journalSize:]...)
+	}
+	return nil
+}
+
+// asideKey returns the key of what a journal has put aside, the first of which is 0.
+func (o *Once) asideKey(journal string, i uint64) string {
+	hour, name := path.Split(journal)
+	return path.Join(o.aside.prefix, path.Base(hour), fmt.Sprintf("%s-%d", name, i))
+}
+
 // begin begins a new journal.
 func (o *Once) begin(now time.Time) {
-	if o.journal != "" {
-		o.read[o.journal] = journalSize // its entries are known
+	if o.journal.key != "" {
+		o.read[o.journal.key] = isKnown
 	}
-	var name ID
-	_, _ = rand.Read(name[:]) // never fails (crypto/rand)
-	o.journal, o.content = path.Join(o.place.dir(o.place.of(now)), hex.EncodeToString(name[:])), nil
+	o.journal = journal{
+		key:     path.Join(o.place.dir(o.place.of(now)), randomName()),
+		content: make([]byte, asideSize),
+	}
 }
+
+// isKnown stands for the number of bytes that were read of a journal of this process itself.
+const isKnown = math.MaxInt
 
 // readOthers reads the uses of other processes since all journals were last read, by any clock that
 // differs by ClockSkew at most.
@@ -221,7 +286,7 @@ func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 		hour, err := periodIn(path.Dir(journal))
 		switch {
 		case err != nil || len(path.Base(journal)) != 2*len(ID{}): // a folder, or a file on its way to its name
-		case journal == o.journal:
+		case journal == o.journal.key:
 			isWritten = true
 		case hour < o.place.of(from) || hour > o.place.of(now.Add(ClockSkew)):
 		default:
@@ -232,7 +297,7 @@ func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 	}
 	// Some engines return an empty listing when they are down.
 	if !isWritten {
-		return unlisted(o.place.storage, fmt.Errorf("%s was written a moment ago", o.journal))
+		return unlisted(o.place.storage, fmt.Errorf("%s was written a moment ago", o.journal.key))
 	}
 	o.readAt = now
 	return nil
@@ -240,39 +305,85 @@ func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 
 // readOther reads the new entries of another process's journal.
 func (o *Once) readOther(ctx context.Context, journal string, hour int64) error {
-	if o.read[journal] >= journalSize {
-		return nil // it is full
+	if o.read[journal] == isKnown {
+		return nil
 	}
 	content, err := o.place.storage.Load(ctx, journal)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(content) < asideSize { // some engines show half a write
 		return nil // a process is writing it, and will then read this process's journal
 	}
 	if err != nil {
 		return err
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for id := range slices.Chunk(content[min(o.read[journal], len(content)):], len(ID{})) {
-		if len(id) == len(ID{}) {
-			o.used[ID(id)] = used{at: (hour + 1) * 3600, byOther: true}
+	aside, ids := binary.BigEndian.Uint64(content), content[asideSize:]
+	if err := o.readAside(ctx, journal, hour, aside); err != nil {
+		return err
+	}
+	o.note(journal, hour, int(aside)*journalSize, ids)
+	return nil
+}
+
+// readAside reads the new entries among those that another process's journal has put aside. It loads several keys at
+// a time, and notes them in order: after an error, all are known up to the first that failed.
+func (o *Once) readAside(ctx context.Context, journal string, hour int64, aside uint64) error {
+	for i := uint64(o.read[journal] / journalSize); i < aside; {
+		var keys []string
+		for j := i; j < min(aside, i+loadsAtOnce); j++ {
+			keys = append(keys, o.asideKey(journal, j))
+		}
+		var mu sync.Mutex
+		found := make(map[string][]byte)
+		err := loadEach(ctx, o.place.storage, keys, func(key string, ids []byte) error {
+			mu.Lock()
+			defer mu.Unlock()
+			found[key] = ids
+			return nil
+		})
+		for _, key := range keys {
+			if ids := found[key]; len(ids) == journalSize {
+				o.note(journal, hour, int(i)*journalSize, ids)
+				i++
+				continue
+			}
+			if err == nil {
+				err = tell(o.place.storage, "loading", fmt.Errorf("%w: %s has %d bytes, and should have %d",
+					ErrStorage, key, len(found[key]), journalSize))
+			}
+			return err
 		}
 	}
-	o.read[journal] = len(content) - len(content)%len(ID{}) // some engines show half a write
 	return nil
+}
+
+// note notes what was read of a journal: ids that begin at that many bytes.
+func (o *Once) note(journal string, hour int64, at int, ids []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	known := o.read[journal]
+	ids = ids[:len(ids)-len(ids)%len(ID{})] // some engines show half a write
+	for id := range slices.Chunk(ids[min(max(known-at, 0), len(ids)):], len(ID{})) {
+		if _, ok := o.underWay[ID(id)]; ok {
+			o.underWay[ID(id)] = true
+		}
+		o.add(hour, ID(id))
+	}
+	o.read[journal] = max(known, at+len(ids))
 }
 
 // forget removes, once an hour, the ids that do not count any more.
 func (o *Once) forget(ctx context.Context) {
 	now := o.place.clock.Now()
 	oldest := now.Add(-o.keep - 2*ClockSkew)
+	// After the journals that name them.
+	o.aside.sweep(ctx, now, oldest.Add(-ClockSkew))
 	if !o.place.sweep(ctx, now, oldest) {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for id, used := range o.used {
-		if used.at < oldest.Unix() {
-			delete(o.used, id)
+	for hour := range o.used {
+		if hour < o.place.of(oldest) {
+			delete(o.used, hour)
 		}
 	}
 	for journal := range o.read {

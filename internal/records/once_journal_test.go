@@ -2,12 +2,14 @@ package records
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -21,7 +23,7 @@ func TestJournalHalfWritten(t *testing.T) {
 	a, b := newProcess(s, clock), newProcess(s, clock)
 	a.expect(t, true, "code")
 	s.on(func(m, key string) error {
-		if m == "Load" && key == a.journal {
+		if m == "Load" && key == a.journal.key {
 			return fs.ErrNotExist
 		}
 		return nil
@@ -31,36 +33,218 @@ func TestJournalHalfWritten(t *testing.T) {
 	b.expect(t, false, "code")
 }
 
-// A journal that is full is followed by another; all of them count.
+// idsInJournal is how many ids fill a journal.
+const idsInJournal = journalSize / len(ID{})
+
+// manyIDs makes as many ids as fill half a journal. Others come of another number.
+func manyIDs(number int) []ID {
+	var ids []ID
+	for i := range idsInJournal / 2 {
+		ids = append(ids, codeOf(number*idsInJournal + i)[0])
+	}
+	return ids
+}
+
+// useMany fails the test unless many ids were used for the first time, or all of them before.
+func (p *process) useMany(t *testing.T, want bool, number int) {
+	t.Helper()
+	ids := manyIDs(number)
+	if want {
+		if first, err := p.Use(ids...); err != nil || !first {
+			t.Errorf("using %d: %v, %v", number, first, err)
+		}
+		return
+	}
+	for _, id := range ids {
+		if first, err := p.Use(id); err != nil || first {
+			t.Fatalf("using one of %d: %v, %v", number, first, err)
+		}
+	}
+}
+
+// TestJournalFull: what fills journals is put aside, where a use lists nothing, and is read once.
 func TestJournalFull(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	a, b := newProcess(s, clock), newProcess(s, clock)
-	const n = 3 * journalSize / len(ID{})
-	for i := range n / 10 {
-		var names []string
-		for j := range 10 {
-			names = append(names, strconv.Itoa(10*i+j))
-		}
-		a.expect(t, true, names...)
-		if i%100 == 0 {
+	for i := range 11 {
+		a.useMany(t, true, i)
+		if i%4 == 0 {
 			b.expect(t, true, "b"+strconv.Itoa(i))
 		}
 	}
-	journals, err := os.ReadDir(filepath.Join(s.Path, "test", "spent", "500000"))
-	if err != nil || len(journals) != 4 {
-		t.Errorf("%d journals, error %v; want 3 of one and 1 of the other", len(journals), err)
-	}
-	for _, p := range []*process{b, newProcess(s, clock)} {
-		for i := range n / 10 {
-			p.expect(t, false, strconv.Itoa(10*i+i%10))
+	var keys []string
+	for _, place := range []string{"test/spent", "test/more-spent"} {
+		files, err := os.ReadDir(filepath.Join(s.Path, place, "500000"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			keys = append(keys, path.Join(place, file.Name()))
 		}
 	}
-	// What is full is not read again.
+	if len(keys) != 2+5 {
+		t.Errorf("%q; want 2 journals, and 5 that were put aside", keys)
+	}
 	s.count("")
 	b.expect(t, true, "another")
-	if loads := s.countAll("Load"); loads != 2 {
-		t.Errorf("%d journals were read, want the two others that are not full", loads)
+	if loads := s.countAll("Load"); loads != 1+1 {
+		t.Errorf("%d keys were read, want the journal and what was put aside since", loads)
 	}
+	b.expect(t, true, "the next")
+	if loads := s.countAll("Load"); loads != 1 {
+		t.Errorf("%d keys were read, want the journal", loads)
+	}
+	c := newProcess(s, clock)
+	for _, p := range []*process{a, b, c} {
+		for i := range 11 {
+			p.useMany(t, false, i)
+		}
+	}
+	c.expect(t, true, "c")
+	if ids, others := c.remembered(), b.remembered(); ids != 11*idsInJournal/2+5+1 || others != ids-1 {
+		t.Errorf("%d and %d ids are remembered", others, ids)
+	}
+}
+
+// dying is a storage that fails from one of its writes on, or at that one alone. It may carry that one out all the
+// same.
+type dying struct {
+	*testStorage
+	writes     int // until then
+	recovers   bool
+	carriesOut bool
+}
+
+func (d *dying) Store(ctx context.Context, key string, value []byte) error {
+	d.writes--
+	if d.writes >= 0 || d.writes < -1 && d.recovers {
+		return d.testStorage.Store(ctx, key, value)
+	}
+	if d.carriesOut && d.writes == -1 {
+		_ = d.testStorage.Store(ctx, key, value)
+	}
+	return errBroken
+}
+
+// TestJournalDies: wherever a process dies, or fails to write, what it was first to use stays used, for those that
+// knew a part of it and for those that start; and so does what it goes on to use when the storage is back.
+func TestJournalDies(t *testing.T) {
+	for _, kind := range []dying{{}, {carriesOut: true}, {recovers: true}, {recovers: true, carriesOut: true}} {
+		for writes := range 8 {
+			s, clock := newStorage(t), newClock()
+			d := kind
+			d.testStorage, d.writes = s, writes
+			p, knowsSome := newProcess(&d, clock), newProcess(s, clock)
+			var first []int
+			for i := range 6 { // which takes eight writes
+				if ok, err := p.Use(manyIDs(i)...); ok {
+					first = append(first, i)
+				} else if err == nil {
+					t.Errorf("%d: neither first nor an error", i)
+				}
+				if i%2 == 0 && i < writes {
+					knowsSome.expect(t, true, "some"+strconv.Itoa(i))
+				}
+			}
+			if d.writes >= 0 {
+				t.Errorf("nothing failed within %d writes", writes)
+			}
+			check := func(processes ...*process) {
+				t.Helper()
+				for _, other := range processes {
+					for _, i := range first {
+						for _, id := range manyIDs(i)[:3] {
+							if ok, err := other.Use(id); ok || err != nil {
+								t.Errorf("%d of %v, dying at write %d of %+v, used again: %v, %v",
+									i, first, writes, kind, ok, err)
+							}
+						}
+					}
+				}
+			}
+			check(newProcess(s, clock), knowsSome)
+			d.writes = 100
+			for i := range 4 {
+				p.useMany(t, true, 10+i)
+				first = append(first, 10+i)
+			}
+			check(newProcess(s, clock), knowsSome, p)
+		}
+	}
+}
+
+// TestAsideMissing: no code is used where a key is missing, or cut, that a journal says there is; and each attempt
+// remembers what it could read, once.
+func TestAsideMissing(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	a := newProcess(s, clock)
+	const n = 2*loadsAtOnce + 2
+	for i := range 2*n + 1 {
+		a.useMany(t, true, i)
+	}
+	for _, missing := range []uint64{0, 3, loadsAtOnce, n - 1} {
+		key := a.asideKey(a.journal.key, missing)
+		whole, err := s.FileStorage.Load(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var told atomic.Int32
+		b := newProcess(Bounded(s, func(string, error) { told.Add(1) }), clock)
+		for range 3 {
+			if err := s.FileStorage.Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := b.use("another"); ok || !errors.Is(err, ErrStorage) {
+				t.Errorf("%d is missing: %v, %v", missing, ok, err)
+			}
+			if err := s.FileStorage.Store(t.Context(), key, whole[:journalSize-1]); err != nil {
+				t.Fatal(err)
+			}
+			if ok, err := b.use("another"); ok || !errors.Is(err, ErrStorage) {
+				t.Errorf("%d is cut: %v, %v", missing, ok, err)
+			}
+			if ids, want := b.remembered(), int(missing)*idsInJournal; ids != want {
+				t.Errorf("%d is missing, and %d ids are remembered, want %d", missing, ids, want)
+			}
+		}
+		if told.Load() != 6 {
+			t.Errorf("told %d times", told.Load())
+		}
+		if err := s.FileStorage.Store(t.Context(), key, whole); err != nil {
+			t.Fatal(err)
+		}
+		b.expect(t, true, "after")
+		for i := range 2*n + 1 {
+			b.useMany(t, false, i)
+		}
+		if err := s.FileStorage.Delete(t.Context(), b.journal.key); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestAsideSwept: what was put aside is removed after the journals that say so.
+func TestAsideSwept(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	p := newProcess(s, clock)
+	for i := range 5 {
+		p.useMany(t, true, i)
+	}
+	at := func(place string) bool {
+		_, err := os.Stat(s.Filename(path.Join(place, "500000")))
+		return err == nil
+	}
+	clock.Add(2*time.Hour + 2*ClockSkew)
+	p.expect(t, true, "two hours later")
+	eventually(t, "the journals are gone", func() bool { return !at("test/spent") })
+	newProcess(s, clock).expect(t, true, "by another")
+	p.awaitSweeps()
+	if !at("test/more-spent") {
+		t.Error("what was put aside is gone as soon as the journals")
+	}
+	clock.Add(time.Hour)
+	p.expect(t, true, "an hour later")
+	eventually(t, "what was put aside is gone", func() bool { return !at("test/more-spent") })
 }
 
 // TestUsesDisturbed: with files, a listing breaks off whenever another process gives
@@ -87,7 +271,7 @@ func TestStoreCarriedOutLate(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	p := newProcess(s, clock)
 	p.expect(t, true, "one")
-	stale := p.journal
+	stale := p.journal.key
 	s.on(func(m, _ string) error {
 		if m == "Store" {
 			return errBroken
@@ -100,7 +284,8 @@ func TestStoreCarriedOutLate(t *testing.T) {
 	s.on(nil)
 	p.expect(t, true, "three")
 	late := idsOf("one", "two")
-	if err := s.FileStorage.Store(t.Context(), stale, append(late[0][:], late[1][:]...)); err != nil {
+	content := slices.Concat(make([]byte, asideSize), late[0][:], late[1][:])
+	if err := s.FileStorage.Store(t.Context(), stale, content); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"one", "three"} {
@@ -114,16 +299,16 @@ func TestJournalTorn(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	a, b := newProcess(s, clock), newProcess(s, clock)
 	a.expect(t, true, "one", "two", "three")
-	whole := bytes.Clone(a.content)
+	whole := bytes.Clone(a.journal.content)
 	for cut := range whole {
-		if err := s.FileStorage.Store(t.Context(), a.journal, whole[:cut]); err != nil {
+		if err := s.FileStorage.Store(t.Context(), a.journal.key, whole[:cut]); err != nil {
 			t.Fatal(err)
 		}
 		b.expect(t, true, fmt.Sprint("b", cut))
 		if cut%len(ID{}) != len(ID{})/2 {
 			continue
 		}
-		if err := s.FileStorage.Store(t.Context(), a.journal, whole); err != nil {
+		if err := s.FileStorage.Store(t.Context(), a.journal.key, whole); err != nil {
 			t.Fatal(err)
 		}
 		b.expect(t, false, "one")
@@ -202,7 +387,7 @@ func TestJournalTurns(t *testing.T) {
 		for part := range 4 {
 			name := fmt.Sprint(hour, part)
 			a.expect(t, true, name)
-			if dir := path.Dir(a.journal); dir != fmt.Sprint("test/spent/", hourOf(clock.Now())) {
+			if dir := path.Dir(a.journal.key); dir != fmt.Sprint("test/spent/", hourOf(clock.Now())) {
 				t.Errorf("%s: written to %s", name, dir)
 			}
 			b.expect(t, false, name)

@@ -48,9 +48,9 @@ func (s *Shelf) Settled(id string, expires time.Time) <-chan struct{} {
 }
 
 // Each calls f with all values, expired or not, in any order, until f fails. It loads several values at a time, and
-// calls f with one after the other.
+// calls f with one after the other. No request of a visitor waits for it, so the listing may take long.
 func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte) error) error {
-	keys, err := s.list(ctx, s.storage, true)
+	keys, err := s.list(ctx, patient(s.storage, learnTimeout), true)
 	if err != nil {
 		return err
 	}

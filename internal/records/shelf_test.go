@@ -306,3 +306,28 @@ func TestFindListsNothing(t *testing.T) {
 		t.Errorf("%d keys were asked for", n)
 	}
 }
+
+// TestEachIsPatient: a listing of all values may take longer than a call that a visitor waits for, and not for ever.
+func TestEachIsPatient(t *testing.T) {
+	for _, takes := range []time.Duration{learnTimeout - time.Second, learnTimeout + time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			clock, files := newClock(), newStorage(t)
+			s := NewShelf(Bounded(lister{files, func() ([]string, error) {
+				time.Sleep(takes)
+				return files.FileStorage.List(t.Context(), "shelf", true)
+			}}, nil), "shelf", clock.steady())
+			if err := s.Put(t.Context(), "a", clock.Now().Add(time.Hour), []byte("a")); err != nil {
+				t.Fatal(err)
+			}
+			if err := files.Store(t.Context(), path.Join("shelf", landmarkFolder, "1"), []byte{1}); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			err := s.Each(t.Context(), func(string, []byte) error { n++; return nil })
+			if isListed := takes < learnTimeout; (err == nil) != isListed || (n == 1) != isListed {
+				t.Errorf("a listing of %s: %d values, %v", takes, n, err)
+			}
+			time.Sleep(2 * learnTimeout) // until the engine has answered the sweep, too
+		})
+	}
+}
