@@ -61,8 +61,9 @@ func (m *memory) key(by [8]byte, origin, value string) (openedKey, bool) {
 // get returns what is remembered by a key.
 func (m *memory) get(key openedKey) (*keptSession, bool) {
 	k, ok := m.sessions.GetIfPresent(key)
-	if ok && k.claims.Load() != nil && !k.isWeighedWithClaims.Swap(true) {
-		m.sessions.Set(key, k) // it has become larger
+	// It may have become larger. Most find that it was noted, and write nothing that other processors read.
+	if ok && k.claims.Load() != nil && !k.isWeighedWithClaims.Load() && !k.isWeighedWithClaims.Swap(true) {
+		m.sessions.Set(key, k)
 	}
 	return k, ok
 }
