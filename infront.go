@@ -1,9 +1,9 @@
 package aventusauth
 
 import (
-	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -24,8 +24,14 @@ const moduleName = "aventus_auth"
 
 // frontCheck looks at what stands in front of a block.
 type frontCheck struct {
-	block  caddyhttp.MiddlewareHandler
-	others atomic.Pointer[map[*caddyhttp.Server]bool] // see hasOthers; a map is replaced, and never changed
+	block caddyhttp.MiddlewareHandler
+	known atomic.Pointer[[]front] // a list is replaced, and never changed
+}
+
+// front is whether others stand in front of a block on a server: see hasOthers.
+type front struct {
+	server *caddyhttp.Server
+	others bool
 }
 
 // hasOthers reports whether a handler that is not part of Caddy may stand in front
@@ -35,10 +41,13 @@ func (i *frontCheck) hasOthers(r *http.Request) bool {
 	if server == nil {
 		return true
 	}
-	known := i.others.Load()
-	if known != nil {
-		if others, ok := (*known)[server]; ok {
-			return others
+	known := i.known.Load()
+	if known == nil {
+		known = new([]front)
+	}
+	for _, front := range *known { // there are few servers
+		if front.server == server {
+			return front.others
 		}
 	}
 	f := &frontWalk{server: server, block: i.block, invoked: make(map[invocation]bool)}
@@ -48,11 +57,8 @@ func (i *frontCheck) hasOthers(r *http.Request) bool {
 	}
 	// A block that is not found is inside a handler that is not known.
 	others := f.others || !f.found
-	with := map[*caddyhttp.Server]bool{server: others}
-	if known != nil {
-		maps.Copy(with, *known)
-	}
-	i.others.CompareAndSwap(known, &with) // if another request was first, the next one looks again
+	with := append(slices.Clip(*known), front{server, others})
+	i.known.Store(&with) // what is lost if others do so at the same time, the next request looks for again
 	return others
 }
 

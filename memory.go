@@ -46,15 +46,14 @@ func memoryLimit() uint64 {
 //
 // The cookie's value is not kept. In place of it are the end of its authentication tag (see keyring.Box.Seal), some
 // 92 to 96 bits that nobody can name who has not seen the cookie, and a hash of all of it under a secret of this
-// process: a value of which anything else was changed has another one, and is opened, and refused. The hash takes a
-// tenth of SHA-256's time.
+// process: a value of which anything else was changed has another one, and is opened, and refused.
 func (m *memory) key(by [8]byte, origin, value string) (openedKey, bool) {
 	key := openedKey{by: by, origin: origin}
 	if len(value) > maxCookie || len(value) < len(key.tag) {
 		return key, false
 	}
 	copy(key.tag[:], value[len(value)-len(key.tag):])
-	key.hash = maphash.String(m.seed, value)
+	key.hash = maphash.Comparable(m.seed, value) // [maphash.String] goes by pieces, and takes four times as long
 	return key, true
 }
 
