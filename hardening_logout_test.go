@@ -6,6 +6,25 @@ import (
 	"testing"
 )
 
+// TestSignedOutInAFrame: a frame in a page of another site gets no cookies, so it is not told that the person is
+// signed out. A frame of the site itself, and the way back from the authorization server's logout, are.
+func TestSignedOutInAFrame(t *testing.T) {
+	w := newWorld(t, setup{block: "logout /logout\nlogout_provider"})
+	for _, tc := range []struct {
+		site, dest string
+		want       int
+	}{
+		{"cross-site", "iframe", http.StatusForbidden}, {"cross-site", "frame", http.StatusForbidden},
+		{"same-origin", "iframe", http.StatusOK}, {"cross-site", "document", http.StatusOK},
+	} {
+		a := w.browser().do("GET", "/logout?signed_out", "Sec-Fetch-Site", tc.site, "Sec-Fetch-Mode", "navigate",
+			"Sec-Fetch-Dest", tc.dest)
+		if a.StatusCode != tc.want || strings.Contains(a.body, "You are signed out") != (tc.want == http.StatusOK) {
+			t.Errorf("%s %s: status %d, %s", tc.site, tc.dest, a.StatusCode, a.body)
+		}
+	}
+}
+
 // TestForcedLogout: another site has the visitor's browser ask for the logout, by an
 // image, a form or a link, whose cookie SameSite=Lax lets through. The browser says so
 // (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header), and the session lives.

@@ -281,6 +281,10 @@ func (lo *logouts) serveEnded(w http.ResponseWriter, r *http.Request, at site, p
 func (lo *logouts) serveSignedOut(
 	w http.ResponseWriter, r *http.Request, at site, show func(http.ResponseWriter) error,
 ) error {
+	if isCrossSite(r) && isFrame(r) {
+		// A browser sends none of our cookies there (SameSite), so nothing tells whether the person is signed in.
+		return lo.answers.fail(w, r, errForcedLogout, nil)
+	}
 	signedIn, err := lo.isSignedIn(r, at)
 	switch {
 	case err != nil:
