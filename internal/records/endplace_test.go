@@ -182,10 +182,10 @@ func TestFoldedCutShort(t *testing.T) {
 			here := NewEnded(s, clock.steady())
 			endMany(t, here, clock, 1, foldFrom)
 			cut := func() {
-				calls := 0
+				var calls atomic.Int64 // several keys are deleted at once
 				s.on(func(method, key string) error {
 					if method == fails && strings.Contains(key, "/ended/") {
-						if calls++; calls > after {
+						if calls.Add(1) > int64(after) {
 							return errBroken
 						}
 					}
