@@ -91,6 +91,7 @@ func (s *shared) identified(id string) {
 	case *before != id:
 		s.keys.Forget()
 		s.ended.Relearn()
+		s.used.Relearn()
 		s.memory.forgetAll()
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"math"
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -34,7 +36,7 @@ const (
 )
 
 // Once makes sure that an id is used once, by one of all processes that share a
-// storage, also after a restart. The ids must be evenly distributed, as hashes are.
+// storage, also after a restart.
 //
 // Before an id is used, its use is written into a journal of this process alone, and then
 // the journals of the other processes are read. Of two processes that use the same id at
@@ -60,6 +62,8 @@ type Once struct {
 	waiting   []*pending       // for the next write of the journal
 	isWriting bool
 
+	isElsewhere atomic.Bool // by now, it is another storage
+
 	// The goroutine that writes owns the other fields.
 	gathered time.Duration  // when several calls were last written together, by the steady clock
 	journal  journal        // this process's own
@@ -76,12 +80,17 @@ type journal struct {
 
 const asideSize = 8
 
-// idSet is a set of evenly distributed ids. After a start, a process may learn of a million in the time of one
-// login. Therefore an idSet does not sort them: it files them by their first byte alone.
+// idSet is a set of ids. After a start, a process may learn of a million in the time of one login. Therefore an idSet
+// does not sort them: it files them into 256 heaps. Which heap an id belongs to is a secret of this process, since
+// visitors choose what some ids are hashes of, and could make one heap grow.
 type idSet [256][]ID
 
-func (s *idSet) add(id ID)      { s[id[0]] = append(s[id[0]], id) }
-func (s *idSet) has(id ID) bool { return s != nil && slices.Contains(s[id[0]], id) }
+var heapSeed = maphash.MakeSeed()
+
+func heapOf(id ID) byte { return byte(maphash.Comparable(heapSeed, id)) }
+
+func (s *idSet) add(id ID)      { s[heapOf(id)] = append(s[heapOf(id)], id) }
+func (s *idSet) has(id ID) bool { return s != nil && slices.Contains(s[heapOf(id)], id) }
 
 // pending is a call of Use that waits for its result.
 type pending struct {
@@ -109,6 +118,10 @@ func NewOnce(storage certmagic.Storage, prefix string, keep time.Duration, clock
 		gathered: clock.elapsed() - gatherAfter,
 	}
 }
+
+// Relearn has the next call of Use begin anew, since it is another storage by now: what this process put aside is not
+// there, and others have noted uses there that it has not read.
+func (o *Once) Relearn() { o.isElsewhere.Store(true) }
 
 // Use reports whether this call is the first to use any of ids. Of all such calls, in
 // all processes, one at most gets true. After an error, the ids may or may not count
@@ -213,6 +226,11 @@ func (o *Once) settle(call *pending, err error) bool {
 // the others'.
 func (o *Once) writeBatch(batch []*pending) error {
 	ctx, now := context.Background(), o.place.clock.Now()
+	if o.isElsewhere.Swap(false) {
+		o.begin(now)
+		o.readAt = time.Time{}
+		clear(o.read)
+	}
 	if path.Dir(o.journal.key) != o.place.dir(o.place.of(now)) || o.putAside(ctx) != nil {
 		o.begin(now)
 	}
@@ -226,6 +244,11 @@ func (o *Once) writeBatch(batch []*pending) error {
 		// journal is not used any more.
 		o.begin(now)
 		return err
+	}
+	if took := o.place.clock.Now().Sub(now); took < 0 || took > useTimeout {
+		// The machine has slept, or its clock was set: others may not look into that hour any more.
+		o.begin(now)
+		return fmt.Errorf("%w: noting a use took %s by the clock", ErrStorage, took)
 	}
 	if err := o.readOthers(ctx, now); err != nil {
 		return err

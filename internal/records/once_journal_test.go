@@ -419,3 +419,62 @@ func TestUseWrittenLate(t *testing.T) {
 	a.expect(t, true, "code")
 	b.expect(t, false, "code")
 }
+
+// TestUseElsewhere: when the storage has become another one, what was used there counts, however recently this process
+// has read, and others are not sent to what it put aside in the one before.
+func TestUseElsewhere(t *testing.T) {
+	clock := newClock()
+	clock.Add(58 * time.Minute)
+	one, two := newStorage(t), newStorage(t)
+	n := new(Newest)
+	n.Use(one)
+	here, there := newProcess(Bounded(n, nil), clock), newProcess(two, clock)
+	for i := range 3 {
+		here.useMany(t, true, i)
+	}
+	there.expect(t, true, "there")
+	clock.Add(8 * time.Minute)
+	here.expect(t, true, "before")
+	n.Use(two)
+	here.Relearn()
+	here.expect(t, false, "there")
+	here.expect(t, true, "here")
+	newProcess(two, clock).expect(t, false, "here")
+	there.expect(t, true, "after")
+}
+
+// TestUseWhileAsleep: a machine that sleeps while a use is noted does not take it for the first: others look into that
+// hour no longer.
+func TestUseWhileAsleep(t *testing.T) {
+	for _, by := range []time.Duration{2 * time.Hour, -time.Hour} {
+		s, clock := newStorage(t), newClock()
+		clock.Add(59 * time.Minute)
+		a := newProcess(s, clock)
+		a.expect(t, true, "before")
+		var asleep atomic.Bool
+		s.on(func(method, _ string) error {
+			if method == "Store" && !asleep.Swap(true) {
+				clock.Set(by)
+			}
+			return nil
+		})
+		if first, err := a.use("code"); first || !errors.Is(err, ErrStorage) {
+			t.Errorf("by %s: %v, %v", by, first, err)
+		}
+		a.expect(t, true, "after")
+	}
+}
+
+// TestHeaps: a visitor who chooses codes by the beginning of their hashes fills no heap more than the others.
+func TestHeaps(t *testing.T) {
+	set := new(idSet)
+	const n = 1 << 14
+	for i := range n {
+		set.add(ID{2: byte(i >> 8), 3: byte(i)})
+	}
+	for _, heap := range set {
+		if len(heap) > 3*n/len(set) {
+			t.Errorf("a heap has %d of %d ids", len(heap), n)
+		}
+	}
+}
