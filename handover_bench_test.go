@@ -171,7 +171,9 @@ func TestTenThousandHandOvers(t *testing.T) {
 	g.handOver(session)
 	others := func() (names []string) {
 		for name := range storage.files {
-			if !strings.HasPrefix(name, "aventus_auth/spent/") && !strings.HasPrefix(name, "aventus_auth/more-spent/") {
+			isCode := strings.HasPrefix(name, "aventus_auth/spent/") ||
+				strings.HasPrefix(name, "aventus_auth/more-spent/")
+			if !isCode {
 				names = append(names, name)
 			}
 		}
