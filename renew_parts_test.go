@@ -119,10 +119,7 @@ func (p *lingeringRenewal) settled(d *handle) <-chan struct{} {
 func TestRenewalThatIsEnding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)
-		s := &session{
-			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
-			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
-		}
+		s := renewable(start, time.Hour)
 		asked := &lingeringRenewal{linger: func() { time.Sleep(time.Hour) }}
 		asked.record = s.copy()
 		rn := asked.renewer(time.Now)
@@ -180,10 +177,7 @@ func (p *writtenElsewhere) fetch(ctx context.Context, at site, d *handle) (*sess
 func TestGivenUpMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)
-		s := &session{
-			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
-			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
-		}
+		s := renewable(start, time.Hour)
 		asked := &writtenElsewhere{renewalParts: renewalParts{record: s.copy(), failAfter: true}}
 		rn := asked.renewer(time.Now)
 		rn.records = asked
@@ -228,10 +222,7 @@ func (p *lyingRecords) holds(context.Context, *handle, []byte) bool {
 func TestNoteWrittenAllTheSame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)
-		s := &session{
-			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
-			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
-		}
+		s := renewable(start, time.Hour)
 		asked := &lyingRecords{renewalParts{record: s.copy()}}
 		rn := asked.renewer(time.Now)
 		rn.records = asked
@@ -269,10 +260,7 @@ func (p *hugeRecords) revoke(_ context.Context, s *session) { p.revoked <- s.ref
 func TestRenewedTooLarge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)
-		s := &session{
-			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
-			tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
-		}
+		s := renewable(start, time.Hour)
 		asked := &hugeRecords{renewalParts{record: s.copy()}, make(chan string, 1)}
 		rn := asked.renewer(time.Now)
 		rn.records, rn.server = asked, asked
@@ -296,4 +284,12 @@ func TestRenewedTooLarge(t *testing.T) {
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
+}
+
+// renewable is a session of that moment, whose token lives for so long and can be renewed.
+func renewable(start time.Time, token time.Duration) *session {
+	return &session{
+		grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
+		tokenCame: start, tokenEnds: start.Add(token), refresh: "first",
+	}
 }

@@ -12,10 +12,7 @@ import (
 func TestRenewalRecordedAfterAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now().Truncate(time.Second)
-		s := &session{
-			grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
-			tokenCame: start, tokenEnds: start.Add(time.Minute), refresh: "first",
-		}
+		s := renewable(start, time.Minute)
 		parts := &renewalParts{record: s.copy(), failAfter: true}
 		rn := parts.renewer(time.Now)
 		time.Sleep(2 * time.Minute)
