@@ -49,20 +49,11 @@ func buildHydra(t *testing.T) string {
 // newHydra returns one that does not run yet. It forgets everything when it ends.
 func newHydra(t *testing.T, path string, a *authority) *hydra {
 	t.Helper()
-	port, adminPort, file := freePort(t), freePort(t), filepath.Join(t.TempDir(), "config.json")
+	port, adminPort := freePort(t), freePort(t)
 	h := &hydra{issuer: "https://localhost:" + port, admin: "http://127.0.0.1:" + adminPort, authority: a,
 		person: "ada"}
 	h.process = process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + port,
-		make: func() *exec.Cmd {
-			config, err := json.Marshal(h.config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, config, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			return exec.Command(path, "serve", "all", "--sqa-opt-out", "--config", file)
-		}}
+		make: withConfig(t, &h.config, path, "serve", "all", "--sqa-opt-out", "--config")}
 	pages := httptest.NewServer(http.HandlerFunc(h.servePage))
 	t.Cleanup(pages.Close)
 	h.pages = pages.URL

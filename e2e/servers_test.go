@@ -90,19 +90,9 @@ func buildDex(t *testing.T) string {
 // newDex returns a dex that does not run yet.
 func newDex(t *testing.T, path string, a *authority) *dex {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "config.json")
 	d := &dex{port: freePort(t)}
 	d.process = process{t: t, log: filepath.Join(t.TempDir(), "log"), addr: "127.0.0.1:" + d.port,
-		make: func() *exec.Cmd {
-			config, err := json.Marshal(d.config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, config, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			return exec.Command(path, "serve", file)
-		}}
+		make: withConfig(t, &d.config, path, "serve")}
 	d.config = map[string]any{
 		"issuer":           d.issuer(),
 		"storage":          map[string]any{"type": "memory"},
@@ -342,5 +332,21 @@ func TestMockServer(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// withConfig makes the command of a server whose last argument is a file with its config, as that is when it starts.
+func withConfig(t *testing.T, config *map[string]any, path string, args ...string) (command func() *exec.Cmd) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.json")
+	return func() *exec.Cmd {
+		text, err := json.Marshal(*config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return exec.Command(path, append(args[:len(args):len(args)], file)...)
 	}
 }
