@@ -293,3 +293,98 @@ func renewable(start time.Time, token time.Duration) *session {
 		tokenCame: start, tokenEnds: start.Add(token), refresh: "first",
 	}
 }
+
+// failsOnce are renewalParts whose storage fails once, at a call of one kind.
+type failsOnce struct {
+	renewalParts
+	at   string
+	left int // calls until then
+}
+
+func (p *failsOnce) fails(at string) error {
+	if at == p.at {
+		if p.left--; p.left == 0 {
+			return errBrokenStorage
+		}
+	}
+	return nil
+}
+
+func (p *failsOnce) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if err := p.fails("fetch"); err != nil {
+		return nil, err
+	}
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
+func (p *failsOnce) Use(ids ...records.ID) (bool, error) {
+	if err := p.fails("use"); err != nil {
+		return false, err
+	}
+	return p.renewalParts.Use(ids...)
+}
+
+func (p *failsOnce) put(ctx context.Context, at site, d *handle, s *session) error {
+	if err := p.fails("put"); err != nil {
+		return err
+	}
+	return p.renewalParts.put(ctx, at, d, s)
+}
+
+func (p *failsOnce) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	if err := p.fails("note"); err != nil {
+		return nil, err
+	}
+	return p.renewalParts.putSealed(ctx, at, d, s)
+}
+
+func (p *failsOnce) Lock(context.Context, string) error { return p.fails("lock") }
+
+// TestRenewalStorageFailsOnce: wherever the storage fails in a renewal, the session is not over: this request, or one
+// after the pause, goes on with the new token, the refresh token is sent once, and what comes of it is recorded.
+func TestRenewalStorageFailsOnce(t *testing.T) {
+	busy := &aventus.Error{Kind: aventus.Unavailable, Status: http.StatusServiceUnavailable}
+	for _, c := range []struct {
+		at       string
+		n        int
+		err      *aventus.Error // of the first answer
+		isSecond bool           // another process is the first, as it seems
+		now      failure        // that the first request gets
+		sent     int            // by then
+	}{
+		{"lock", 1, nil, false, failure{}, 1}, {"fetch", 1, nil, false, errRenewal, 0},
+		{"use", 1, nil, false, errRenewal, 0}, {"note", 1, nil, false, errRenewal, 0},
+		{"put", 1, nil, false, failure{}, 1}, {"put", 1, busy, false, errRenewal, 1},
+		{"fetch", 2, nil, true, errRenewal, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now().Truncate(time.Second)
+			s := renewable(start, time.Hour)
+			asked := &failsOnce{
+				renewalParts: renewalParts{record: s.copy(), err: c.err, isSecond: c.isSecond}, at: c.at, left: c.n,
+			}
+			rn := asked.renewer(time.Now)
+			rn.records, rn.uses, rn.locks = asked, asked, asked
+			time.Sleep(2 * time.Hour)
+			k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+			if failed := refused != nil; failed != (c.now != failure{}) || failed && refused.failure != c.now ||
+				!failed && (k == nil || k.token() != "new") || len(asked.sent) != c.sent {
+				t.Errorf("%s %d: the request gets %v, %v; sent %q", c.at, c.n, k, refused, asked.sent)
+			}
+			asked.err, asked.isSecond = nil, false
+			time.Sleep(30 * time.Second)
+			if k == nil {
+				if k, refused = rn.keepAlive(t.Context(), site{}, &keptSession{
+					session: s, handle: newHandle(s),
+				}); k == nil || refused != nil || k.token() != "new" {
+					t.Errorf("%s %d, then: the request gets %v, %v", c.at, c.n, k, refused)
+				}
+			}
+			synctest.Wait()
+			if r := asked.record; r.refresh != "second" || r.token() != "new" || !r.spending.IsZero() {
+				t.Errorf("%s %d: the record has %q, %q, a note of %s", c.at, c.n, r.token(), r.refresh, r.spending)
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+}
