@@ -179,7 +179,9 @@ func TestStorageFailsAtTheGate(t *testing.T) {
 			"the profile": func(g *gate, w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 				return g.profile.serve(w, r)
 			},
-			"an answer to an error": func(g *gate, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+			"an answer to an error": func(
+				g *gate, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+			) error {
 				return g.serveAmongErrors(w, r, next, caddyhttp.Error(http.StatusNotFound, nil))
 			},
 			"the logout": func(g *gate, w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {

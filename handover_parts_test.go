@@ -205,7 +205,7 @@ func TestHandOverFails(t *testing.T) {
 			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }},
 		"the record, at the second host": {func(h *handedOver) { h.breakRecords() },
 			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }},
-		"the keys of sessions, at the second host": {func(h *handedOver) { h.keeper.sessionBox = h.keyless("session") },
+		"the keys of sessions at the second host": {func(h *handedOver) { h.keeper.sessionBox = h.keyless("session") },
 			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }},
 		"the record, for a ticket that was spent": {func(h *handedOver) {
 			h.signedIn = cookieIn(h.expect("See Other", h.callback(h.ticket, h.bound)))
