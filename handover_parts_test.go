@@ -276,3 +276,186 @@ func (h *handedOver) remember() {
 	}
 	h.keeper.store.shelf = shelf
 }
+
+// TestHandOverTells: which way a request or a ticket goes that comes late, twice, to another browser, or when the
+// session or the host is gone by then.
+func TestHandOverTells(t *testing.T) {
+	const page, login = secondSite + "/page?q=1", "https://auth.example.com/authorize?"
+	const asked, proven = bareSite + "/oauth2/callback?aventus_request=", secondSite + "/logout?ended="
+	for what, c := range map[string]struct {
+		change func(*handedOver)
+		step   func(*handedOver) step
+		want   string // the status, or the code of a failure
+		to     string // what the redirect begins with
+	}{
+		"a request": {nil, func(h *handedOver) step { return h.callback(h.request, h.atFirst) },
+			"See Other", secondSite + "/oauth2/callback?aventus_ticket="},
+		"a request, and nobody is signed in": {nil, func(h *handedOver) step { return h.callback(h.request, "") },
+			"Found", login},
+		"a request, of a session that no hosts share": {func(h *handedOver) { _, h.atFirst = h.session(nil) },
+			func(h *handedOver) step { return h.callback(h.request, h.atFirst) }, "Found", login},
+		"a request that came late": {func(h *handedOver) { h.clock.Add(loginLifetime + time.Second) },
+			func(h *handedOver) step { return h.callback(h.request, h.atFirst) }, "Found", page},
+		"a logout that came late": {func(h *handedOver) { h.clock.Add(loginLifetime + time.Second) },
+			func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, errNotOut.code, ""},
+		"a request at its last moment": {func(h *handedOver) { h.clock.Add(loginLifetime) },
+			func(h *handedOver) step { return h.callback(h.request, h.atFirst) },
+			"See Other", secondSite + "/oauth2/callback?aventus_ticket="},
+		"a request of a host that is listed no more": {(*handedOver).unlist,
+			func(h *handedOver) step { return h.callback(h.request, h.atFirst) }, errState.code, ""},
+		"a visit of a host that is not listed": {(*handedOver).unlist, (*handedOver).visit, errUnlisted.code, ""},
+		"a logout, and nobody is signed in": {nil, func(h *handedOver) step { return h.callback(h.asks, "") },
+			"See Other", proven},
+		"a logout at the login host, where nobody is signed in": {nil, func(h *handedOver) step {
+			return func() (*httptest.ResponseRecorder, string) {
+				return h.outcome(h.ho.logouts.leave, h.parts.request("GET", "/logout", "Sec-Fetch-Mode", "navigate"))
+			}
+		}, "OK", ""},
+		"a logout by a script": {nil, func(h *handedOver) step {
+			return func() (*httptest.ResponseRecorder, string) {
+				return h.outcome(h.ho.logouts.leave, h.at(secondHost, h.parts.request("POST", "/logout",
+					"Sec-Fetch-Mode", "cors", "Sec-Fetch-Dest", "empty")))
+			}
+		}, "OK", ""},
+		"a logout of a session that no hosts share": {func(h *handedOver) { _, h.atFirst = h.session(nil) },
+			func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, errNotOut.code, ""},
+		"a logout of a session whose end is unwritten": {func(h *handedOver) {
+			k, err := h.keeper.load(h.t.Context(), h.parts.at(), []string{h.atFirst})
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			ended := records.NewEnded(unwritable{h.storage, "/ended/"}, records.NewClock(h.clock.Now, h.clock.Elapsed))
+			h.t.Cleanup(func() { _ = ended.Destruct() })
+			h.keeper.ends.ended = ended
+			_ = h.keeper.end(h.t.Context(), k)
+		}, func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, errStorage.code, ""},
+
+		"a ticket": {nil, func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "See Other", page},
+		"a ticket in another browser": {nil, func(h *handedOver) step { return h.callback(h.ticket, "") },
+			"Found", asked},
+		"a ticket once more": {func(h *handedOver) { h.expect("See Other", h.callback(h.ticket, h.bound)) },
+			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "Found", asked},
+		"a ticket once more, by who is signed in": {func(h *handedOver) {
+			h.signedIn = cookieIn(h.expect("See Other", h.callback(h.ticket, h.bound)))
+		}, func(h *handedOver) step { return h.callback(h.ticket, h.bound+"; "+h.signedIn) }, "See Other", page},
+		"a ticket at its last moment": {func(h *handedOver) { h.clock.Add(ticketLifetime) },
+			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "See Other", page},
+		"a ticket that came late": {func(h *handedOver) { h.clock.Add(ticketLifetime + time.Second) },
+			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "Found", asked},
+		"a ticket of a session that has ended": {(*handedOver).leaveAtFirst,
+			func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "Found", asked},
+		"a second ticket for one request": {func(h *handedOver) {
+			second := h.expect("See Other", h.callback(h.request, h.atFirst)).Header().Get("Location")
+			h.expect("See Other", h.callback(h.ticket, h.bound))
+			h.ticket = second
+		}, func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "Found", asked},
+
+		"a logout's ticket": {nil, func(h *handedOver) step { return h.callback(h.ends, h.bound) },
+			"See Other", proven},
+		"a logout's ticket in another browser": {nil, func(h *handedOver) step { return h.callback(h.ends, "") },
+			errForcedLogout.code, ""},
+		"a logout's ticket, in the right browser after another": {func(h *handedOver) {
+			h.expect(errForcedLogout.code, h.callback(h.ends, ""))
+		}, func(h *handedOver) step { return h.callback(h.ends, h.bound) }, errNotOut.code, ""},
+		"a logout's ticket once more": {func(h *handedOver) { h.expect("See Other", h.callback(h.ends, h.bound)) },
+			func(h *handedOver) step { return h.callback(h.ends, h.bound) }, "See Other", proven},
+		"a logout's ticket that came late": {func(h *handedOver) { h.clock.Add(ticketLifetime + time.Second) },
+			func(h *handedOver) step { return h.callback(h.ends, h.bound) }, errNotOut.code, ""},
+		"a logout's ticket, and the session has ended": {(*handedOver).leaveAtFirst,
+			func(h *handedOver) step { return h.callback(h.ends, h.bound) }, "See Other", proven},
+		"a logout's ticket, and the session has ended, but for its record": {func(h *handedOver) {
+			k, err := h.keeper.load(h.t.Context(), h.parts.at(), []string{h.atFirst})
+			if err == nil {
+				err = h.keeper.ends.end(h.t.Context(), k.id, k.expires)
+			}
+			if err != nil {
+				h.t.Fatal(err)
+			}
+		}, func(h *handedOver) step { return h.callback(h.ends, h.bound) }, "See Other", proven},
+
+		"a proof": {(*handedOver).prove,
+			func(h *handedOver) step { return h.leave(h.back, h.bound) }, "OK", ""},
+		"a proof in another browser": {(*handedOver).prove,
+			func(h *handedOver) step { return h.leave(h.back, "") }, "OK", ""},
+		"a proof, and somebody has signed in": {func(h *handedOver) {
+			h.prove()
+			_, h.atFirst = h.session(nil)
+			k, err := h.keeper.load(h.t.Context(), h.parts.at(), []string{h.atFirst})
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			there, err := h.sites.member(secondHost)
+			if err != nil {
+				h.t.Fatal(err)
+			}
+			w := httptest.NewRecorder()
+			if _, err := h.keeper.save(w, h.t.Context(), there, k.session, "/"); err != nil {
+				h.t.Fatal(err)
+			}
+			h.signedIn = cookieIn(w)
+		}, func(h *handedOver) step { return h.leave(h.back, h.bound+"; "+h.signedIn) },
+			"See Other", secondSite + "/"},
+
+		"a state that began in another browser": {(*handedOver).login,
+			func(h *handedOver) step { return h.answered("a=b") }, "Found", login},
+		"a state that began in another browser, by who is signed in": {(*handedOver).login,
+			func(h *handedOver) step { return h.answered(h.atFirst) }, "Found", page},
+		"a state that began in another browser, by who is signed in, for a host that is listed no more": {
+			func(h *handedOver) {
+				h.login()
+				h.unlist()
+			}, func(h *handedOver) step { return h.answered(h.atFirst) }, errState.code, ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := newHandedOver(t)
+			if c.change != nil {
+				c.change(h)
+			}
+			w, got := c.step(h)()
+			to := w.Header().Get("Location")
+			if got != c.want || !strings.HasPrefix(to, c.to) || c.to == "" && to != "" {
+				t.Errorf("%s, to %q; want %s, to %q", got, to, c.want, c.to)
+			}
+			says := "You are signed out"
+			if what == "a proof in another browser" {
+				says = "You are not signed in here"
+			}
+			if got == "OK" && !strings.Contains(w.Body.String(), "<title>"+says) {
+				t.Errorf("it says %s", w.Body)
+			}
+		})
+	}
+}
+
+// unlist takes the second host out of the list.
+func (h *handedOver) unlist() {
+	h.sites.hosts = newHostGroup("example.com", []string{"other.example.com"})
+}
+
+// leaveAtFirst signs out at the login host.
+func (h *handedOver) leaveAtFirst() {
+	h.t.Helper()
+	h.expect("OK", func() (*httptest.ResponseRecorder, string) {
+		return h.outcome(h.ho.logouts.leave, h.parts.request("GET", "/logout", "Cookie", h.atFirst))
+	})
+}
+
+// prove ends the session, and keeps the way back to the logout.
+func (h *handedOver) prove() {
+	h.t.Helper()
+	to := h.expect("See Other", h.callback(h.ends, h.bound)).Header().Get("Location")
+	h.back = strings.TrimPrefix(to, secondSite)
+}
+
+// login has the request answered by a login, and keeps its callback.
+func (h *handedOver) login() {
+	h.t.Helper()
+	to, err := url.Parse(h.expect("Found", h.callback(h.request, "")).Header().Get("Location"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.back = bareSite + "/oauth2/callback?code=a-code&state=" + url.QueryEscape(to.Query().Get("state"))
+}
+
+// answered is the callback of that login.
+func (h *handedOver) answered(cookie string) step { return h.callback(h.back, cookie) }
