@@ -388,3 +388,152 @@ func TestRenewalStorageFailsOnce(t *testing.T) {
 		})
 	}
 }
+
+// heldUp are renewalParts where one thing waits.
+type heldUp struct {
+	failsOnce
+	note, answer time.Duration // that is how long the first note takes, and the first answer
+	end          limits        // by the renewed token
+}
+
+func (p *heldUp) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	time.Sleep(p.note)
+	p.note = 0
+	return p.failsOnce.putSealed(ctx, at, d, s)
+}
+
+func (p *heldUp) refresh(ctx context.Context, token string) (*oauth2.Token, *aventus.Error) {
+	time.Sleep(p.answer)
+	p.answer = 0
+	return p.failsOnce.refresh(ctx, token)
+}
+
+func (p *heldUp) verifyRenewed(context.Context, *session, *session, string) (limits, error) {
+	return p.end, nil
+}
+
+// TestRenewalHeldUp: what a request gets whose renewal takes long, or brings a token that has died, and what is left.
+// A note that took too long to write is taken back, since others may have sent the token by then.
+func TestRenewalHeldUp(t *testing.T) {
+	start := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // of each bubble
+	for what, c := range map[string]struct {
+		parts   *heldUp
+		leaves  time.Duration // when the visitor goes; 0: never
+		failure failure
+		sent    int
+		attempt uint32 // in the record, after that
+	}{
+		"the visitor goes":      {&heldUp{answer: 3 * time.Second}, time.Second, errGone, 1, 0},
+		"the visitor waits":     {&heldUp{answer: 3 * time.Second}, 0, failure{}, 1, 0},
+		"the token has died":    {&heldUp{end: limits{token: start.Add(time.Hour)}}, 0, errRenewal, 1, 0},
+		"the note takes long":   {&heldUp{note: 3 * time.Second}, 0, failure{}, 1, 0},
+		"the note takes longer": {&heldUp{note: 5 * time.Second}, 0, failure{}, 1, 0},
+		"the note takes longer, and stays": {&heldUp{failsOnce: failsOnce{at: "put", left: 1}, note: 5 * time.Second},
+			0, errRenewal, 0, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := renewable(time.Now(), time.Hour)
+			asked := c.parts
+			asked.record = s.copy()
+			rn := asked.renewer(time.Now)
+			rn.records, rn.server = asked, asked
+			time.Sleep(2 * time.Hour)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.leaves != 0 {
+				time.AfterFunc(c.leaves, cancel)
+			}
+			k, refused := rn.keepAlive(ctx, site{}, &keptSession{session: s, handle: newHandle(s)})
+			failed := refused != nil
+			if failed != (c.failure != failure{}) || failed && refused.failure != c.failure ||
+				!failed && (k == nil || k.token() != "new") {
+				t.Errorf("%s: the request gets %v, %v", what, k, refused)
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			want := "second"
+			if c.sent == 0 {
+				want = "first"
+			}
+			if r := asked.record; len(asked.sent) != c.sent || r.refresh != want || !r.spending.IsZero() ||
+				r.attempt != c.attempt {
+				t.Errorf("%s: sent %q; the record has %q, attempt %d, a note of %s", what, asked.sent, r.refresh,
+					r.attempt, r.spending)
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+}
+
+// lyingOnce are lyingRecords of which the first write that takes the note back fails.
+type lyingOnce struct {
+	lyingRecords
+	failed bool
+}
+
+func (p *lyingOnce) put(ctx context.Context, at site, d *handle, s *session) error {
+	if !p.failed {
+		p.failed = true
+		return errBrokenStorage
+	}
+	return p.lyingRecords.put(ctx, at, d, s)
+}
+
+// TestNoteTakenBackLater: a note that is to be taken back, while the storage takes no writes, is taken back later.
+func TestNoteTakenBackLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := renewable(time.Now().Truncate(time.Second), time.Hour)
+		asked := &lyingOnce{lyingRecords: lyingRecords{renewalParts{record: s.copy()}}}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		time.Sleep(2 * time.Hour)
+		if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)}); k != nil ||
+			refused == nil || refused.failure != errRenewal {
+			t.Errorf("the request gets %v, %v", k, refused)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if r := asked.record; !asked.failed || len(asked.sent) != 0 || !r.spending.IsZero() || r.refresh != "first" {
+			t.Errorf("sent %q; the record has %q, and a note of %s", asked.sent, r.refresh, r.spending)
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}
+
+// goneElsewhere are renewalParts whose record another instance deletes.
+type goneElsewhere struct {
+	renewalParts
+	isGone atomic.Bool
+}
+
+func (p *goneElsewhere) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if p.isGone.Load() {
+		return nil, nil
+	}
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
+// TestRecordGoneMeanwhile: the storage did not take a renewed token, and another instance has ended the session since.
+// Its record is not brought back.
+func TestRecordGoneMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := renewable(time.Now().Truncate(time.Second), time.Hour)
+		asked := &goneElsewhere{renewalParts: renewalParts{record: s.copy(), failAfter: true}}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		time.Sleep(2 * time.Hour)
+		if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{
+			session: s, handle: newHandle(s),
+		}); k == nil || refused != nil {
+			t.Fatalf("the request gets %v, %v", k, refused)
+		}
+		asked.isGone.Store(true)
+		asked.failing.Store(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if asked.record.token() != "old" || rn.tries.of(s.id).unrecorded {
+			t.Errorf("the record is brought back, or is still to be: %q", asked.record.token())
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}
