@@ -102,8 +102,9 @@ func TestLatestLoginCannotEnd(t *testing.T) {
 		for key := range p.storage.files {
 			_, rest, _ := strings.Cut(key, "aventus_auth/ended/all/")
 			period, _, _ := strings.Cut(rest, "/")
-			if hour, err := strconv.ParseInt(period, 10, 64); err == nil && hour*3600 > last {
-				t.Errorf("family %x: recorded until %s", family, period)
+			hour, err := strconv.ParseInt(period, 10, 64)
+			if err == nil && (hour*3600 > last || hour < k.expires.Unix()/3600) {
+				t.Errorf("family %x: recorded until hour %s", family, period)
 			}
 		}
 	}
