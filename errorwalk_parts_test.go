@@ -24,24 +24,33 @@ func (p *parts) errorRoutesIn(caddyfile string) (*errorRoutes, func() verdict) {
 	}
 	var config struct {
 		Apps struct {
-			HTTP struct{ Servers map[string]*caddyhttp.Server }
+			HTTP struct{ Servers map[string]json.RawMessage }
 		}
 	}
 	if err := json.Unmarshal(adapted, &config); err != nil {
 		p.t.Fatal(err)
 	}
+	return p.errorRoutesOf(config.Apps.HTTP.Servers["srv0"])
+}
+
+// errorRoutesOf is errorRoutesIn for the JSON of a server.
+func (p *parts) errorRoutesOf(config []byte) (*errorRoutes, func() verdict) {
+	p.t.Helper()
+	server := new(caddyhttp.Server)
+	if err := json.Unmarshal(config, server); err != nil {
+		p.t.Fatalf("%s\n%v", config, err)
+	}
 	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	server := config.Apps.HTTP.Servers["srv0"]
 	lists := []caddyhttp.RouteList{server.Routes}
 	if server.Errors != nil {
 		lists = append(lists, server.Errors.Routes)
 	}
 	for _, routes := range lists {
 		if err := routes.Provision(ctx); err != nil {
-			p.t.Fatalf("%s\n%v", caddyfile, err)
+			p.t.Fatalf("%s\n%v", config, err)
 		}
 	}
 	for _, route := range server.NamedRoutes {
@@ -529,4 +538,68 @@ func TestErrorRoutesMayAnswer(t *testing.T) {
 // over3 makes a request one as HTTP/3 has it, with a body whose length is not known.
 func over3(r *http.Request) {
 	r.ProtoMajor, r.ContentLength, r.Body = 3, -1, io.NopCloser(strings.NewReader("x"))
+}
+
+// TestErrorRoutesOfSubroutesTell is TestErrorRoutesTell for what JSON alone can say: error routes of a subroute,
+// groups of routes, and routes that are the last.
+func TestErrorRoutesOfSubroutesTell(t *testing.T) {
+	const files, page, path = jsonFiles, jsonPage, `{"handler": "rewrite", "uri": "{http.request.orig_uri.path}"}`
+	const end = `{"handler": "static_response", "body": "x"}`
+	const behind = "what stands behind a subroute with error routes"
+	const other = `{"handler": "error", "status_code": 404, "error": "{http.request.orig_uri.path}"}`
+	const no, some = `"match": [{"host": ["other.test"]}]`, `"match": [{"header": {"X-Some": ["*"]}}]`
+	const of404 = `"match": [{"expression": "{http.error.status_code} == 404"}]`
+	sub := func(match, routes, errors string) string {
+		return `{` + match + `"handle": [{"handler": "subroute", "routes": [` + routes + `], "errors": {"routes": [` +
+			errors + `]}}]}`
+	}
+	handle := func(handlers string) string { return `{"handle": [` + handlers + `]}` }
+	both := page + ", " + files
+	for what, c := range map[string]struct{ routes, errors, want string }{
+		"none":                         {"", "", ""},
+		"an answer":                    {sub("", "", handle(end)), "", ""},
+		"a page":                       {sub("", "", handle(both)), "", ""},
+		"files":                        {sub("", "", handle(files)), "", "file_server"},
+		"no answer":                    {sub("", "", ""), "", behind},
+		"an answer to some":            {sub("", "", `{`+some+`, "handle": [`+end+`]}`), "", behind},
+		"files, and the server's":      {sub("", "", handle(files)), handle(end), "file_server"},
+		"an answer, and the server's":  {sub("", "", handle(end)), handle(end), ""},
+		"of another host":              {sub(no+`, `, "", handle(files)), "", ""},
+		"of some requests":             {sub(some+`, `, "", handle(files)), "", "file_server"},
+		"in a named route":             {handle(`{"handler": "invoke", "name": "named"}`), "", "file_server"},
+		"in a route that calls itself": {handle(`{"handler": "invoke", "name": "around"}`), "", "file_server"},
+		"in no named route":            {handle(`{"handler": "invoke", "name": "none"}`), "", ""},
+
+		"another error, and the server's": {sub("", "", handle(other)),
+			`{` + of404 + `, "handle": [` + files + `]}`, "file_server"},
+		"another error's message, and the server's": {sub("", "", handle(other)),
+			handle(`{"handler": "rewrite", "uri": "{http.error.message}"}, ` + files), "file_server"},
+		"another error's code, and the server's": {sub("", "", handle(other)),
+			handle(`{"handler": "rewrite", "uri": "/{http.error.status_code}.html"}, ` + files), ""},
+		"an error among the error routes": {"", sub("", handle(other),
+			`{`+of404+`, "handle": [`+path+`, `+files+`]}`), "file_server"},
+		"an error among them, a page": {"", sub("", handle(other), handle(both)), ""},
+
+		"a group": {"", `{"group": "a", "handle": [` + page + `]}, {"group": "a", "handle": [` + path + `]}, ` +
+			handle(files), ""},
+		"two groups": {"", `{"group": "a", "handle": [` + page + `]}, {"group": "b", "handle": [` + path + `]}, ` +
+			handle(files), "file_server"},
+		"no group": {"", handle(page) + `, ` + handle(path) + `, ` + handle(files), "file_server"},
+		"a group that was satisfied before": {`{"group": "a", "handle": [` + jsonHeaders + `]}`,
+			`{"group": "a", "handle": [` + page + `]}, ` + handle(files), "file_server"},
+		"a group of some": {"", handle(page) + `, {"group": "a", ` + some + `, "handle": [` + page +
+			`]}, {"group": "a", "handle": [` + path + `]}, ` + handle(files), "file_server"},
+		"the last route": {"", `{"terminal": true, "handle": [` + jsonHeaders + `]}, ` + handle(files), ""},
+		"not the last":   {"", handle(jsonHeaders) + `, ` + handle(files), "file_server"},
+		"a last route for some": {"", `{"terminal": true, ` + some + `, "handle": [` + jsonHeaders + `]}, ` +
+			handle(files), "file_server"},
+	} {
+		p := newParts(t)
+		_, tell := p.errorRoutesOf([]byte(`{"routes": [` + c.routes + `], "errors": {"routes": [` + c.errors + `]},
+			"named_routes": {"named": ` + sub("", "", handle(files)) + `, "around": {"handle": [
+				{"handler": "invoke", "name": "around"}, {"handler": "invoke", "name": "named"}]}}}`))
+		if got := strings.TrimPrefix(tell().unsafe, "http.handlers."); got != c.want {
+			t.Errorf("%s: %q, want %q", what, got, c.want)
+		}
+	}
 }

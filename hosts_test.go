@@ -158,3 +158,20 @@ func TestHostGroup(t *testing.T) {
 		}
 	}
 }
+
+// TestSitesName: which hosts a config names, also one that serves whatever host it is asked for.
+func TestSitesName(t *testing.T) {
+	group := newHostGroup("example.com", []string{"*.example.com"})
+	for uri, hosts := range map[string]*hostGroup{
+		bareSite + "/callback": nil, bareSite + "/shared": group, "https://{http.request.host}/callback": nil,
+	} {
+		s := newSites(uri, hosts, nil, nil)
+		for host, want := range map[string]bool{
+			"example.com": strings.HasPrefix(uri, bareSite), "a.example.com": hosts != nil, "other.test": false,
+		} {
+			if got := s.names(host); got != want {
+				t.Errorf("%s names %s: %t, want %t", uri, host, got, want)
+			}
+		}
+	}
+}

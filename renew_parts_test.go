@@ -537,3 +537,58 @@ func TestRecordGoneMeanwhile(t *testing.T) {
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
 }
+
+// TestAwaitsAnother: a renewal that finds another instance at work waits for what comes of that, goes on with it, and
+// sends nothing as long as the other may still send. If nothing comes of it, it sends the token itself.
+func TestAwaitsAnother(t *testing.T) {
+	for what, c := range map[string]struct {
+		noted, isSecond bool
+		after           time.Duration
+		what            string // comes then
+		token           string
+		sent            int
+	}{
+		"its note is there, and the result comes": {true, false, 2 * time.Second, "result", "theirs", 0},
+		"it was first, and the result comes":      {false, true, 2 * time.Second, "result", "theirs", 0},
+		"it was first, and the note comes late":   {false, true, 3900 * time.Millisecond, "note", "", 0},
+		"it was first, and nothing comes":         {false, true, 2 * time.Second, "", "new", 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := renewable(time.Now().Truncate(time.Second), time.Hour)
+			asked := &writtenElsewhere{renewalParts: renewalParts{record: s.copy(), isSecond: c.isSecond}}
+			rn := asked.renewer(time.Now)
+			rn.records = asked
+			time.Sleep(2 * time.Hour)
+			if c.noted {
+				asked.record.spending = time.Now()
+			}
+			time.AfterFunc(c.after, func() {
+				asked.isSecond = false
+				if c.what == "" {
+					return
+				}
+				by := s.copy()
+				if c.what == "result" {
+					by.bearer, by.refresh = bearer+"theirs", "third"
+					by.tokenCame, by.tokenEnds = time.Now().Truncate(time.Second), time.Now().Add(time.Hour)
+				} else {
+					by.spending = time.Now().Truncate(time.Second)
+				}
+				asked.by.Store(by)
+			})
+			start := time.Now()
+			k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+			got := ""
+			if k != nil {
+				got = k.token()
+			}
+			if got != c.token || (refused != nil) != (c.token == "") || len(asked.sent) != c.sent {
+				t.Errorf("%s: the request gets %q, %v; sent %q", what, got, refused, asked.sent)
+			}
+			if took := time.Since(start); c.what == "result" && took > c.after+awaitPause {
+				t.Errorf("%s: it took %s", what, took)
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+}

@@ -423,24 +423,26 @@ func TestUseWrittenLate(t *testing.T) {
 // TestUseElsewhere: when the storage has become another one, what was used there counts, however recently this process
 // has read, and others are not sent to what it put aside in the one before.
 func TestUseElsewhere(t *testing.T) {
-	clock := newClock()
-	clock.Add(58 * time.Minute)
-	one, two := newStorage(t), newStorage(t)
-	n := new(Newest)
-	n.Use(one)
-	here, there := newProcess(Bounded(n, nil), clock), newProcess(two, clock)
-	for i := range 3 {
-		here.useMany(t, true, i)
+	for _, later := range []time.Duration{time.Minute, 8 * time.Minute} { // within the hour of the journal, and the next
+		clock := newClock()
+		clock.Add(58 * time.Minute)
+		one, two := newStorage(t), newStorage(t)
+		n := new(Newest)
+		n.Use(one)
+		here, there := newProcess(Bounded(n, nil), clock), newProcess(two, clock)
+		for i := range 3 {
+			here.useMany(t, true, i)
+		}
+		there.expect(t, true, "there")
+		clock.Add(later)
+		here.expect(t, true, "before")
+		n.Use(two)
+		here.Relearn()
+		here.expect(t, false, "there")
+		here.expect(t, true, "here")
+		newProcess(two, clock).expect(t, false, "here")
+		there.expect(t, true, "after")
 	}
-	there.expect(t, true, "there")
-	clock.Add(8 * time.Minute)
-	here.expect(t, true, "before")
-	n.Use(two)
-	here.Relearn()
-	here.expect(t, false, "there")
-	here.expect(t, true, "here")
-	newProcess(two, clock).expect(t, false, "here")
-	there.expect(t, true, "after")
 }
 
 // TestUseWhileAsleep: a machine that sleeps while a use is noted does not take it for the first: others look into that
