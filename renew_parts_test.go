@@ -563,19 +563,19 @@ func TestAwaitsAnother(t *testing.T) {
 				asked.record.spending = time.Now()
 			}
 			time.AfterFunc(c.after, func() {
-				asked.isSecond = false
-				if c.what == "" {
-					return
-				}
 				by := s.copy()
-				if c.what == "result" {
+				switch c.what {
+				case "":
+					return
+				case "result":
 					by.bearer, by.refresh = bearer+"theirs", "third"
 					by.tokenCame, by.tokenEnds = time.Now().Truncate(time.Second), time.Now().Add(time.Hour)
-				} else {
+				case "note":
 					by.spending = time.Now().Truncate(time.Second)
 				}
 				asked.by.Store(by)
 			})
+			time.AfterFunc(awaitPause, func() { asked.isSecond = false }) // the next attempt is ours
 			start := time.Now()
 			k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
 			got := ""

@@ -423,7 +423,7 @@ func TestUseWrittenLate(t *testing.T) {
 // TestUseElsewhere: when the storage has become another one, what was used there counts, however recently this process
 // has read, and others are not sent to what it put aside in the one before.
 func TestUseElsewhere(t *testing.T) {
-	for _, later := range []time.Duration{time.Minute, 8 * time.Minute} { // within the hour of the journal, and the next
+	for _, later := range []time.Duration{time.Minute, 8 * time.Minute} { // in the journal's hour, and the next
 		clock := newClock()
 		clock.Add(58 * time.Minute)
 		one, two := newStorage(t), newStorage(t)
