@@ -134,7 +134,7 @@ func (h *Handler) setUp(in surroundings) error {
 	}
 	passage := &passage{
 		cookies: cookies, tokenHeader: cfg.tokenHeader, takesBearers: cfg.acceptBearer, streams: streams,
-		vary: cfg.vary,
+		vary: cfg.vary, hasEnded: keeper.hasEnded,
 	}
 
 	// How sessions begin and end.

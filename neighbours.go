@@ -81,7 +81,7 @@ func heldBy(ctx context.Context, blocks []present, cookies []string) ([]held, er
 			if opened[value] { // by a block that is alike
 				continue
 			}
-			k, err := b.keeper.open(ctx, b.at, value)
+			k, _, err := b.keeper.open(ctx, b.at, value)
 			if k != nil {
 				opened[value] = true
 				delete(failed, value)
