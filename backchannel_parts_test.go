@@ -28,6 +28,7 @@ func TestLogoutTokenRequests(t *testing.T) {
 		{"a long body", "POST", form, "logout_token=" + strings.Repeat("x", maxLogoutRequest), false, 400},
 		{"no JWT", "POST", form, "logout_token=x", false, 400},
 		{"a key that is not here", "POST", form, "logout_token=" + madeUp, false, 503},
+		{"a form that names its charset", "POST", form + "; charset=utf-8", "logout_token=" + madeUp, false, 503},
 		{"too many at once", "POST", form, "logout_token=" + madeUp, true, 503},
 	} {
 		p := newParts(t)
