@@ -354,6 +354,31 @@ func TestLogoutTokenInTime(t *testing.T) {
 	w.expect(b.get("/"), http.StatusFound)
 }
 
+// TestLogoutTokenWithoutKeys: a good token whose key cannot be fetched gets its answer at once, and holds as soon as the
+// keys can be had: it is not sent again.
+func TestLogoutTokenWithoutKeys(t *testing.T) {
+	var down atomic.Bool
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.JWKSFault = func(w http.ResponseWriter, r *http.Request) bool {
+			return down.Load() && aventustest.Says(http.StatusServiceUnavailable, "")(w, r)
+		}
+	}})
+	b := w.browser()
+	b.login("/")
+	w.issuer.RotateKey()
+	w.clock.Add(time.Minute) // the keys may be fetched again
+	down.Store(true)
+	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", b.sid()), http.StatusServiceUnavailable)
+	if !strings.Contains(w.log(), "the key set answered 503") {
+		t.Errorf("the log does not say why:\n%s", w.log())
+	}
+	w.expect(b.get("/"), http.StatusOK)
+	down.Store(false)
+	w.clock.Add(time.Minute)
+	await(t, "the end", func() bool { return strings.Contains(w.log(), "signed out by the authorization server") })
+	w.expect(b.get("/"), http.StatusFound)
+}
+
 // TestLogoutTokenThatDrips: a request whose body does not end is answered within a second, too, and holds nothing up.
 func TestLogoutTokenThatDrips(t *testing.T) {
 	w := toldOfLogouts(t, setup{https: true})
