@@ -54,21 +54,26 @@ func TestLackingSaysWhat(t *testing.T) {
 }
 
 // TestLackingLeadsToALogout: whoever lacks a scope is told of the logout that this host has, of whichever block, and
-// of none that another host has. One that goes by way of the authorization server is enough by itself.
+// of none that another host or port has. One that goes by way of the authorization server is enough by itself.
 func TestLackingLeadsToALogout(t *testing.T) {
 	const lacks, first = "You are signed in, but lack the scope admin.", " To use another account, sign out first, at "
-	for name, c := range map[string]struct{ admin, site, elsewhere, want string }{
+	for name, c := range map[string]struct{ admin, site, host, want string }{
 		"none":            {"", "", "", ""},
 		"of the block":    {"logout /out", "logout /bye", "", first + "/out and at the sign-in server."},
 		"of another":      {"", "logout /bye", "", first + "/bye and at the sign-in server."},
 		"by the server":   {"", "logout /bye\nlogout_provider", "", first + "/bye."},
-		"at another host": {"", "", "logout /bye\nlogout_provider", ""},
+		"at another host": {"", "", "other.localhost", ""},
+		"at another port": {"", "", "localhost", ""},
 	} {
 		w := newWorld(t, setup{sites: func(w *world) string {
-			other := strings.ReplaceAll(w.directive("", c.elsewhere), w.site, "https://other.example.com")
-			return w.site + " {\n" + w.directive("", c.site) + "\n" +
-				w.directive("/admin", "require_scope admin\n"+c.admin) + "\nreverse_proxy " + w.app + "\n}\n" +
-				"http://other.example.com:" + freePort(t) + " {\n" + other + "\n}"
+			sites := w.site + " {\n" + w.directive("", c.site) + "\n" +
+				w.directive("/admin", "require_scope admin\n"+c.admin) + "\nreverse_proxy " + w.app + "\n}\n"
+			if c.host != "" {
+				other := "http://" + c.host + ":" + freePort(t)
+				sites += other + " {\n" + strings.ReplaceAll(w.directive("", "logout /bye\nlogout_provider"), w.site,
+					other) + "\n}"
+			}
+			return sites
 		}})
 		b := w.browser()
 		b.login("/")

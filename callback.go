@@ -165,8 +165,8 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if ls.sites.hosts != nil || l.restarts > 0 {
 		ls.keeper.ends.learn(r.Context())
 	}
-	// A user whose sessions were ended a moment ago, by a clock that may be ahead of this one, can sign in again at once.
-	// An end that comes after this question ends the session.
+	// A user whose sessions were ended a moment ago, by a clock that may be ahead of this one, can sign in again at
+	// once. An end that comes after this question ends the session.
 	if after := ls.keeper.ends.after(s); after.After(s.created) {
 		s.created = after
 	}

@@ -77,14 +77,14 @@ func TestClaimMatcher(t *testing.T) {
 	}
 }
 
-// TestClaimMatcherOfMap: a map with the matcher goes by it, where it stands behind the gate. Caddy's own place for it is
-// in front of the gate, where nobody is known.
+// TestClaimMatcherOfMap: a map with the matcher goes by it, where it stands behind the gate. Caddy's own place for it
+// is in front of the gate, where nobody is known.
 func TestClaimMatcherOfMap(t *testing.T) {
 	const mapped = "map @admins {path} {area} {\ndefault admins\n}\n"
 	w := newWorld(t, setup{
 		issuer: claimsOf(map[string]map[string]any{"auth0|ada": {"roles": []string{"admin"}}}),
-		caddyfile: "@admins aventus_claim roles admin\n%s\nhandle /behind {\n" + mapped + "respond \"to {area}\"\n}\n" +
-			strings.Replace(mapped, "{area}", "{early}", 1) + "respond \"to {early}\"",
+		caddyfile: "@admins aventus_claim roles admin\n%s\nhandle /behind {\n" + mapped +
+			"respond \"to {area}\"\n}\n" + strings.Replace(mapped, "{area}", "{early}", 1) + "respond \"to {early}\"",
 	})
 	b := w.browser()
 	b.login("/")

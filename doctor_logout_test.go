@@ -41,7 +41,9 @@ func TestDoctorNamesLogoutsOfPlaces(t *testing.T) {
 	}
 	b := examine(t, site("a.example.com, c.example.com", "backchannel_logout /ended")+site("b.example.com", ""),
 		"HTTPS_PROXY=http://127.0.0.1:1").Blocks[0]
-	if want := []string{"https://a.example.com/ended", "https://c.example.com/ended"}; !slices.Equal(b.LogoutURIs, want) {
+	if want := []string{
+		"https://a.example.com/ended", "https://c.example.com/ended",
+	}; !slices.Equal(b.LogoutURIs, want) {
 		t.Errorf("the back-channel logout URLs are %q, want %q", b.LogoutURIs, want)
 	}
 	if want := []string{

@@ -354,8 +354,8 @@ func TestLogoutTokenInTime(t *testing.T) {
 	w.expect(b.get("/"), http.StatusFound)
 }
 
-// TestLogoutTokenWithoutKeys: a good token whose key cannot be fetched gets its answer at once, and holds as soon as the
-// keys can be had: it is not sent again.
+// TestLogoutTokenWithoutKeys: a good token whose key cannot be fetched gets its answer at once, and holds as soon as
+// the keys can be had: it is not sent again.
 func TestLogoutTokenWithoutKeys(t *testing.T) {
 	var down atomic.Bool
 	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {

@@ -54,8 +54,8 @@ func (ns *neighbours) atHost(own *neighbour, r *http.Request, at site) []present
 }
 
 // otherAccount returns a sentence on how the user of a request that own refuses can use another account, or "" if no
-// block at its host has a logout. The logout of any block there will do, since it ends the sessions of all. Unless it
-// goes by way of the authorization server, that one would sign the same person in again, without a question.
+// block at its origin has a logout. That of any block there will do, since it ends the sessions of all. Unless it goes
+// by way of the authorization server, that one would sign the same person in again, without a question.
 func (ns *neighbours) otherAccount(own *neighbour, r *http.Request) string {
 	at, err := own.sites.of(r)
 	if err != nil {
@@ -63,6 +63,7 @@ func (ns *neighbours) otherAccount(own *neighbour, r *http.Request) string {
 	}
 	for _, b := range ns.atHost(own, r, at) {
 		switch {
+		case b.at.origin != at.origin: // another port
 		case b.logoutProvider:
 			return " To use another account, sign out first, at " + b.logoutPath + "."
 		case b.logoutPath != "":

@@ -125,7 +125,7 @@ func TestLogout(t *testing.T) {
 					wait.Go(func() {
 						for stolen.fetch(other).status != http.StatusUnauthorized {
 							if time.Since(began) > 10*time.Second {
-								t.Errorf("%s: node %d lets it in 10 s after it ended at node %d (by a logout token: %t)",
+								t.Errorf("%s: node %d lets it in 10 s after its end at node %d (told: %t)",
 									s.name, other, n, isTold)
 								return
 							}
