@@ -132,7 +132,7 @@ func TestExchange(t *testing.T) {
 			if to := w.Header().Get("Location"); to != bareSite+"/page" {
 				t.Errorf("leads to %s", to)
 			}
-			k, err := p.keeper.load(t.Context(), p.at(), []string{cookieIn(w)})
+			k, err := p.load(cookieIn(w))
 			if err != nil || k == nil {
 				t.Fatalf("no session: %v", err)
 			}

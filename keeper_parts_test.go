@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
@@ -72,7 +74,7 @@ func TestKeeperLoads(t *testing.T) {
 			if !remembers {
 				p.keeper.memory = newMemory(1 << 20)
 			}
-			got, err := p.keeper.load(t.Context(), p.at(), []string{cookie})
+			got, err := p.load(cookie)
 			if err != nil || (got != nil) != c.good || c.good && got.id != k.id {
 				t.Errorf("%s, remembered %v: %v, error %v", c.what, remembers, got, err)
 			}
@@ -87,7 +89,7 @@ func TestKeeperCannotTell(t *testing.T) {
 	p.keeper.memory = newMemory(1 << 20)
 	p.keeper.store.shelf = records.NewShelf(brokenStorage{p.storage}, "aventus_auth/sessions",
 		records.NewClock(p.clock.Now, p.clock.Elapsed))
-	if k, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); k != nil || !errors.Is(err, errBrokenStorage) {
+	if k, err := p.load(cookie); k != nil || !errors.Is(err, errBrokenStorage) {
 		t.Errorf("its record: %v, error %v", k, err)
 	}
 
@@ -96,7 +98,7 @@ func TestKeeperCannotTell(t *testing.T) {
 	ended := records.NewEnded(brokenStorage{p.storage}, records.NewClock(p.clock.Now, p.clock.Elapsed))
 	t.Cleanup(func() { _ = ended.Destruct() })
 	p.keeper.ends.ended = ended
-	if k, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); k != nil ||
+	if k, err := p.load(cookie); k != nil ||
 		!errors.Is(err, records.ErrUnknown) {
 		t.Errorf("what has ended: %v, error %v", k, err)
 	}
@@ -115,7 +117,7 @@ func TestKeeperCannotTell(t *testing.T) {
 	if err := p.storage.Store(t.Context(), files[0], []byte("damaged")); err != nil {
 		t.Fatal(err)
 	}
-	k, err = p.keeper.load(t.Context(), p.at(), []string{cookie})
+	k, err = p.load(cookie)
 	if k != nil || !errors.Is(err, records.ErrStorage) {
 		t.Errorf("when it was last used at another host: %v, error %v", k, err)
 	}
@@ -203,7 +205,7 @@ func TestKeeperEndsForAsLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if got, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); got != nil || err != nil {
+			if got, err := p.load(cookie); got != nil || err != nil {
 				t.Errorf("%s: the session goes on: %v, error %v", what, got, err)
 			}
 			p.clock.Add(2 * time.Hour)
@@ -298,7 +300,7 @@ func TestFamilyEndsForAsLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if got, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); got != nil || err != nil {
+		if got, err := p.load(cookie); got != nil || err != nil {
 			t.Errorf("the session goes on: %v, error %v", got, err)
 		}
 		p.clock.Add(2 * time.Hour)
@@ -445,5 +447,56 @@ func TestKeeperEndsForNoLonger(t *testing.T) {
 		if found == 0 || !p.keeper.ends.has(k.session) {
 			t.Errorf("%s: %d ends, and the session has ended: %t", what, found, p.keeper.ends.has(k.session))
 		}
+	}
+}
+
+// TestEndLearnedOnTheWay: an instance that does not know what has ended asks before it lets a session in, and the
+// very request that asks is not let in if that session has ended; nor does a stream of it go on.
+func TestEndLearnedOnTheWay(t *testing.T) {
+	for _, what := range []string{"request", "stream"} {
+		p := newParts(t)
+		k, cookie := p.session(func(s *session) { s.tokenEnds = s.created.Add(20 * time.Hour) })
+		if got, err := p.load(cookie); err != nil || got == nil {
+			t.Fatalf("%v, error %v", got, err)
+		}
+		p.clock.Add(2 * time.Hour) // this instance has slept, or could not reach the storage
+		there := records.NewEnded(p.storage, records.NewClock(p.clock.Now, p.clock.Elapsed))
+		t.Cleanup(func() { _ = there.Destruct() })
+		if err := there.End(t.Context(), k.id, k.expires); err != nil {
+			t.Fatal(err)
+		}
+		if what == "stream" {
+			ss := &streams{keeper: p.keeper, sites: p.sites, every: time.Hour, ctx: t.Context(), now: p.clock.Now}
+			if !ss.watch(identity{grant: &k.grant, session: k})() {
+				t.Error("the stream goes on")
+			}
+		} else if got, err := p.load(cookie); got != nil || err != nil {
+			t.Errorf("let in: %v, error %v", got, err)
+		}
+	}
+}
+
+// slowRecords is a storage in which it takes a day to read the record of a session: the machine sleeps meanwhile.
+type slowRecords struct {
+	certmagic.Storage
+	clock *testClock
+}
+
+func (s slowRecords) Load(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, "aventus_auth/sessions/") {
+		s.clock.Add(24 * time.Hour)
+	}
+	return s.Storage.Load(ctx, key)
+}
+
+// TestJudgedWhenItIsRead: a session that ends while its record is being read is over.
+func TestJudgedWhenItIsRead(t *testing.T) {
+	p := newParts(t)
+	_, cookie := p.session(func(s *session) { s.refresh = "refresh" })
+	p.keeper.memory = newMemory(1 << 20)
+	clock := records.NewClock(p.clock.Now, p.clock.Elapsed)
+	p.keeper.store.shelf = records.NewShelf(slowRecords{p.storage, p.clock}, "aventus_auth/sessions", clock)
+	if got, err := p.load(cookie); got != nil || err != nil {
+		t.Errorf("let in: %v, error %v", got, err)
 	}
 }

@@ -68,7 +68,8 @@ func newParts(t *testing.T) *parts {
 	p.answers = &answers{
 		cookies: p.cookies, tokenHeader: "Authorization", vary: []string{"Cookie"}, meter: p.meter,
 		logger: zap.NewNop(), challenges: new(challenges),
-		errors: &errorPages{all: new(errorRoutesOfServers), logger: zap.NewNop()},
+		errors:       &errorPages{all: new(errorRoutesOfServers), logger: zap.NewNop()},
+		otherAccount: func(*http.Request) string { return "" },
 	}
 	p.keeper = &keeper{
 		sessionBox: p.ring.Box("session", "the-client"),
@@ -116,6 +117,11 @@ func (p *parts) session(change func(*session)) (k *keptSession, cookie string) {
 	}
 	cookie, _, _ = strings.Cut(w.Header().Get("Set-Cookie"), ";")
 	return k, cookie
+}
+
+// load returns the session that a cookie holds by now.
+func (p *parts) load(cookie string) (*keptSession, error) {
+	return p.keeper.load(p.t.Context(), p.at(), []string{cookie}, p.clock.Now())
 }
 
 // logins returns the stage of that name. Nothing listens where its client would send a code.

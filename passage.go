@@ -19,7 +19,8 @@ type passage struct {
 	tokenHeader  string // where the token goes on; empty: nowhere
 	takesBearers bool   // API clients may bring a token of their own
 	streams      *streams
-	vary         []string // the request headers that tell visitors apart
+	hasEnded     func(*session) bool // as far as it is known
+	vary         []string            // the request headers that tell visitors apart
 }
 
 // introduce removes the client's own statements about its identity from a request, and sets the placeholders
@@ -37,8 +38,11 @@ func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
 // goes on elsewhere. Of a Bearer token that was to be verified and was not, since a session came first,
 // the next handler would believe that it was.
 func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
+	if ps.tokenHeader == "Authorization" {
+		return nil
+	}
 	lines := r.Header["Authorization"]
-	if lines == nil || ps.tokenHeader == "Authorization" ||
+	if lines == nil ||
 		httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Authorization") ||
 		ps.takesBearers && id.session != nil && slices.ContainsFunc(lines, isBearer) {
 		return nil
@@ -115,6 +119,11 @@ func (p *privateWriter) makePrivate() {
 		names = append([]string{"Accept-Encoding"}, names...)
 	}
 	_, setsCookie := header["Set-Cookie"]
+	if k := p.identity.session; setsCookie && p.sealed && k != nil && p.passage.hasEnded(k.session) {
+		// The browser may have another session by now, whose cookie this one would replace.
+		p.passage.cookies.takeBack(header)
+		_, setsCookie = header["Set-Cookie"]
+	}
 	makePrivate(header, names, setsCookie && p.sealed)
 }
 

@@ -393,17 +393,18 @@ func TestRenewalStorageFailsOnce(t *testing.T) {
 type heldUp struct {
 	failsOnce
 	note, answer time.Duration // that is how long the first note takes, and the first answer
-	end          limits        // by the renewed token
+	wait         func(time.Duration)
+	end          limits // by the renewed token
 }
 
 func (p *heldUp) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
-	time.Sleep(p.note)
+	p.wait(p.note)
 	p.note = 0
 	return p.failsOnce.putSealed(ctx, at, d, s)
 }
 
 func (p *heldUp) refresh(ctx context.Context, token string) (*oauth2.Token, *aventus.Error) {
-	time.Sleep(p.answer)
+	p.wait(p.answer)
 	p.answer = 0
 	return p.failsOnce.refresh(ctx, token)
 }
@@ -434,7 +435,7 @@ func TestRenewalHeldUp(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			s := renewable(time.Now(), time.Hour)
 			asked := c.parts
-			asked.record = s.copy()
+			asked.record, asked.wait = s.copy(), func(d time.Duration) { time.Sleep(d) }
 			rn := asked.renewer(time.Now)
 			rn.records, rn.server = asked, asked
 			time.Sleep(2 * time.Hour)
