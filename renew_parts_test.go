@@ -539,6 +539,18 @@ func TestRecordGoneMeanwhile(t *testing.T) {
 	})
 }
 
+// lostOnce are writtenElsewhere where another process may be first, once.
+type lostOnce struct {
+	writtenElsewhere
+	isSecond bool
+}
+
+func (p *lostOnce) Use(...records.ID) (bool, error) {
+	isSecond := p.isSecond
+	p.isSecond = false
+	return !isSecond, nil
+}
+
 // TestAwaitsAnother: a renewal that finds another instance at work waits for what comes of that, goes on with it, and
 // sends nothing as long as the other may still send. If nothing comes of it, it sends the token itself.
 func TestAwaitsAnother(t *testing.T) {
@@ -556,9 +568,10 @@ func TestAwaitsAnother(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := renewable(time.Now().Truncate(time.Second), time.Hour)
-			asked := &writtenElsewhere{renewalParts: renewalParts{record: s.copy(), isSecond: c.isSecond}}
+			asked := &lostOnce{isSecond: c.isSecond}
+			asked.record = s.copy()
 			rn := asked.renewer(time.Now)
-			rn.records = asked
+			rn.records, rn.uses = asked, asked
 			time.Sleep(2 * time.Hour)
 			if c.noted {
 				asked.record.spending = time.Now()
@@ -576,7 +589,6 @@ func TestAwaitsAnother(t *testing.T) {
 				}
 				asked.by.Store(by)
 			})
-			time.AfterFunc(awaitPause, func() { asked.isSecond = false }) // the next attempt is ours
 			start := time.Now()
 			k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
 			got := ""

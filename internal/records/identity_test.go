@@ -60,6 +60,25 @@ func TestIdentified(t *testing.T) {
 	}
 }
 
+// TestIdentifiedAnew: a storage whose id is empty, as a crash may leave it, gets one.
+func TestIdentifiedAnew(t *testing.T) {
+	storage := &certmagic.FileStorage{Path: t.TempDir()}
+	if err := storage.Store(t.Context(), IdentityKey, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var told string
+		n := &Newest{Identified: func(id string) { told = id }}
+		n.Use(storage)
+		if err := n.Store(t.Context(), "key", []byte("value")); err != nil {
+			t.Fatal(err)
+		}
+		if kept, err := storage.Load(t.Context(), IdentityKey); err != nil || len(told) < 20 || string(kept) != told {
+			t.Errorf("told %q, and the storage has %q, %v", told, kept, err)
+		}
+	}
+}
+
 // TestRelearn: when the storage has become another one, all that has ended there is learned anew, however long ago
 // that was, and until that is done, nothing is known.
 func TestRelearn(t *testing.T) {
