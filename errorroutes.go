@@ -134,7 +134,7 @@ type errorRoutes struct {
 	known    map[string]level
 	groups   map[string]bool
 	newHost  bool // one of them may change the request's host
-	failing  []failing
+	failing  []failsInFront
 	verdicts sync.Map // verdict by failure and hosts
 	logged   sync.Map // reasons that were logged
 	looked   sync.Map // results of hostsOf for which unguarded was asked
@@ -147,8 +147,8 @@ type errorList struct {
 	ofSubroute bool
 }
 
-// failing is what may fail before a request comes to a block.
-type failing struct {
+// failsInFront is what may fail before a request comes to a block.
+type failsInFront struct {
 	around []caddyhttp.MatcherSets // of the routes around it, and of its own
 	what   string
 }
@@ -192,7 +192,7 @@ func (e *errorRoutes) collect(routes caddyhttp.RouteList, around []caddyhttp.Mat
 		e.groups[route.Group] = route.Group != ""
 		around := append(slices.Clone(around), route.MatcherSets)
 		if what := failingIn(route); what != "" {
-			e.failing = append(e.failing, failing{around, what})
+			e.failing = append(e.failing, failsInFront{around, what})
 		}
 		for _, handler := range route.Handlers {
 			switch handler := handler.(type) {
@@ -293,7 +293,7 @@ func (e *errorRoutes) walk(hosts string) *errorWalk {
 func (e *errorRoutes) unguarded(hosts string) (unsafe, fails string) {
 	w := e.walk(hosts)
 	w.endsAtBlocks = true
-	may := slices.IndexFunc(e.failing, func(f failing) bool {
+	may := slices.IndexFunc(e.failing, func(f failsInFront) bool {
 		return !slices.ContainsFunc(f.around, func(sets caddyhttp.MatcherSets) bool {
 			return w.matches(sets, trail{otherError: true}) == routing.No
 		})

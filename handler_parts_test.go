@@ -1,7 +1,10 @@
 package aventusauth
 
 import (
+	"context"
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -123,4 +126,89 @@ func TestGate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestGateAmongErrors: which way a request goes at a block among the error routes: no login begins there, and who is
+// refused gets the status of the error. What the next handler says of it comes back.
+func TestGateAmongErrors(t *testing.T) {
+	notFound := caddyhttp.Error(http.StatusNotFound, errors.New("no such file"))
+	failed := errors.New("the next handler has failed")
+	type change func(*parts, *gate, *http.Request)
+	for what, c := range map[string]struct {
+		target   string
+		signedIn bool
+		change   change
+		cause    error
+		want     int // the status; 0: the next handler's
+	}{
+		"nobody":                    {"/private", false, nil, notFound, http.StatusNotFound},
+		"nobody, an error of ours":  {"/private", false, nil, errDenied, http.StatusInternalServerError},
+		"nobody, another error":     {"/private", false, nil, failed, http.StatusInternalServerError},
+		"nobody, at the callback":   {"/oauth2/callback?code=a", false, nil, notFound, 0},
+		"nobody, what is public":    {"/public", false, nil, notFound, 0},
+		"somebody":                  {"/private", true, nil, notFound, 0},
+		"somebody, at another host": {"/private", true, atNoHost, notFound, http.StatusNotFound},
+		"nobody, and they may pass": {"/private", false, mayPass, notFound, 0},
+		"nobody, at no host, passes": {"/private", false, func(p *parts, g *gate, r *http.Request) {
+			atNoHost(p, g, r)
+			mayPass(p, g, r)
+		}, notFound, http.StatusNotFound},
+		"somebody without the scope": {"/private", true, func(_ *parts, g *gate, _ *http.Request) {
+			g.rules = &accessRules{scopes: []string{"write:things"}}
+		}, notFound, http.StatusNotFound},
+		"somebody without the scope, where others pass": {"/private", true, func(p *parts, g *gate, r *http.Request) {
+			g.rules = &accessRules{scopes: []string{"write:things"}}
+			mayPass(p, g, r)
+		}, notFound, http.StatusNotFound},
+		"somebody whose token has died": {"/private", true, func(p *parts, _ *gate, _ *http.Request) {
+			p.clock.Add(61 * time.Minute)
+		}, notFound, http.StatusNotFound},
+	} {
+		for _, says := range []error{nil, failed} {
+			p := newParts(t)
+			g := p.gate(new(renewalParts))
+			headers := []string{"Sec-Fetch-Mode", "navigate", "Accept", "text/html", "Authorization", "Bearer made-up"}
+			if c.signedIn {
+				_, cookie := p.session(func(s *session) { s.refresh = "refresh" })
+				headers = append(headers, "Cookie", cookie)
+			}
+			r := p.request("GET", c.target, headers...)
+			if c.change != nil {
+				c.change(p, g, r)
+			}
+			r = r.WithContext(context.WithValue(r.Context(), caddyhttp.ErrorCtxKey, c.cause))
+			called := false
+			next := caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				called = true
+				got, want := r.Header.Get("Authorization"), ""
+				switch {
+				case c.signedIn:
+					want = "Bearer opaque"
+				case !strings.HasPrefix(c.target, "/private"):
+					want = "Bearer made-up"
+				}
+				if got != want {
+					t.Errorf("%s: the next handler is told %q, want %q", what, got, want)
+				}
+				return says
+			})
+			w := httptest.NewRecorder()
+			err := g.serve(w, r, next)
+			if called != (c.want == 0) || called && !errors.Is(err, says) ||
+				!called && (err != nil || w.Code != c.want) {
+				t.Errorf("%s: next %t, answered %d, %v", what, called, w.Code, err)
+			}
+			if w.Header().Get("Location") != "" || w.Header()["Set-Cookie"] != nil {
+				t.Errorf("%s: %v", what, w.Header())
+			}
+		}
+	}
+}
+
+func mayPass(_ *parts, g *gate, _ *http.Request) { g.unauthenticated = "pass" }
+
+// atNoHost has the request name a host that the block knows nothing of.
+func atNoHost(p *parts, _ *gate, r *http.Request) {
+	p.sites.hosts = newHostGroup("example.com", []string{"app.example.com"})
+	r.Host = "other.test"
 }

@@ -153,3 +153,85 @@ func TestCallbackTells(t *testing.T) {
 		})
 	}
 }
+
+// TestStatesThatAreNone: a state of this site that holds no login which can be read, as one of another release, starts
+// the login again at the root of the site, once, and in a browser alone in which one has begun.
+func TestStatesThatAreNone(t *testing.T) {
+	for what, seal := range map[string]func(*parts, *logins) (string, error){
+		"no state": func(p *parts, ls *logins) (string, error) {
+			return ls.states.box.Seal(p.t.Context(), []byte{99}, []byte(p.at().redirectURI))
+		},
+		"no login": func(p *parts, ls *logins) (string, error) {
+			return ls.states.seal(p.t.Context(), p.at(), []byte{99})
+		},
+		"a login of another config": func(p *parts, ls *logins) (string, error) {
+			at := p.at()
+			at.group = []byte("another")
+			return ls.states.seal(p.t.Context(), at, []byte{99})
+		},
+	} {
+		p := newParts(t)
+		ls := p.logins()
+		_, _, cookie := p.begin(ls, "/page")
+		state, err := seal(p, ls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct{ mark, cookie, want string }{
+			{"", cookie, "Found"}, {againMark, cookie, errLoginLost.code}, {"", "a=b", errState.code},
+		} {
+			w, got := p.finishing(ls, state+c.mark, c.cookie)
+			if got != c.want {
+				t.Errorf("%s%s, %s: %s, want %s", what, c.mark, c.cookie, got, c.want)
+			}
+			if to, _ := url.Parse(w.Header().Get("Location")); got == "Found" {
+				l, err := ls.open(p.request("GET", "/"), p.at(), to.Query().Get("state"))
+				if err != nil || l.returnTo != "/" || l.restarts != 1 {
+					t.Errorf("%s: the login that follows is %+v, %v", what, l, err)
+				}
+			}
+		}
+	}
+}
+
+// TestLoginBesideOtherHeaders: where other handlers have set header fields already, the answer as a whole still fits
+// what a proxy in front takes.
+func TestLoginBesideOtherHeaders(t *testing.T) {
+	for _, c := range []struct {
+		before int // bytes
+		want   string
+	}{{0, "/page?" + strings.Repeat("q", 800)}, {1500, "/page?" + strings.Repeat("q", 800)}, {2500, "/page"}} {
+		p := newParts(t)
+		ls := p.logins()
+		w, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("X-Before", strings.Repeat("x", c.before))
+			return ls.start(w, r, &login{returnTo: returnPath(r)}, http.StatusFound)
+		}, p.request("GET", "/page?"+strings.Repeat("q", 800)))
+		to, err := url.Parse(w.Header().Get("Location"))
+		if got != "Found" || err != nil {
+			t.Fatal(got, err)
+		}
+		l, err := ls.open(p.request("GET", "/"), p.at(), to.Query().Get("state"))
+		if err != nil || l.returnTo != c.want || roomIn(w.Header()) < -otherFields {
+			t.Errorf("beside %d bytes: returns to %.20s, with %d bytes left, %v", c.before, l.returnTo,
+				roomIn(w.Header()), err)
+		}
+	}
+}
+
+// TestCallbackAgainCannotTell: a code that was used before may belong to who is signed in. Where that cannot be told,
+// no login begins.
+func TestCallbackAgainCannotTell(t *testing.T) {
+	p := newParts(t)
+	ls := p.logins()
+	_, state, cookie := p.begin(ls, "/page")
+	if first, err := ls.used.Use(idOf("state", state)); !first || err != nil {
+		t.Fatal(first, err)
+	}
+	_, session := p.session(nil)
+	p.keeper.memory.forgetAll()
+	p.keeper.sessionBox = p.keyless("session")
+	if _, got := p.finishing(ls, state, cookie+"; "+session); got != errStorage.code {
+		t.Errorf("%s, want %s", got, errStorage.code)
+	}
+}

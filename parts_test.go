@@ -233,6 +233,13 @@ func (p *parts) outcome(serve func(http.ResponseWriter, *http.Request) error, r 
 	w := httptest.NewRecorder()
 	err := serve(w, r)
 	if f := asSent(r).failed; f != nil {
+		var answered caddyhttp.HandlerError
+		if errors.As(err, &answered) {
+			w.Code = answered.StatusCode
+		}
+		if w.Code != f.status {
+			p.t.Errorf("%s: answered %d", f.code, w.Code)
+		}
 		return w, f.code
 	}
 	if err != nil {

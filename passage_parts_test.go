@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -154,5 +155,50 @@ func TestEarlyHintsKeepTheCookie(t *testing.T) {
 	own.WriteHeader(http.StatusOK)
 	if header := w.Header(); len(header["Set-Cookie"]) != 1 || header.Get("Cache-Control") != "no-store" {
 		t.Errorf("the answer has %v", header)
+	}
+}
+
+// TestSentHeaderIsRestored: who stands in front finds the header that the client sent, whatever was made of it behind,
+// but for what the site itself has set meanwhile.
+func TestSentHeaderIsRestored(t *testing.T) {
+	for _, tokenHeader := range []string{"", "Authorization", "X-Token"} {
+		sent := http.Header{
+			"Authorization": {"Bearer made-up"}, "Cookie": {"session=x; a=b", "c=d"}, "Upgrade": {"h2c"},
+			"Connection": {"Upgrade, X-Named, X-Set"}, "X-Token": {"one", "two"}, "X_token": {"three"},
+			"X-Named": {"named"}, "X-Set": {"named"}, "X-Other": {"other"},
+		}
+		for _, less := range [][]string{
+			nil, {"Authorization", "Cookie", "Connection", "Upgrade", "X-Token", "X_token"},
+		} {
+			came, is := sent.Clone(), http.Header{}
+			for _, name := range less {
+				delete(came, name)
+			}
+			fields := sentHeader(came.Clone(), tokenHeader)
+			is = came.Clone()
+			for name := range sent { // as it is behind
+				delete(is, name)
+			}
+			is["Authorization"], is["Cookie"], is["Connection"], is["Upgrade"] = []string{"Bearer t"}, []string{"a=b"},
+				[]string{"Upgrade"}, []string{"websocket"}
+			if tokenHeader == "X-Token" {
+				is["X-Token"] = []string{"t"}
+			}
+			is["X-Set"], is["X-User"] = []string{"by the site"}, []string{"ada"}
+			fields.restore(is)
+			want := came.Clone()
+			delete(want, "X-Other") // which was not of these fields
+			if tokenHeader != "X-Token" {
+				delete(want, "X-Token")
+				delete(want, "X_token")
+			}
+			if less != nil { // and so Connection named nothing
+				delete(want, "X-Named")
+			}
+			want["X-Set"], want["X-User"] = []string{"by the site"}, []string{"ada"}
+			if !reflect.DeepEqual(is, want) {
+				t.Errorf("%q, without %v: %v, want %v", tokenHeader, less, is, want)
+			}
+		}
 	}
 }

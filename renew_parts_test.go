@@ -293,3 +293,247 @@ func renewable(start time.Time, token time.Duration) *session {
 		tokenCame: start, tokenEnds: start.Add(token), refresh: "first",
 	}
 }
+
+// failsOnce are renewalParts whose storage fails once, at a call of one kind.
+type failsOnce struct {
+	renewalParts
+	at   string
+	left int // calls until then
+}
+
+func (p *failsOnce) fails(at string) error {
+	if at == p.at {
+		if p.left--; p.left == 0 {
+			return errBrokenStorage
+		}
+	}
+	return nil
+}
+
+func (p *failsOnce) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if err := p.fails("fetch"); err != nil {
+		return nil, err
+	}
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
+func (p *failsOnce) Use(ids ...records.ID) (bool, error) {
+	if err := p.fails("use"); err != nil {
+		return false, err
+	}
+	return p.renewalParts.Use(ids...)
+}
+
+func (p *failsOnce) put(ctx context.Context, at site, d *handle, s *session) error {
+	if err := p.fails("put"); err != nil {
+		return err
+	}
+	return p.renewalParts.put(ctx, at, d, s)
+}
+
+func (p *failsOnce) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	if err := p.fails("note"); err != nil {
+		return nil, err
+	}
+	return p.renewalParts.putSealed(ctx, at, d, s)
+}
+
+func (p *failsOnce) Lock(context.Context, string) error { return p.fails("lock") }
+
+// TestRenewalStorageFailsOnce: wherever the storage fails in a renewal, the session is not over: this request, or one
+// after the pause, goes on with the new token, the refresh token is sent once, and what comes of it is recorded.
+func TestRenewalStorageFailsOnce(t *testing.T) {
+	busy := &aventus.Error{Kind: aventus.Unavailable, Status: http.StatusServiceUnavailable}
+	for _, c := range []struct {
+		at       string
+		n        int
+		err      *aventus.Error // of the first answer
+		isSecond bool           // another process is the first, as it seems
+		now      failure        // that the first request gets
+		sent     int            // by then
+	}{
+		{"lock", 1, nil, false, failure{}, 1}, {"fetch", 1, nil, false, errRenewal, 0},
+		{"use", 1, nil, false, errRenewal, 0}, {"note", 1, nil, false, errRenewal, 0},
+		{"put", 1, nil, false, failure{}, 1}, {"put", 1, busy, false, errRenewal, 1},
+		{"fetch", 2, nil, true, errRenewal, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now().Truncate(time.Second)
+			s := renewable(start, time.Hour)
+			asked := &failsOnce{
+				renewalParts: renewalParts{record: s.copy(), err: c.err, isSecond: c.isSecond}, at: c.at, left: c.n,
+			}
+			rn := asked.renewer(time.Now)
+			rn.records, rn.uses, rn.locks = asked, asked, asked
+			time.Sleep(2 * time.Hour)
+			k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+			if failed := refused != nil; failed != (c.now != failure{}) || failed && refused.failure != c.now ||
+				!failed && (k == nil || k.token() != "new") || len(asked.sent) != c.sent {
+				t.Errorf("%s %d: the request gets %v, %v; sent %q", c.at, c.n, k, refused, asked.sent)
+			}
+			asked.err, asked.isSecond = nil, false
+			time.Sleep(30 * time.Second)
+			if k == nil {
+				if k, refused = rn.keepAlive(t.Context(), site{}, &keptSession{
+					session: s, handle: newHandle(s),
+				}); k == nil || refused != nil || k.token() != "new" {
+					t.Errorf("%s %d, then: the request gets %v, %v", c.at, c.n, k, refused)
+				}
+			}
+			synctest.Wait()
+			if r := asked.record; r.refresh != "second" || r.token() != "new" || !r.spending.IsZero() {
+				t.Errorf("%s %d: the record has %q, %q, a note of %s", c.at, c.n, r.token(), r.refresh, r.spending)
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+}
+
+// heldUp are renewalParts where one thing waits.
+type heldUp struct {
+	failsOnce
+	note, answer time.Duration // that is how long the first note takes, and the first answer
+	end          limits        // by the renewed token
+}
+
+func (p *heldUp) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	time.Sleep(p.note)
+	p.note = 0
+	return p.failsOnce.putSealed(ctx, at, d, s)
+}
+
+func (p *heldUp) refresh(ctx context.Context, token string) (*oauth2.Token, *aventus.Error) {
+	time.Sleep(p.answer)
+	p.answer = 0
+	return p.failsOnce.refresh(ctx, token)
+}
+
+func (p *heldUp) verifyRenewed(context.Context, *session, *session, string) (limits, error) {
+	return p.end, nil
+}
+
+// TestRenewalHeldUp: what a request gets whose renewal takes long, or brings a token that has died, and what is left.
+// A note that took too long to write is taken back, since others may have sent the token by then.
+func TestRenewalHeldUp(t *testing.T) {
+	start := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // of each bubble
+	for what, c := range map[string]struct {
+		parts   *heldUp
+		leaves  time.Duration // when the visitor goes; 0: never
+		failure failure
+		sent    int
+		attempt uint32 // in the record, after that
+	}{
+		"the visitor goes":      {&heldUp{answer: 3 * time.Second}, time.Second, errGone, 1, 0},
+		"the visitor waits":     {&heldUp{answer: 3 * time.Second}, 0, failure{}, 1, 0},
+		"the token has died":    {&heldUp{end: limits{token: start.Add(time.Hour)}}, 0, errRenewal, 1, 0},
+		"the note takes long":   {&heldUp{note: 3 * time.Second}, 0, failure{}, 1, 0},
+		"the note takes longer": {&heldUp{note: 5 * time.Second}, 0, failure{}, 1, 0},
+		"the note takes longer, and stays": {&heldUp{failsOnce: failsOnce{at: "put", left: 1}, note: 5 * time.Second},
+			0, errRenewal, 0, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := renewable(time.Now(), time.Hour)
+			asked := c.parts
+			asked.record = s.copy()
+			rn := asked.renewer(time.Now)
+			rn.records, rn.server = asked, asked
+			time.Sleep(2 * time.Hour)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if c.leaves != 0 {
+				time.AfterFunc(c.leaves, cancel)
+			}
+			k, refused := rn.keepAlive(ctx, site{}, &keptSession{session: s, handle: newHandle(s)})
+			failed := refused != nil
+			if failed != (c.failure != failure{}) || failed && refused.failure != c.failure ||
+				!failed && (k == nil || k.token() != "new") {
+				t.Errorf("%s: the request gets %v, %v", what, k, refused)
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			want := "second"
+			if c.sent == 0 {
+				want = "first"
+			}
+			if r := asked.record; len(asked.sent) != c.sent || r.refresh != want || !r.spending.IsZero() ||
+				r.attempt != c.attempt {
+				t.Errorf("%s: sent %q; the record has %q, attempt %d, a note of %s", what, asked.sent, r.refresh,
+					r.attempt, r.spending)
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+}
+
+// lyingOnce are lyingRecords of which the first write that takes the note back fails.
+type lyingOnce struct {
+	lyingRecords
+	failed bool
+}
+
+func (p *lyingOnce) put(ctx context.Context, at site, d *handle, s *session) error {
+	if !p.failed {
+		p.failed = true
+		return errBrokenStorage
+	}
+	return p.lyingRecords.put(ctx, at, d, s)
+}
+
+// TestNoteTakenBackLater: a note that is to be taken back, while the storage takes no writes, is taken back later.
+func TestNoteTakenBackLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := renewable(time.Now().Truncate(time.Second), time.Hour)
+		asked := &lyingOnce{lyingRecords: lyingRecords{renewalParts{record: s.copy()}}}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		time.Sleep(2 * time.Hour)
+		if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)}); k != nil ||
+			refused == nil || refused.failure != errRenewal {
+			t.Errorf("the request gets %v, %v", k, refused)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if r := asked.record; !asked.failed || len(asked.sent) != 0 || !r.spending.IsZero() || r.refresh != "first" {
+			t.Errorf("sent %q; the record has %q, and a note of %s", asked.sent, r.refresh, r.spending)
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}
+
+// goneElsewhere are renewalParts whose record another instance deletes.
+type goneElsewhere struct {
+	renewalParts
+	isGone atomic.Bool
+}
+
+func (p *goneElsewhere) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	if p.isGone.Load() {
+		return nil, nil
+	}
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
+// TestRecordGoneMeanwhile: the storage did not take a renewed token, and another instance has ended the session since.
+// Its record is not brought back.
+func TestRecordGoneMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := renewable(time.Now().Truncate(time.Second), time.Hour)
+		asked := &goneElsewhere{renewalParts: renewalParts{record: s.copy(), failAfter: true}}
+		rn := asked.renewer(time.Now)
+		rn.records = asked
+		time.Sleep(2 * time.Hour)
+		if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{
+			session: s, handle: newHandle(s),
+		}); k == nil || refused != nil {
+			t.Fatalf("the request gets %v, %v", k, refused)
+		}
+		asked.isGone.Store(true)
+		asked.failing.Store(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if asked.record.token() != "old" || rn.tries.of(s.id).unrecorded {
+			t.Errorf("the record is brought back, or is still to be: %q", asked.record.token())
+		}
+		time.Sleep(24 * time.Hour) // until all that goes on has ended
+	})
+}

@@ -2,8 +2,11 @@ package aventusauth
 
 import (
 	"context"
+	"errors"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
@@ -67,6 +70,69 @@ func TestBroughtToALogin(t *testing.T) {
 		p.clock.Add(2 * records.ClockSkew)
 		if c.family != one && p.keeper.ends.has(s.session) {
 			t.Errorf("%s: the login's own session has ended", what)
+		}
+	}
+}
+
+// TestLatestLoginCannotEnd: a logout ends what the latest logins of the browser made, of which it may have no cookie.
+// That it could not be recorded is an error, each time until it is; and it is recorded for no longer than it lasts.
+func TestLatestLoginCannotEnd(t *testing.T) {
+	for _, family := range []records.ID{{}, {1}} {
+		p := newParts(t)
+		rp := p.logins().replacer
+		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", family })
+		l := &login{browser: [16]byte{1}}
+		r := p.request("GET", "/oauth2/callback")
+		rp.endReplaced(r, p.at(), l, k.session)
+		b := present{rp.own, p.at()}
+		working := p.keeper.ends.ended
+		broken := records.NewEnded(unwritable{p.storage, "/ended/"}, records.NewClock(p.clock.Now, p.clock.Elapsed))
+		t.Cleanup(func() { _ = broken.Destruct() })
+		p.keeper.ends.ended = broken
+		for range 2 {
+			if err := rp.endLatest(t.Context(), b, l.browser); !errors.Is(err, errBrokenStorage) {
+				t.Errorf("family %x: %v", family, err)
+			}
+		}
+		p.keeper.ends.ended = working
+		if err := rp.endLatest(t.Context(), b, l.browser); err != nil || !p.keeper.ends.has(k.session) {
+			t.Errorf("family %x: ended %t, %v", family, p.keeper.ends.has(k.session), err)
+		}
+		last := p.clock.Now().Add(p.keeper.lifetime + 2*time.Hour).Unix()
+		for key := range p.storage.files {
+			_, rest, _ := strings.Cut(key, "aventus_auth/ended/all/")
+			period, _, _ := strings.Cut(rest, "/")
+			hour, err := strconv.ParseInt(period, 10, 64)
+			if err == nil && (hour*3600 > last || hour < k.expires.Unix()/3600) {
+				t.Errorf("family %x: recorded until hour %s", family, period)
+			}
+		}
+	}
+}
+
+// TestMayShareGrant: a replaced session's refresh token is not revoked where that could end the new session's grant:
+// with the same client of the same server, and a person who is, or may be, the same.
+func TestMayShareGrant(t *testing.T) {
+	const ada, bob = `{"sub":"auth0|ada"}`, `{"sub":"auth0|bob"}`
+	for _, c := range []struct {
+		was, is, issuer, client string
+		want                    bool
+	}{
+		{ada, ada, "https://auth.example.com/", "the-client", true},
+		{ada, bob, "https://auth.example.com/", "the-client", false},
+		{"", ada, "https://auth.example.com/", "the-client", true},
+		{ada, "", "https://auth.example.com/", "the-client", true},
+		{"", "", "https://auth.example.com/", "the-client", true},
+		{ada, ada, "https://other.example.com/", "the-client", false},
+		{ada, ada, "https://auth.example.com/", "another-client", false},
+	} {
+		p := newParts(t)
+		rp, others := p.logins().replacer, p.logins().replacer.own
+		others.server.issuer, others.server.clientID = c.issuer, c.client
+		k, _ := p.session(func(s *session) { s.idToken = []byte(c.was) })
+		s, _ := p.session(func(s *session) { s.idToken = []byte(c.is) })
+		if got := rp.mayShareGrant(s.session, held{k, present{others, p.at()}}); got != c.want {
+			t.Errorf("%+v: %t", c, got)
 		}
 	}
 }

@@ -521,6 +521,43 @@ func TestParallel(t *testing.T) {
 	wait.Wait()
 }
 
+// TestRevoke: what a revocation sends, in each dialect of the token request: the client's secret once, in one place.
+func TestRevoke(t *testing.T) {
+	const id, secret = "the client:1", "100% secret&more"
+	for _, isForm := range []bool{false, true} {
+		for _, isBasic := range []bool{false, true} {
+			endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				want := map[string]string{"token": "a refresh token"}
+				if !isBasic {
+					want["client_id"], want["client_secret"] = id, secret
+				}
+				sent := make(map[string]string)
+				if isForm {
+					if err := r.ParseForm(); err != nil {
+						t.Error(err)
+					}
+					for name, values := range r.PostForm {
+						sent[name] = strings.Join(values, ", ")
+					}
+				} else if err := json.NewDecoder(r.Body).Decode(&sent); err != nil {
+					t.Error(err)
+				}
+				gotID, gotSecret, hasBasic := r.BasicAuth()
+				if !maps.Equal(sent, want) || hasBasic != isBasic ||
+					hasBasic && (gotID != url.QueryEscape(id) || gotSecret != url.QueryEscape(secret)) {
+					t.Errorf("form %t, basic %t: %v, and %q, %q by Basic", isForm, isBasic, sent, gotID, gotSecret)
+				}
+			})
+			c := newClient(t, "http://127.0.0.1:0/", func(cfg *Config) {
+				cfg.ClientID, cfg.ClientSecret, cfg.Form, cfg.Basic = id, secret, isForm, isBasic
+			})
+			if err := c.Revoke(within(t), endpoint, "a refresh token"); err != nil {
+				t.Errorf("form %t, basic %t: %v", isForm, isBasic, err)
+			}
+		}
+	}
+}
+
 // A revocation that fails is about the revocation's URL, and so is what to do.
 func TestRevokeFails(t *testing.T) {
 	for _, tc := range []struct {

@@ -123,3 +123,19 @@ func TestCheckLogin(t *testing.T) {
 		}
 	}
 }
+
+// TestPayloadsThatAreNone: what is said of a session's end, or of a login, in no payload, is refused.
+func TestPayloadsThatAreNone(t *testing.T) {
+	if end, err := SessionExpiry([]byte("[]")); !errors.Is(err, ErrToken) || !end.IsZero() {
+		t.Errorf("a session's end: %v, %v", end, err)
+	}
+	for _, token := range []string{"opaque", "a.b", "a..c", "e30.W10.c2ln", "e30.!.c2ln", "e30..c2ln"} {
+		if end, err := RenewedExpiry(token, "https://auth.example.com/", "client", ""); !errors.Is(err, ErrToken) ||
+			!end.IsZero() {
+			t.Errorf("%s: %v, %v", token, end, err)
+		}
+	}
+	if err := CheckLogin([]byte("[]"), map[string]string{"organization": "a"}, time.Now()); !errors.Is(err, ErrToken) {
+		t.Errorf("a login: %v", err)
+	}
+}

@@ -1,0 +1,232 @@
+package aventusauth
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
+)
+
+// answering has the token endpoint of a stage answer, and returns what is revoked.
+func (p *parts) answering(ls *logins, answer map[string]any) (revoked <-chan string) {
+	p.t.Helper()
+	tokens := make(chan string, 8)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/revoke" {
+			var sent struct{ Token string }
+			_ = json.NewDecoder(r.Body).Decode(&sent)
+			tokens <- sent.Token
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	p.t.Cleanup(server.Close)
+	ls.server.revokeURL = server.URL + "/revoke"
+	ls.server.client = aventus.NewClient(aventus.Config{
+		ClientID: "the-client", AuthorizeURL: "https://auth.example.com/authorize", TokenURL: server.URL + "/token",
+	})
+	p.t.Cleanup(ls.server.client.Close)
+	return tokens
+}
+
+// finishing serves the callback of a login of a page.
+func (p *parts) finishing(ls *logins, state, cookie string) (*httptest.ResponseRecorder, string) {
+	return p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+		return ls.finish(w, r, p.at(), map[string]string{"state": state, "code": "a-code"})
+	}, p.request("GET", "/oauth2/callback", "Cookie", cookie))
+}
+
+// TestExchange: what becomes of what the token endpoint answers: the session, and where it is kept.
+func TestExchange(t *testing.T) {
+	jwt := unsigned(t, map[string]any{"sub": "auth0|ada", "scope": "read:all"})
+	for what, c := range map[string]struct {
+		answer  map[string]any
+		change  func(*parts, *logins)
+		want    string
+		refresh string // of the session
+		revoked string
+		scope   string
+	}{
+		"a token": {map[string]any{"access_token": "opaque"}, nil, "See Other", "", "", ""},
+		"a JWT":   {map[string]any{"access_token": jwt, "scope": "read:some"}, nil, "See Other", "", "", "read:some"},
+		"a refresh token": {map[string]any{"access_token": jwt, "refresh_token": "r"},
+			func(_ *parts, ls *logins) { ls.asksForRefresh = true }, "See Other", "r", "", "read:all"},
+		"a refresh token that nobody asked for": {map[string]any{"access_token": jwt, "refresh_token": "r"},
+			nil, "See Other", "", "r", "read:all"},
+		"none that was asked for": {map[string]any{"access_token": jwt},
+			func(_ *parts, ls *logins) { ls.asksForRefresh = true }, "See Other", "", "", "read:all"},
+		"a token that no cookie holds": {map[string]any{"access_token": strings.Repeat("x", maxCookie)},
+			nil, "See Other", "", "", ""},
+		"a token that no record holds": {map[string]any{"access_token": strings.Repeat("x", 1<<16)},
+			nil, errTokenTooLong.code, "", "", ""},
+		"of another API": {map[string]any{"access_token": jwt, "refresh_token": "r"}, func(_ *parts, ls *logins) {
+			ls.server.audience, ls.asksForRefresh = "https://api.example.com/", true
+		}, errTokenInvalid.code, "", "r", ""},
+		"the user has been signed out meanwhile": {map[string]any{"access_token": jwt, "refresh_token": "r"},
+			func(p *parts, ls *logins) {
+				ls.asksForRefresh = true
+				said := aventus.Logout{Subject: "auth0|ada", Issued: p.clock.Now()}
+				if err := p.keeper.ends.endAt(p.t.Context(), said, p.clock.Now(), time.Hour); err != nil {
+					p.t.Fatal(err)
+				}
+			}, "Found", "", "r", ""},
+
+		"no keys of the verifier": {map[string]any{"access_token": jwt}, func(p *parts, ls *logins) {
+			ls.verifierBox = p.keyless("code verifier")
+		}, errStorage.code, "", "", ""},
+		"no keys of sessions": {map[string]any{"access_token": jwt}, func(p *parts, _ *logins) {
+			p.keeper.sessionBox = p.keyless("session")
+		}, errStorage.code, "", "", ""},
+		"no place for the record": {map[string]any{"access_token": jwt, "refresh_token": "r"},
+			func(p *parts, ls *logins) {
+				ls.asksForRefresh = true
+				p.keeper.store.shelf = records.NewShelf(unwritable{p.storage, ""}, "aventus_auth/sessions",
+					records.NewClock(p.clock.Now, p.clock.Elapsed))
+			}, errStorage.code, "", "", ""},
+		"no keys of the index": {map[string]any{"access_token": jwt, "refresh_token": "r"},
+			func(p *parts, ls *logins) {
+				ls.asksForRefresh = true
+				p.keeper.store.indexBox = p.keyless("session index")
+			}, errStorage.code, "", "", ""},
+		"no place for the use": {map[string]any{"access_token": jwt}, func(p *parts, ls *logins) {
+			ls.used = p.brokenUses()
+		}, errStorage.code, "", "", ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			p := newParts(t)
+			ls := p.logins()
+			_, state, cookie := p.begin(ls, "/page")
+			answer := map[string]any{"token_type": "Bearer", "expires_in": 3600}
+			for name, value := range c.answer {
+				answer[name] = value
+			}
+			revoked := p.answering(ls, answer)
+			if c.change != nil {
+				c.change(p, ls)
+			}
+			w, got := p.finishing(ls, state, cookie)
+			if got != c.want {
+				t.Fatalf("%s, want %s", got, c.want)
+			}
+			if c.revoked != "" {
+				if token := <-revoked; token != c.revoked {
+					t.Errorf("%q was revoked, want %q", token, c.revoked)
+				}
+			}
+			if got != "See Other" {
+				for _, line := range w.Header()["Set-Cookie"] {
+					if !strings.HasPrefix(line, bindingName+"=") {
+						t.Errorf("sets %s", line)
+					}
+				}
+				return
+			}
+			if to := w.Header().Get("Location"); to != bareSite+"/page" {
+				t.Errorf("leads to %s", to)
+			}
+			k, err := p.load(cookieIn(w))
+			if err != nil || k == nil {
+				t.Fatalf("no session: %v", err)
+			}
+			if k.refresh != c.refresh || k.scopes() != c.scope || k.token() != answer["access_token"] ||
+				!k.tokenEnds.Equal(p.clock.Now().Add(time.Hour)) {
+				t.Errorf("the session has %q, the scope %q, and a token until %s", k.refresh, k.scopes(), k.tokenEnds)
+			}
+			// With a refresh token, it outlasts its first token.
+			want := time.Hour
+			if c.refresh != "" {
+				want = p.keeper.lifetime
+			}
+			if lasts := k.expires.Sub(k.created); lasts != want {
+				t.Errorf("the session lasts %s, want %s", lasts, want)
+			}
+			// The same callback once more: the code is not sent again.
+			if w, got = p.finishing(ls, state, cookie); got != "Found" {
+				t.Errorf("once more: %s, to %s", got, w.Header().Get("Location"))
+			}
+		})
+	}
+}
+
+// TestStorageFailsAtTheGate: where it cannot be told whose a request is, it is neither let through nor taken for
+// nobody's, wherever it arrives.
+func TestStorageFailsAtTheGate(t *testing.T) {
+	page := []string{"Sec-Fetch-Mode", "navigate", "Accept", "text/html"}
+	fails := map[string]func(p *parts, g *gate){
+		"keys": func(p *parts, _ *gate) {
+			p.keeper.memory.forgetAll()
+			p.keeper.sessionBox = p.keyless("session")
+		},
+		"records": func(p *parts, _ *gate) { p.breakRecords() },
+		"ends":    func(p *parts, _ *gate) { p.breakEnds() },
+		"keys, when the session is used": func(p *parts, _ *gate) {
+			p.keeper.idle = time.Hour
+			p.clock.Add(20 * time.Minute)
+			p.keeper.sessionBox = p.keyless("session")
+		},
+	}
+	for what, fail := range fails {
+		for place, serve := range map[string]func(*gate, http.ResponseWriter, *http.Request, caddyhttp.Handler) error{
+			"the gate": (*gate).serve,
+			"the profile": func(g *gate, w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+				return g.profile.serve(w, r)
+			},
+			"an answer to an error": func(
+				g *gate, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
+			) error {
+				return g.serveAmongErrors(w, r, next, caddyhttp.Error(http.StatusNotFound, nil))
+			},
+			"the logout": func(g *gate, w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+				return g.logouts.leave(w, r)
+			},
+			"the way back from the server's logout": func(
+				g *gate, w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler,
+			) error {
+				g.logouts.provider = true
+				return g.logouts.serveSignedOut(w, r, *g.sites.fixed, g.logouts.showSignedOut)
+			},
+		} {
+			for _, mode := range []string{"auto", "pass"} {
+				p := newParts(t)
+				g := p.gate(new(renewalParts))
+				g.unauthenticated = mode
+				g.profile = &profile{sites: p.sites, reader: &g.identifier.reader, answers: p.answers}
+				_, cookie := p.session(func(s *session) { s.refresh = "refresh" })
+				fail(p, g)
+				called := false
+				next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
+					called = true
+					return nil
+				})
+				w, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error { return serve(g, w, r, next) },
+					p.request("GET", "/private", append([]string{"Cookie", cookie}, page...)...))
+				want := errStorage.code
+				isUsed := what == "keys, when the session is used"
+				switch {
+				case place == "an answer to an error" && !isUsed:
+					want = "Not Found"
+				case place == "an answer to an error":
+					want = "next" // which notes no use
+				case place == "the profile" && isUsed, place == "the logout" && isUsed:
+					want = "OK"
+				case place == "the way back from the server's logout" && (isUsed || what == "ends"):
+					want = "See Other" // whoever is signed in is sent to the site
+				}
+				if called {
+					got = "next"
+				}
+				if got != want {
+					t.Errorf("%s, at %s, %s: %s, want %s; %v", what, place, mode, got, want, w.Header())
+				}
+			}
+		}
+	}
+}
