@@ -73,6 +73,7 @@ func tellApart(header http.Header, names []string) {
 		header["Vary"] = []string{"*"} // it is for this request alone
 		return
 	}
+	there := len(vary)
 	for _, name := range names {
 		if !httpguts.HeaderValuesContainsToken(vary, name) {
 			vary = append(vary, name)
@@ -80,6 +81,8 @@ func tellApart(header http.Header, names []string) {
 	}
 	if len(vary) > 1 {
 		vary = []string{strings.Join(vary, ", ")}
+	} else if len(vary) == there {
+		return
 	}
 	header["Vary"] = vary
 }

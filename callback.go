@@ -65,7 +65,7 @@ func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params
 	if refused != "" {
 		// A visitor who is signed in needs no login: this one was another tab's, or a renewal's.
 		if refused != "access_denied" {
-			if k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies); err == nil && l.isDoneBy(k) {
+			if k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies, ls.now()); err == nil && l.isDoneBy(k) {
 				return ls.goBack(w, r, at, l, k)
 			}
 		}
@@ -79,7 +79,7 @@ func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params
 	if !first {
 		// Another instance or another tab has the code, or of several at once none got it. A session that is
 		// here by now will do; else the login begins again.
-		k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies)
+		k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies, ls.now())
 		if err != nil {
 			return ls.answers.fail(w, r, errStorage, err)
 		}

@@ -110,13 +110,13 @@ func (c *cookies) clears(header http.Header) bool {
 // takeFrom takes the module's own cookies out of a request.
 func (c *cookies) takeFrom(r *http.Request) {
 	lines, own := r.Header["Cookie"], c.own()
-	kept := make([]string, 0, len(lines))
+	var kept []string
 	for _, line := range lines {
 		if line = withoutCookies(line, own); line != "" {
 			kept = append(kept, line)
 		}
 	}
-	if len(kept) == 0 {
+	if kept == nil {
 		delete(r.Header, "Cookie")
 	} else {
 		r.Header["Cookie"] = kept
@@ -127,7 +127,9 @@ func (c *cookies) takeFrom(r *http.Request) {
 // some names, the rest as it came.
 func withoutCookies(line string, names []string) string {
 	kept := make([]string, 0, 16) // more than most have, and on the stack
-	for pair := range strings.SplitSeq(line, ";") {
+	for more := true; more; {     // faster than the closures of [strings.SplitSeq]
+		var pair string
+		pair, line, more = strings.Cut(line, ";")
 		if name, _, _ := strings.Cut(pair, "="); !slices.Contains(names, textproto.TrimString(name)) {
 			kept = append(kept, pair)
 		}
@@ -148,7 +150,9 @@ func hasCookie(lines []string, name string) bool {
 func cookieValues(lines []string, name string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for _, line := range lines {
-			for pair := range strings.SplitSeq(line, ";") {
+			for more := true; more; {
+				var pair string
+				pair, line, more = strings.Cut(line, ";")
 				n, value, _ := strings.Cut(pair, "=")
 				if textproto.TrimString(n) == name && !yield(textproto.TrimString(value)) {
 					return

@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -27,6 +28,7 @@ type gate struct {
 	callbackPath                             string
 	logoutPath, backchannelPath, profilePath string // empty: none
 	unauthenticated                          string // auto, redirect, deny or pass
+	now                                      func() time.Time
 }
 
 // serve is Handler.ServeHTTP.
@@ -74,8 +76,8 @@ func (g *gate) guard(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 	if err != nil {
 		return g.answers.noSite(w, r, err)
 	}
-	was := asSent(r)
-	id, refused := g.identifier.identify(r, at, was)
+	was, now := asSent(r), g.now()
+	id, refused := g.identifier.identify(r, at, was, now)
 	if refused != nil {
 		return g.answers.refuse(w, r, refused)
 	}
@@ -87,7 +89,7 @@ func (g *gate) guard(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		return g.answers.refuse(w, r, refused)
 	}
 	if id.session != nil {
-		if g.renewsByVisit(r, was, id.session) {
+		if g.renewsByVisit(r, was, id.session, now) {
 			return g.handOvers.start(w, r, toRenewSession, http.StatusFound)
 		}
 		if err := g.keeper.touch(w, r.Context(), at, id.session); err != nil {
@@ -146,8 +148,8 @@ func (g *gate) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddy
 
 // renewsByVisit reports whether a page visit is to go through the authorization
 // server, and come back with a new token.
-func (g *gate) renewsByVisit(r *http.Request, was *sent, k *keptSession) bool {
-	return g.unauthenticated != "deny" && g.handOvers.isDue(was, k) && mayRenewByVisit(r)
+func (g *gate) renewsByVisit(r *http.Request, was *sent, k *keptSession, now time.Time) bool {
+	return g.unauthenticated != "deny" && g.handOvers.isDue(was, k, now) && mayRenewByVisit(r)
 }
 
 // refuseTunnel answers a CONNECT. It does not use the error routes: they would be

@@ -176,11 +176,10 @@ func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, aim aim, stat
 // isDue reports whether a session's token is to be renewed by a visit of the authorization server: that is
 // how a session without a refresh token lasts. It is not if a login began in this browser within the last
 // minute, which the binding cookie tells: one that came to nothing must not be tried at each visit.
-func (ho *handOvers) isDue(was *sent, k *keptSession) bool {
+func (ho *handOvers) isDue(was *sent, k *keptSession, now time.Time) bool {
 	if k.refresh != "" || !k.givenUp.IsZero() {
 		return false
 	}
-	now := ho.now()
 	return !now.Before(ho.renewer.dueFrom(k.session)) && !ho.cookies.beganLately(was.cookies, now)
 }
 
@@ -343,7 +342,7 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 		// The host asks again.
 		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
 	}
-	k, err := ho.keeper.load(r.Context(), at, was.cookies)
+	k, err := ho.keeper.load(r.Context(), at, was.cookies, ho.now())
 	if err == nil && k != nil && k.isShared() && v.restarts > 0 {
 		// What this process remembers of it may have been wrong.
 		k, err = ho.keeper.fetch(r.Context(), at, k.handle)
@@ -367,7 +366,7 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
 		return ho.requests.sendBack(w, r, to, v)
-	case v.aim == toEndSession, isGood && !(v.aim == toRenewSession && ho.isDue(was, k)):
+	case v.aim == toEndSession, isGood && !(v.aim == toRenewSession && ho.isDue(was, k, ho.now())):
 		return ho.tickets.issue(w, r, v, k, false)
 	case isEmbedded(r): // nobody can sign in there
 		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
@@ -443,7 +442,7 @@ func requestID(v *visit) records.ID {
 // askAgain answers a ticket that makes no session: with the page if the browser has a session already, else
 // with another request, up to a limit.
 func (ho *handOvers) askAgain(w http.ResponseWriter, r *http.Request, at site, v *visit, limit uint8) error {
-	k, err := ho.keeper.load(r.Context(), at, asSent(r).cookies)
+	k, err := ho.keeper.load(r.Context(), at, asSent(r).cookies, ho.now())
 	switch {
 	case err != nil:
 		return ho.answers.fail(w, r, errStorage, err)

@@ -180,7 +180,7 @@ func (h *Handler) setUp(in surroundings) error {
 			profile:  &profile{sites: sites, reader: &identifier.reader, answers: answers},
 			metadata: metadata, answers: answers, callbackPath: cfg.callbackPath, logoutPath: cfg.logoutPath,
 			backchannelPath: cfg.backchannelPath, profilePath: cfg.profilePath,
-			unauthenticated: cfg.unauthenticated,
+			unauthenticated: cfg.unauthenticated, now: in.now,
 		},
 	}
 	meter.start(cfg.asksForRefresh(), cfg.acceptBearer, cfg.backchannelPath != "")

@@ -42,14 +42,14 @@ type reader struct {
 
 // sessionReader is the part of the keeper that only reads.
 type sessionReader interface {
-	load(ctx context.Context, at site, cookies []string) (*keptSession, error)
+	load(ctx context.Context, at site, cookies []string, now time.Time) (*keptSession, error)
 	endOf(k *keptSession) time.Time
 }
 
 // read returns the identity of a request: its session's or, with accept_bearer, that of the token that
 // it brings itself. The session's token may have died.
 func (rd *reader) read(ctx context.Context, at site, was *sent) (identity, *refusal) {
-	k, err := rd.sessions.load(ctx, at, was.cookies)
+	k, err := rd.sessions.load(ctx, at, was.cookies, rd.now())
 	if err != nil {
 		return identity{}, &refusal{failure: errStorage, cause: err}
 	}
@@ -58,7 +58,7 @@ func (rd *reader) read(ctx context.Context, at site, was *sent) (identity, *refu
 
 // readLive is read, but ignores a session whose token has expired.
 func (rd *reader) readLive(ctx context.Context, at site, was *sent) (identity, *refusal) {
-	k, err := rd.sessions.load(ctx, at, was.cookies)
+	k, err := rd.sessions.load(ctx, at, was.cookies, rd.now())
 	if err != nil {
 		return identity{}, &refusal{failure: errStorage, cause: err}
 	}
@@ -96,12 +96,12 @@ type identifier struct {
 
 // identify returns the identity of a request, and renews the session's token if that is due. A request that
 // is fetched ahead begins no renewal, as long as the token is good.
-func (i *identifier) identify(r *http.Request, at site, was *sent) (identity, *refusal) {
-	k, err := i.sessions.load(r.Context(), at, was.cookies)
+func (i *identifier) identify(r *http.Request, at site, was *sent, now time.Time) (identity, *refusal) {
+	k, err := i.sessions.load(r.Context(), at, was.cookies, now)
 	if err != nil {
 		return identity{}, &refusal{failure: errStorage, cause: err}
 	}
-	if k != nil && i.renewer.isDue(k.session) && !(isFetchedAhead(r) && isAlive(k.session, i.now())) {
+	if k != nil && i.renewer.isDue(k.session, now) && !(isFetchedAhead(r) && isAlive(k.session, now)) {
 		var refused *refusal
 		if k, refused = i.renewer.keepAlive(r.Context(), at, k); refused != nil {
 			return identity{}, refused

@@ -93,7 +93,8 @@ func TestIdentifies(t *testing.T) {
 			if stage == "the profile" {
 				id, refused = rd.read(t.Context(), p.at(), was)
 			} else {
-				id, refused = (&identifier{rd, rn, p.meter}).identify(p.request("GET", "/"), p.at(), was)
+				ids := &identifier{rd, rn, p.meter}
+				id, refused = ids.identify(p.request("GET", "/"), p.at(), was, p.clock.Now())
 			}
 			got := "client"
 			switch {
@@ -123,7 +124,7 @@ func TestFetchedAheadIdentifies(t *testing.T) {
 			p.clock.Add(after)
 			ids := &identifier{reader{sessions: p.keeper, now: p.clock.Now}, rn, p.meter}
 			id, refused := ids.identify(p.request("GET", "/", "Sec-Purpose", "prefetch"), p.at(),
-				&sent{cookies: []string{cookie}})
+				&sent{cookies: []string{cookie}}, p.clock.Now())
 			synctest.Wait() // for what goes on in the background
 			if refused != nil || id.session == nil || len(asked.sent) != want {
 				t.Errorf("after %s: %v, %v; the refresh tokens %q were sent, want %d", after, id, refused,

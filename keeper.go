@@ -51,20 +51,18 @@ func (kp *keeper) make(token *oauth2.Token, idToken []byte) *session {
 
 // load returns the session that the request's cookies hold, or nil if none of them is valid here
 // and now. After an error, it is not known whether there is one.
-func (kp *keeper) load(ctx context.Context, at site, cookies []string) (*keptSession, error) {
+func (kp *keeper) load(ctx context.Context, at site, cookies []string, now time.Time) (*keptSession, error) {
 	for value := range cookieValues(cookies, kp.cookies.session) {
 		k, err := kp.open(ctx, at, value)
 		if err != nil {
 			return nil, err
 		}
-		now := kp.now()
 		reason := kp.whyOver(k, now)
 		if reason == "idle" && k.isShared() {
 			if k, err = kp.usedElsewhere(ctx, k); err != nil {
 				return nil, err
 			}
-			now = kp.now()
-			reason = kp.whyOver(k, now)
+			reason = kp.whyOver(k, kp.now())
 		}
 		if reason == "" {
 			if err := kp.ends.known(ctx, now); err != nil {

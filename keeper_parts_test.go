@@ -71,7 +71,7 @@ func TestKeeperLoads(t *testing.T) {
 			if !remembers {
 				p.keeper.memory = newMemory(1 << 20)
 			}
-			got, err := p.keeper.load(t.Context(), p.at(), []string{cookie})
+			got, err := p.load(cookie)
 			if err != nil || (got != nil) != c.good || c.good && got.id != k.id {
 				t.Errorf("%s, remembered %v: %v, error %v", c.what, remembers, got, err)
 			}
@@ -86,7 +86,7 @@ func TestKeeperCannotTell(t *testing.T) {
 	p.keeper.memory = newMemory(1 << 20)
 	p.keeper.store.shelf = records.NewShelf(brokenStorage{p.storage}, "aventus_auth/sessions",
 		records.NewClock(p.clock.Now, p.clock.Elapsed))
-	if k, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); k != nil || !errors.Is(err, errBrokenStorage) {
+	if k, err := p.load(cookie); k != nil || !errors.Is(err, errBrokenStorage) {
 		t.Errorf("its record: %v, error %v", k, err)
 	}
 
@@ -95,7 +95,7 @@ func TestKeeperCannotTell(t *testing.T) {
 	ended := records.NewEnded(brokenStorage{p.storage}, records.NewClock(p.clock.Now, p.clock.Elapsed))
 	t.Cleanup(func() { _ = ended.Destruct() })
 	p.keeper.ends.ended = ended
-	if k, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); k != nil ||
+	if k, err := p.load(cookie); k != nil ||
 		!errors.Is(err, records.ErrUnknown) {
 		t.Errorf("what has ended: %v, error %v", k, err)
 	}
@@ -114,7 +114,7 @@ func TestKeeperCannotTell(t *testing.T) {
 	if err := p.storage.Store(t.Context(), files[0], []byte("damaged")); err != nil {
 		t.Fatal(err)
 	}
-	k, err = p.keeper.load(t.Context(), p.at(), []string{cookie})
+	k, err = p.load(cookie)
 	if k != nil || !errors.Is(err, records.ErrStorage) {
 		t.Errorf("when it was last used at another host: %v, error %v", k, err)
 	}
@@ -202,7 +202,7 @@ func TestKeeperEndsForAsLong(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if got, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); got != nil || err != nil {
+			if got, err := p.load(cookie); got != nil || err != nil {
 				t.Errorf("%s: the session goes on: %v, error %v", what, got, err)
 			}
 			p.clock.Add(2 * time.Hour)
@@ -297,7 +297,7 @@ func TestFamilyEndsForAsLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if got, err := p.keeper.load(t.Context(), p.at(), []string{cookie}); got != nil || err != nil {
+		if got, err := p.load(cookie); got != nil || err != nil {
 			t.Errorf("the session goes on: %v, error %v", got, err)
 		}
 		p.clock.Add(2 * time.Hour)

@@ -46,7 +46,7 @@ func (ls *logins) unreadable(r *http.Request, state string, cause error) *login 
 func (ls *logins) startOver(w http.ResponseWriter, r *http.Request, at site, l *login, cause error) error {
 	// Whoever is signed in has what this login was for: another tab was faster. If it began in another browser,
 	// so did the visit of the other host: a ticket would be good in that browser, for the session of this one.
-	if k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies); err == nil && l.isDoneBy(k) {
+	if k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies, ls.now()); err == nil && l.isDoneBy(k) {
 		if l.visit != nil && !ls.cookies.beganIn(asSent(r).cookies, l.browser) {
 			to, err := ls.sites.member(l.visit.host)
 			if err != nil {

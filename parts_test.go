@@ -118,6 +118,11 @@ func (p *parts) session(change func(*session)) (k *keptSession, cookie string) {
 	return k, cookie
 }
 
+// load returns the session that a cookie holds by now.
+func (p *parts) load(cookie string) (*keptSession, error) {
+	return p.keeper.load(p.t.Context(), p.at(), []string{cookie}, p.clock.Now())
+}
+
 // logins returns the stage of that name. Nothing listens where its client would send a code.
 func (p *parts) logins() *logins {
 	own := &neighbour{sites: p.sites, cookies: p.cookies, keeper: p.keeper, meter: p.meter}

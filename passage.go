@@ -37,8 +37,11 @@ func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
 // goes on elsewhere. Of a Bearer token that was to be verified and was not, since a session came first,
 // the next handler would believe that it was.
 func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
+	if ps.tokenHeader == "Authorization" {
+		return nil
+	}
 	lines := r.Header["Authorization"]
-	if lines == nil || ps.tokenHeader == "Authorization" ||
+	if lines == nil ||
 		httpguts.HeaderValuesContainsToken(r.Header["Connection"], "Authorization") ||
 		ps.takesBearers && id.session != nil && slices.ContainsFunc(lines, isBearer) {
 		return nil

@@ -78,11 +78,10 @@ func (rn *renewer) dueFrom(s *session) time.Time {
 }
 
 // isDue reports whether a session's token is to be renewed by its refresh token.
-func (rn *renewer) isDue(s *session) bool {
+func (rn *renewer) isDue(s *session, now time.Time) bool {
 	if s.refresh == "" {
 		return false
 	}
-	now := rn.now()
 	return !isAlive(s, now) || !now.Before(rn.dueFrom(s))
 }
 
@@ -90,10 +89,10 @@ func (rn *renewer) isDue(s *session) bool {
 // the old token lives, no request waits, and a failure costs nothing. If both results are nil, the
 // session is over.
 func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*keptSession, *refusal) {
-	if !rn.isDue(k.session) {
+	now := rn.now()
+	if !rn.isDue(k.session, now) {
 		return k, nil
 	}
-	now := rn.now()
 	alive := isAlive(k.session, now)
 	// A pause never lies further ahead than it is long, unless the clock was set back.
 	if pause := rn.tries.of(k.id).notBefore.Sub(now); 0 < pause && pause <= retryRenewal {

@@ -118,7 +118,7 @@ func TestSessionOfAnotherRelease(t *testing.T) {
 		joinRecord(nil, sealed)); err != nil {
 		t.Fatal(err)
 	}
-	loaded, err := b.house.keeper.load(t.Context(), at, w.Header()["Set-Cookie"])
+	loaded, err := b.house.keeper.load(t.Context(), at, w.Header()["Set-Cookie"], b.house.keeper.now())
 	if err == nil || loaded != nil {
 		t.Errorf("%v, error %v", loaded, err)
 	}
