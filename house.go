@@ -139,7 +139,7 @@ func (h *Handler) setUp(in surroundings) error {
 
 	// How sessions begin and end.
 	own := &neighbour{sites: sites, cookies: cookies, keeper: keeper, server: server, meter: meter}
-	own.takesLogouts = cfg.backchannelPath != ""
+	own.takesLogouts, own.logoutPath = cfg.backchannelPath != "", cfg.logoutPath
 	replacer := &replacer{own: own, blocks: &in.peers.blocks, latest: &shared.logins, now: in.now, logger: in.logger}
 	tickets := &tickets{sites: sites, box: ring.Box("host ticket", cfg.ClientID), answers: answers}
 	logins := &logins{
@@ -151,9 +151,10 @@ func (h *Handler) setUp(in surroundings) error {
 	requests := &hostRequests{
 		cookies: cookies, box: ring.Box("host request", cfg.ClientID), answers: answers, now: in.now,
 	}
+	own.requests = requests
 	logouts := &logouts{
 		path: cfg.logoutPath, returnURL: cfg.logoutURL, provider: cfg.logoutProvider,
-		own: own, blocks: &in.peers.blocks, replacer: replacer, requests: requests,
+		own: own, blocks: &in.peers.blocks, replacer: replacer,
 		remember: longestOf(ring), answers: answers,
 	}
 	handOvers := &handOvers{
