@@ -36,7 +36,8 @@ func TestLackingSaysWhat(t *testing.T) {
 		b.login("/")
 		a := b.get("/")
 		w.expect(a, http.StatusForbidden)
-		if want := names + " To use another account, sign out first, at /bye.\n"; a.body != want {
+		want := names + " To use another account, sign out first, at /bye and at the sign-in server.\n"
+		if a.body != want {
 			t.Errorf("%s: %q", rule, a.body)
 		}
 		w.expect(b.get("/bye"), http.StatusOK)
@@ -48,6 +49,38 @@ func TestLackingSaysWhat(t *testing.T) {
 		b.login("/")
 		if a := b.get("/"); !strings.HasSuffix(a.body, ": "+names) {
 			t.Errorf("%s: %q", rule, a.body)
+		}
+	}
+}
+
+// TestLackingLeadsToALogout: whoever lacks a scope is told of the logout that this host has, of whichever block, and
+// of none that another host or port has. One that goes by way of the authorization server is enough by itself.
+func TestLackingLeadsToALogout(t *testing.T) {
+	const lacks, first = "You are signed in, but lack the scope admin.", " To use another account, sign out first, at "
+	for name, c := range map[string]struct{ admin, site, host, want string }{
+		"none":            {"", "", "", ""},
+		"of the block":    {"logout /out", "logout /bye", "", first + "/out and at the sign-in server."},
+		"of another":      {"", "logout /bye", "", first + "/bye and at the sign-in server."},
+		"by the server":   {"", "logout /bye\nlogout_provider", "", first + "/bye."},
+		"at another host": {"", "", "other.localhost", ""},
+		"at another port": {"", "", "localhost", ""},
+	} {
+		w := newWorld(t, setup{sites: func(w *world) string {
+			sites := w.site + " {\n" + w.directive("", c.site) + "\n" +
+				w.directive("/admin", "require_scope admin\n"+c.admin) + "\nreverse_proxy " + w.app + "\n}\n"
+			if c.host != "" {
+				other := "http://" + c.host + ":" + freePort(t)
+				sites += other + " {\n" + strings.ReplaceAll(w.directive("", "logout /bye\nlogout_provider"), w.site,
+					other) + "\n}"
+			}
+			return sites
+		}})
+		b := w.browser()
+		b.login("/")
+		a := b.get("/admin")
+		w.expect(a, http.StatusForbidden)
+		if a.body != lacks+c.want+"\n" {
+			t.Errorf("%s: %q", name, a.body)
 		}
 	}
 }

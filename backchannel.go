@@ -87,7 +87,7 @@ func (bc *backchannel) take(w http.ResponseWriter, r *http.Request, token string
 		}
 		return bc.answer(w, r, fmt.Errorf("%w: too many logout tokens at once", records.ErrStorage))
 	}
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	ctx := context.WithoutCancel(r.Context())
 	go func(said aventus.Logout, err error) {
 		defer func() { <-room }()
@@ -95,6 +95,10 @@ func (bc *backchannel) take(w http.ResponseWriter, r *http.Request, token string
 		defer cancel()
 		if err != nil {
 			said, err = bc.verify(ctx, token)
+		}
+		if isUndecided(err) {
+			done <- err // the answer; the token is not sent again, so the work goes on
+			said, err = bc.verifyLater(ctx, token)
 		}
 		if err == nil {
 			err = bc.end(ctx, said)
@@ -139,6 +143,20 @@ func (bc *backchannel) verify(ctx context.Context, token string) (aventus.Logout
 		bc.ends.expectAt(said, bc.now(), bc.expect())
 	}
 	return said, err
+}
+
+// verifyLater verifies a token as soon as its key can be had, or returns an error when ctx is done.
+func (bc *backchannel) verifyLater(ctx context.Context, token string) (aventus.Logout, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return aventus.Logout{}, ctx.Err()
+		case <-time.After(logoutPause):
+		}
+		if said, err := bc.verify(ctx, token); !isUndecided(err) {
+			return said, err
+		}
+	}
 }
 
 // isUndecided reports whether a token could not be verified because its key is not available.

@@ -165,6 +165,11 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if ls.sites.hosts != nil || l.restarts > 0 {
 		ls.keeper.ends.learn(r.Context())
 	}
+	// A user whose sessions were ended a moment ago, by a clock that may be ahead of this one, can sign in again at
+	// once. An end that comes after this question ends the session.
+	if after := ls.keeper.ends.after(s); after.After(s.created) {
+		s.created = after
+	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
 	if ended || ls.replacer.timesLeft(at, l) != left {
 		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
@@ -175,11 +180,6 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		l.restarts++
 		l.known = known
 		return ls.start(w, r, l, http.StatusFound)
-	}
-	// A user whose sessions were ended a moment ago, by a clock that may be ahead of
-	// this one, can sign in again at once.
-	if after := ls.keeper.ends.after(s); after.After(s.created) {
-		s.created = after
 	}
 	if !ls.now().Before(s.tokenEnds) { // within the leeway of the clocks
 		return ls.answers.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))

@@ -77,6 +77,24 @@ func TestClaimMatcher(t *testing.T) {
 	}
 }
 
+// TestClaimMatcherOfMap: a map with the matcher goes by it, where it stands behind the gate. Caddy's own place for it
+// is in front of the gate, where nobody is known.
+func TestClaimMatcherOfMap(t *testing.T) {
+	const mapped = "map @admins {path} {area} {\ndefault admins\n}\n"
+	w := newWorld(t, setup{
+		issuer: claimsOf(map[string]map[string]any{"auth0|ada": {"roles": []string{"admin"}}}),
+		caddyfile: "@admins aventus_claim roles admin\n%s\nhandle /behind {\n" + mapped +
+			"respond \"to {area}\"\n}\n" + strings.Replace(mapped, "{area}", "{early}", 1) + "respond \"to {early}\"",
+	})
+	b := w.browser()
+	b.login("/")
+	for path, want := range map[string]string{"/behind": "to admins", "/": "to {early}"} {
+		if a := b.get(path); a.body != want {
+			t.Errorf("%s: %q, want %q", path, a.body, want)
+		}
+	}
+}
+
 // TestRequireDomain: require_claim email *@example.com lets in who has a verified address of that domain.
 func TestRequireDomain(t *testing.T) {
 	w := newWorld(t, setup{

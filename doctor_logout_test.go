@@ -39,13 +39,16 @@ func TestDoctorNamesLogoutsOfPlaces(t *testing.T) {
 		return host + " {\naventus_auth {\nclient_id one\nclient_secret s\nredirect_uri " +
 			"https://{http.request.host}/cb\nscope openid\nlogout /logout\nlogout_provider\n" + further + "\n}\n}\n"
 	}
-	b := examine(t, site("a.example.com", "backchannel_logout /ended")+site("b.example.com", ""),
+	b := examine(t, site("a.example.com, c.example.com", "backchannel_logout /ended")+site("b.example.com", ""),
 		"HTTPS_PROXY=http://127.0.0.1:1").Blocks[0]
-	if want := []string{"https://a.example.com/ended"}; !slices.Equal(b.LogoutURIs, want) {
+	if want := []string{
+		"https://a.example.com/ended", "https://c.example.com/ended",
+	}; !slices.Equal(b.LogoutURIs, want) {
 		t.Errorf("the back-channel logout URLs are %q, want %q", b.LogoutURIs, want)
 	}
 	if want := []string{
 		"https://a.example.com/logout?signed_out", "https://b.example.com/logout?signed_out",
+		"https://c.example.com/logout?signed_out",
 	}; !slices.Equal(b.ReturnURLs, want) {
 		t.Errorf("the logout URLs are %q, want %q", b.ReturnURLs, want)
 	}

@@ -149,7 +149,10 @@ func (e *ends) hasAt(ctx context.Context, said aventus.Logout) bool {
 }
 
 // known returns an error if this instance does not know which sessions have ended by now. It may then let in none.
-func (e *ends) known(ctx context.Context, now time.Time) error { return e.ended.Known(ctx, now) }
+// Where it had to ask, has may say something else than before.
+func (e *ends) known(ctx context.Context, now time.Time) (asked bool, err error) {
+	return e.ended.Known(ctx, now)
+}
 
 // hasID is has for a session whose user is not known.
 func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created) }

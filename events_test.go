@@ -76,3 +76,22 @@ func TestEvents(t *testing.T) {
 		t.Errorf("events %q, want %q", recorded.events, want)
 	}
 }
+
+// TestEventOfBackchannelLogout: who subscribes to logouts is told of those at the authorization server.
+func TestEventOfBackchannelLogout(t *testing.T) {
+	w := toldOfLogouts(t, setup{global: "events {\non logout aventus_auth_test\n}"})
+	b := w.browser()
+	b.login("/")
+	sid := b.sid()
+	recorded.events = nil
+	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", sid), http.StatusOK)
+	w.expectTold("no token", http.StatusBadRequest)
+	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", ""), http.StatusOK)
+	about := " site:" + w.site + " user_id:auth0|ada]"
+	want := []string{"logout map[sid:" + sid + about, "logout map[sid:" + about}
+	recorded.mu.Lock()
+	defer recorded.mu.Unlock()
+	if !slices.Equal(recorded.events, want) {
+		t.Errorf("events %q, want %q", recorded.events, want)
+	}
+}

@@ -116,7 +116,7 @@ func FuzzCaddyfile(f *testing.F) {
 			}
 		}
 		paths := []string{s.callbackPath}
-		for _, p := range []string{s.logoutPath, s.profilePath} {
+		for _, p := range []string{s.logoutPath, s.backchannelPath, s.profilePath} {
 			if p == "" {
 				continue
 			}

@@ -71,11 +71,11 @@ func FuzzSession(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		opened, err := b.house.keeper.open(t.Context(), at, value)
+		opened, _, err := b.house.keeper.open(t.Context(), at, value)
 		if err != nil || (opened != nil) != isSession {
 			t.Fatalf("opened %+v, %v", opened, err)
 		}
-		if other, err := b.house.keeper.open(t.Context(), elsewhere, value); other != nil || err != nil {
+		if other, _, err := b.house.keeper.open(t.Context(), elsewhere, value); other != nil || err != nil {
 			t.Fatalf("at another site: %+v, %v", other, err)
 		}
 		if opened == nil {
@@ -103,7 +103,7 @@ func FuzzSession(f *testing.F) {
 			}
 			pair, _, _ := strings.Cut(w.Header().Get("Set-Cookie"), ";")
 			_, value, _ := strings.Cut(pair, "=")
-			again, err := b.house.keeper.open(t.Context(), at, value)
+			again, _, err := b.house.keeper.open(t.Context(), at, value)
 			if err != nil || again == nil {
 				t.Fatalf("sealed again, it opens as %+v, %v", again, err)
 			}

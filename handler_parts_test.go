@@ -16,8 +16,10 @@ func (p *parts) gate(asked *renewalParts) *gate {
 		inFront: new(frontCheck), sites: p.sites, keeper: p.keeper, rules: new(accessRules), answers: p.answers,
 		matching:   &matching{caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/private*"}}}},
 		identifier: &identifier{reader{sessions: p.keeper, now: p.clock.Now}, renewer, p.meter}, now: p.clock.Now,
-		passage: &passage{cookies: p.cookies, tokenHeader: "Authorization", vary: []string{"Cookie"},
-			streams: &streams{keeper: p.keeper, sites: p.sites, every: time.Hour, now: p.clock.Now}},
+		passage: &passage{
+			cookies: p.cookies, hasEnded: p.keeper.hasEnded, tokenHeader: "Authorization", vary: []string{"Cookie"},
+			streams: &streams{keeper: p.keeper, sites: p.sites, every: time.Hour, now: p.clock.Now},
+		},
 		handOvers: &handOvers{
 			sites: p.sites, cookies: p.cookies, answers: p.answers, keeper: p.keeper, renewer: renewer, logins: logins,
 			now: p.clock.Now, meter: p.meter,

@@ -169,3 +169,22 @@ func TestLogoutWhereTheLifetimeIsShorter(t *testing.T) {
 		g.expect(b.do("GET", origin+"/data"), http.StatusUnauthorized)
 	}
 }
+
+// TestSignedInAtAnotherHost: a host that was not visited for the idle time tells nobody that they are signed out,
+// while the session is used at another host; nor has it the browser forget its pages.
+func TestSignedInAtAnotherHost(t *testing.T) {
+	g := newGroup(t, setup{block: "logout /logout\nlogout_provider\nsession {\nidle 20m\n}"}, false)
+	b := g.browser()
+	g.expectPage(b, g.login+"/", 1)
+	g.expectPage(b, g.app+"/", 0)
+	g.expectPage(b, g.wiki+"/", 0)
+	for range 7 {
+		g.clock.Add(4 * time.Minute)
+		g.expect(b.get(g.app+"/"), http.StatusOK)
+	}
+	if a := b.get(g.wiki + "/logout?signed_out"); strings.Contains(a.body, "has ended") {
+		t.Errorf("%d %s", a.StatusCode, a.body)
+	}
+	g.expect(b.do("GET", g.wiki+"/logout?forget", "Sec-Fetch-Dest", "image"), http.StatusForbidden)
+	g.expect(b.do("GET", g.wiki+"/data", "Sec-Fetch-Mode", "cors"), http.StatusOK)
+}

@@ -1,9 +1,11 @@
 package aventusauth
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -350,6 +352,61 @@ func TestLogoutTokenInTime(t *testing.T) {
 	close(leave)
 	await(t, "the end", func() bool { return strings.Contains(w.log(), "signed out by the authorization server") })
 	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestLogoutTokenWithoutKeys: a good token whose key cannot be fetched gets its answer at once, and holds as soon as
+// the keys can be had: it is not sent again.
+func TestLogoutTokenWithoutKeys(t *testing.T) {
+	var down atomic.Bool
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.JWKSFault = func(w http.ResponseWriter, r *http.Request) bool {
+			return down.Load() && aventustest.Says(http.StatusServiceUnavailable, "")(w, r)
+		}
+	}})
+	b := w.browser()
+	b.login("/")
+	w.issuer.RotateKey()
+	w.clock.Add(time.Minute) // the keys may be fetched again
+	down.Store(true)
+	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", b.sid()), http.StatusServiceUnavailable)
+	if !strings.Contains(w.log(), "the key set answered 503") {
+		t.Errorf("the log does not say why:\n%s", w.log())
+	}
+	w.expect(b.get("/"), http.StatusOK)
+	down.Store(false)
+	w.clock.Add(time.Minute)
+	await(t, "the end", func() bool { return strings.Contains(w.log(), "signed out by the authorization server") })
+	w.expect(b.get("/"), http.StatusFound)
+}
+
+// TestLogoutTokenThatDrips: a request whose body does not end is answered within a second, too, and holds nothing up.
+func TestLogoutTokenThatDrips(t *testing.T) {
+	w := toldOfLogouts(t, setup{https: true})
+	for _, isHTTP2 := range []bool{false, true} {
+		body, rest := io.Pipe()
+		go func() { _, _ = rest.Write([]byte("logout_token=ey")) }()
+		ends := time.AfterFunc(5*time.Second, func() { rest.Close() })
+		req, _ := http.NewRequest(http.MethodPost, w.site+backchannelPath, body)
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		transport := &http.Transport{
+			TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: isHTTP2,
+		}
+		began := time.Now()
+		resp, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 3*time.Second { // a loaded machine
+			t.Errorf("the answer took %s", took)
+		}
+		if resp.StatusCode != http.StatusBadRequest || isHTTP2 != (resp.ProtoMajor == 2) {
+			t.Errorf("%s: %d", resp.Proto, resp.StatusCode)
+		}
+		resp.Body.Close()
+		ends.Stop()
+		rest.Close()
+		transport.CloseIdleConnections()
+	}
 }
 
 // TestLogoutTokenOfMany: a good token that comes while too many are at work is not taken. What it names has ended

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -206,6 +207,28 @@ func TestLogoutDuringCallback(t *testing.T) {
 			t.Errorf("signed in %v: status %d, sent to %s", signedIn, a.StatusCode, a.location())
 		}
 	}
+}
+
+// TestLogoutTokenJustBeforeTheSession: all that a user has is ended after a callback has asked whether it was, and
+// before its session is made. That session has ended, too: it is not taken for one of a login that came later.
+func TestLogoutTokenJustBeforeTheSession(t *testing.T) {
+	var latest *lastLogins
+	w := toldOfLogouts(t, setup{issuer: func(s *aventustest.Server) {
+		s.EditAnswer = func(string, map[string]any) { latest.mu.Lock() } // it is asked for once more after that
+	}})
+	latest = handlers()[0].house.logins.replacer.latest
+	b := w.browser()
+	callback := b.begin("/page")
+	answered := make(chan answer)
+	go func() { answered <- b.get(callback) }()
+	await(t, "the callback's last question", func() bool {
+		stacks := make([]byte, 1<<20)
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*lastLogins).timesLeft")
+	})
+	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", ""), http.StatusOK)
+	latest.mu.Unlock()
+	w.expect(<-answered, http.StatusSeeOther)
+	w.expect(b.get("/page"), http.StatusFound)
 }
 
 // TestEditedOpenID: with openid taken out of the authorize URL, no ID token comes, and with an opaque access token

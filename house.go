@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -80,7 +81,7 @@ func (h *Handler) setUp(in surroundings) error {
 	meter := &meter{site: cfg.label, logger: in.logger, events: in.events, ctx: in.ctx}
 	challenges := &challenges{scopes: cfg.requireScope}
 	answers := &answers{
-		cookies: cookies, tokenHeader: cfg.tokenHeader, logoutPath: cfg.logoutPath, vary: cfg.vary,
+		cookies: cookies, tokenHeader: cfg.tokenHeader, vary: cfg.vary,
 		challenges: challenges, meter: meter, logger: in.logger,
 		errors: &errorPages{all: &in.peers.errors, logger: in.logger},
 	}
@@ -134,12 +135,14 @@ func (h *Handler) setUp(in surroundings) error {
 	}
 	passage := &passage{
 		cookies: cookies, tokenHeader: cfg.tokenHeader, takesBearers: cfg.acceptBearer, streams: streams,
-		vary: cfg.vary,
+		vary: cfg.vary, hasEnded: keeper.hasEnded,
 	}
 
 	// How sessions begin and end.
 	own := &neighbour{sites: sites, cookies: cookies, keeper: keeper, server: server, meter: meter}
-	own.takesLogouts, own.logoutPath = cfg.backchannelPath != "", cfg.logoutPath
+	own.takesLogouts = cfg.backchannelPath != ""
+	own.logoutPath, own.logoutProvider = cfg.logoutPath, cfg.logoutProvider
+	answers.otherAccount = func(r *http.Request) string { return in.peers.blocks.otherAccount(own, r) }
 	replacer := &replacer{own: own, blocks: &in.peers.blocks, latest: &shared.logins, now: in.now, logger: in.logger}
 	tickets := &tickets{sites: sites, box: ring.Box("host ticket", cfg.ClientID), answers: answers}
 	logins := &logins{

@@ -53,26 +53,44 @@ func (kp *keeper) make(token *oauth2.Token, idToken []byte) *session {
 // and now. After an error, it is not known whether there is one.
 func (kp *keeper) load(ctx context.Context, at site, cookies []string, now time.Time) (*keptSession, error) {
 	for value := range cookieValues(cookies, kp.cookies.session) {
-		k, err := kp.open(ctx, at, value)
+		k, isRemembered, err := kp.open(ctx, at, value)
 		if err != nil {
 			return nil, err
 		}
-		reason := kp.whyOver(k, now)
-		if reason == "idle" && k.isShared() {
-			if k, err = kp.usedElsewhere(ctx, k); err != nil {
-				return nil, err
-			}
-			reason = kp.whyOver(k, kp.now())
+		if !isRemembered { // it may have taken long
+			now = kp.now()
+		}
+		k, reason, err := kp.judge(ctx, k, now)
+		if err != nil {
+			return nil, err
 		}
 		if reason == "" {
-			if err := kp.ends.known(ctx, now); err != nil {
+			asked, err := kp.ends.known(ctx, now)
+			if err != nil {
 				return nil, err
 			}
-			return k, nil
+			if !asked || !kp.hasEnded(k.session) {
+				return k, nil
+			}
+			reason = "ended" // as was not known before
 		}
 		kp.meter.sessionOver(reason)
 	}
 	return nil, nil
+}
+
+// judge is whyOver, but for a session that is idle at one host and was used at another that shares it. That one it
+// returns as seen there.
+func (kp *keeper) judge(ctx context.Context, k *keptSession, now time.Time) (*keptSession, string, error) {
+	reason := kp.whyOver(k, now)
+	if reason != "idle" || !k.isShared() {
+		return k, reason, nil
+	}
+	k, err := kp.usedElsewhere(ctx, k)
+	if err != nil {
+		return nil, "", err
+	}
+	return k, kp.whyOver(k, kp.now()), nil
 }
 
 // whyOver returns why a session is not good any more by now, in a word, or "".
@@ -96,25 +114,26 @@ func (kp *keeper) whyOver(k *keptSession, now time.Time) string {
 // was set back since.
 func isAhead(k *keptSession, now time.Time) bool { return k.seen.After(now.Add(records.ClockSkew)) }
 
-// open returns the session of a cookie's value, or nil if there is none. Beside the error that a session's
-// record cannot be read, it returns what the cookie's handle says of it: enough to end it.
-func (kp *keeper) open(ctx context.Context, at site, value string) (*keptSession, error) {
+// open returns the session of a cookie's value, or nil if there is none, and whether it was remembered. Beside
+// the error that a session's record cannot be read, it returns what the cookie's handle says of it: enough to
+// end it.
+func (kp *keeper) open(ctx context.Context, at site, value string) (k *keptSession, isRemembered bool, err error) {
 	key, ok := kp.memory.key(kp.memoryID, at.origin, value)
 	if !ok {
-		return nil, nil
+		return nil, false, nil
 	}
 	kp.confirm(ctx)
 	if k, ok := kp.memory.get(key); ok {
-		return k, nil
+		return k, true, nil
 	}
 	plaintext, seen, err := kp.sessionBox.Open(ctx, value, at.associated)
 	if errors.Is(err, keyring.ErrInvalid) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	k := &keptSession{seen: seen, cookie: key}
+	k = &keptSession{seen: seen, cookie: key}
 	if stored, ok := parseHandle(plaintext); ok {
 		k.handle = stored
 		if k.session, err = kp.store.fetch(ctx, at, stored); err != nil {
@@ -122,16 +141,16 @@ func (kp *keeper) open(ctx context.Context, at site, value string) (*keptSession
 				grant: grant{bearer: bearer}, id: stored.id, created: seen, expires: stored.expires,
 				family: stored.family,
 			}
-			return k, err
+			return k, false, err
 		}
 		if k.session == nil {
-			return nil, nil
+			return nil, false, nil
 		}
 	} else if k.session, ok = parseSession(plaintext); !ok {
-		return nil, nil
+		return nil, false, nil
 	}
 	kp.memory.add(k)
-	return k, nil
+	return k, false, nil
 }
 
 // endOf returns when a session ends, if it is not used until then.
@@ -287,10 +306,10 @@ func (kp *keeper) reseal(w http.ResponseWriter, ctx context.Context, at site, k 
 		marshal = k.handle.marshal
 	}
 	plaintext, err := marshal()
-	if err == nil {
-		_, err = kp.seal(w, ctx, at, k.session, plaintext)
+	if err != nil {
+		return err
 	}
-	return err
+	return kp.give(w, ctx, at, k.with(k.session), plaintext) // others use k meanwhile
 }
 
 // seal seals a plaintext and sets the session's cookie to it. The time of sealing is when the

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/certmagic"
+
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
@@ -407,5 +409,56 @@ func TestLogoutTokenEndsOnce(t *testing.T) {
 	}
 	if ended, now := e.hasMeanwhile(k.session, nil, k.created, seen); ended || now != seen {
 		t.Error("the ends that a login has seen are others")
+	}
+}
+
+// TestEndLearnedOnTheWay: an instance that does not know what has ended asks before it lets a session in, and the
+// very request that asks is not let in if that session has ended; nor does a stream of it go on.
+func TestEndLearnedOnTheWay(t *testing.T) {
+	for _, what := range []string{"request", "stream"} {
+		p := newParts(t)
+		k, cookie := p.session(func(s *session) { s.tokenEnds = s.created.Add(20 * time.Hour) })
+		if got, err := p.load(cookie); err != nil || got == nil {
+			t.Fatalf("%v, error %v", got, err)
+		}
+		p.clock.Add(2 * time.Hour) // this instance has slept, or could not reach the storage
+		there := records.NewEnded(p.storage, records.NewClock(p.clock.Now, p.clock.Elapsed))
+		t.Cleanup(func() { _ = there.Destruct() })
+		if err := there.End(t.Context(), k.id, k.expires); err != nil {
+			t.Fatal(err)
+		}
+		if what == "stream" {
+			ss := &streams{keeper: p.keeper, sites: p.sites, every: time.Hour, ctx: t.Context(), now: p.clock.Now}
+			if !ss.watch(identity{grant: &k.grant, session: k})() {
+				t.Error("the stream goes on")
+			}
+		} else if got, err := p.load(cookie); got != nil || err != nil {
+			t.Errorf("let in: %v, error %v", got, err)
+		}
+	}
+}
+
+// slowRecords is a storage in which it takes a day to read the record of a session: the machine sleeps meanwhile.
+type slowRecords struct {
+	certmagic.Storage
+	clock *testClock
+}
+
+func (s slowRecords) Load(ctx context.Context, key string) ([]byte, error) {
+	if strings.HasPrefix(key, "aventus_auth/sessions/") {
+		s.clock.Add(24 * time.Hour)
+	}
+	return s.Storage.Load(ctx, key)
+}
+
+// TestJudgedWhenItIsRead: a session that ends while its record is being read is over.
+func TestJudgedWhenItIsRead(t *testing.T) {
+	p := newParts(t)
+	_, cookie := p.session(func(s *session) { s.refresh = "refresh" })
+	p.keeper.memory = newMemory(1 << 20)
+	clock := records.NewClock(p.clock.Now, p.clock.Elapsed)
+	p.keeper.store.shelf = records.NewShelf(slowRecords{p.storage, p.clock}, "aventus_auth/sessions", clock)
+	if got, err := p.load(cookie); got != nil || err != nil {
+		t.Errorf("let in: %v, error %v", got, err)
 	}
 }

@@ -181,7 +181,7 @@ func TestRememberedAsSealed(t *testing.T) {
 			}
 			k := remembered[0]
 			b.house.keeper.memory.sessions.InvalidateAll()
-			opened, err := b.house.keeper.open(t.Context(), at, setCookie(w))
+			opened, _, err := b.house.keeper.open(t.Context(), at, setCookie(w))
 			if err != nil || opened == nil {
 				t.Fatalf("%s, %q: %v, error %v", store, refresh, opened, err)
 			}

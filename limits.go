@@ -24,8 +24,11 @@ const (
 	// gives up after some seconds, and does not send the token again.
 	logoutAnswer = 800 * time.Millisecond
 
-	// logoutTimeout is how long the work for a logout token may take, also after the answer.
-	logoutTimeout = 15 * time.Second
+	// logoutTimeout is how long the work for a logout token may take, also after the answer: if the key set does
+	// not answer for as long as a fetch may take, there is time for another fetch. logoutPause is how often it is
+	// tried again to verify a token whose key could not be had.
+	logoutTimeout = 30 * time.Second
+	logoutPause   = time.Second
 
 	// loginLifetime is how long a person may take to sign in; the authorization
 	// server gives up then, too.

@@ -345,9 +345,14 @@ func (lo *logouts) serveForget(w http.ResponseWriter, r *http.Request, at site) 
 func (lo *logouts) isSignedIn(r *http.Request, at site) (bool, error) {
 	sessions, err := heldBy(r.Context(), lo.blocks.atHost(lo.own, r, at), asSent(r).cookies)
 	for _, s := range sessions {
-		if s.isRead() && s.by.keeper.whyOver(s.keptSession, s.by.keeper.now()) == "" {
+		if !s.isRead() {
+			continue
+		}
+		_, reason, readErr := s.by.keeper.judge(r.Context(), s.keptSession, s.by.keeper.now())
+		if reason == "" && readErr == nil {
 			return true, nil
 		}
+		err = errors.Join(err, readErr)
 	}
 	return false, err
 }

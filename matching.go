@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -141,8 +142,9 @@ func (m *matching) matchesReading(r *http.Request, u *url.URL, placeholder strin
 // would change its structure; read backslashes as slashes; read the text after a semicolon
 // as a parameter, and not as part of a name; end it where a URL's path would end; resolve
 // it as a URL reference, in which two slashes introduce a host; or read the text after the
-// name of a script as the path. It reports false if there are too many readings to try,
-// and for a target without a path (http:x), which upstreams receive unchanged.
+// name of a script as the path. It reports false if there are too many readings to try; for a path
+// with a control character, where some end it (NUL), some drop it, and a line break is matched by no dot of a regular
+// expression; and for a target without a path (http:x), which upstreams receive unchanged.
 //
 // The first is the path as Caddy reads it: {uri} has the client's spelling of it. The
 // last are without dot segments and repeated slashes, which Caddy's path matcher removes
@@ -165,8 +167,11 @@ func readings(u *url.URL) (paths []string, all bool) {
 	}
 	for i := 0; i < len(paths); i++ {
 		path := paths[i]
+		if strings.ContainsFunc(path, unicode.IsControl) {
+			return nil, false
+		}
 		script := indexScript(path)
-		if !strings.ContainsAny(path, "%\\;#?\x00") && !strings.Contains(path, "//") && script < 0 {
+		if !strings.ContainsAny(path, "%\\;#?") && !strings.Contains(path, "//") && script < 0 {
 			continue
 		}
 		if len(paths) > maxReadings {
@@ -175,7 +180,7 @@ func readings(u *url.URL) (paths []string, all bool) {
 		add(unescape(path))
 		add(strings.ReplaceAll(path, `\`, "/"))
 		add(withoutParameters(path))
-		if end := strings.IndexAny(path, "#?\x00"); end >= 0 {
+		if end := strings.IndexAny(path, "#?"); end >= 0 {
 			add(path[:end])
 		}
 		if strings.Contains(path, "//") {
@@ -203,7 +208,7 @@ func readings(u *url.URL) (paths []string, all bool) {
 // keepEscaped doubles the escape of the characters that structure a path, so that they are still escaped
 // after one decoding.
 var keepEscaped = strings.NewReplacer(
-	"%00", "%2500", "%23", "%2523", "%25", "%2525", "%2e", "%252e", "%2E", "%252E", "%2f", "%252f", "%2F", "%252F",
+	"%23", "%2523", "%25", "%2525", "%2e", "%252e", "%2E", "%252E", "%2f", "%252f", "%2F", "%252F",
 	"%3b", "%253b", "%3B", "%253B", "%3f", "%253f", "%3F", "%253F", "%5c", "%255c", "%5C", "%255C",
 )
 

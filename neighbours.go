@@ -17,9 +17,10 @@ type neighbour struct {
 	server  *authServer
 	meter   *meter
 
-	takesLogouts bool          // of the authorization server: backchannel_logout
-	logoutPath   string        // empty: none
-	requests     *hostRequests // to the login host
+	takesLogouts   bool          // of the authorization server: backchannel_logout
+	logoutPath     string        // empty: none
+	logoutProvider bool          // by way of the authorization server's logout
+	requests       *hostRequests // to the login host
 }
 
 // neighbours are the blocks of one config.
@@ -57,6 +58,26 @@ func (ns *neighbours) atHost(own *neighbour, r *http.Request, at site) []present
 	return found
 }
 
+// otherAccount returns a sentence on how the user of a request that own refuses can use another account, or "" if no
+// block at its origin has a logout. That of any block there will do, since it ends the sessions of all. Unless it goes
+// by way of the authorization server, that one would sign the same person in again, without a question.
+func (ns *neighbours) otherAccount(own *neighbour, r *http.Request) string {
+	at, err := own.sites.of(r)
+	if err != nil {
+		return ""
+	}
+	for _, b := range ns.atHost(own, r, at) {
+		switch {
+		case b.at.origin != at.origin: // another port
+		case b.logoutProvider:
+			return " To use another account, sign out first, at " + b.logoutPath + "."
+		case b.logoutPath != "":
+			return " To use another account, sign out first, at " + b.logoutPath + " and at the sign-in server."
+		}
+	}
+	return ""
+}
+
 // isForAnother reports whether a request names the host of another block, and not that of own: the logout
 // and the profile there are the other one's to serve, if it has any. Where no block has the host, as behind
 // a proxy that sets its own, each serves what it gets.
@@ -87,7 +108,7 @@ func heldBy(ctx context.Context, blocks []present, cookies []string) ([]held, er
 			if opened[value] { // by a block that is alike
 				continue
 			}
-			k, err := b.keeper.open(ctx, b.at, value)
+			k, _, err := b.keeper.open(ctx, b.at, value)
 			if k != nil {
 				opened[value] = true
 				delete(failed, value)

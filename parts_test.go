@@ -68,7 +68,8 @@ func newParts(t *testing.T) *parts {
 	p.answers = &answers{
 		cookies: p.cookies, tokenHeader: "Authorization", vary: []string{"Cookie"}, meter: p.meter,
 		logger: zap.NewNop(), challenges: new(challenges),
-		errors: &errorPages{all: new(errorRoutesOfServers), logger: zap.NewNop()},
+		errors:       &errorPages{all: new(errorRoutesOfServers), logger: zap.NewNop()},
+		otherAccount: func(*http.Request) string { return "" },
 	}
 	p.keeper = &keeper{
 		sessionBox: p.ring.Box("session", "the-client"),

@@ -19,7 +19,8 @@ type passage struct {
 	tokenHeader  string // where the token goes on; empty: nowhere
 	takesBearers bool   // API clients may bring a token of their own
 	streams      *streams
-	vary         []string // the request headers that tell visitors apart
+	hasEnded     func(*session) bool // as far as it is known
+	vary         []string            // the request headers that tell visitors apart
 }
 
 // introduce removes the client's own statements about its identity from a request, and sets the placeholders
@@ -118,6 +119,11 @@ func (p *privateWriter) makePrivate() {
 		names = append([]string{"Accept-Encoding"}, names...)
 	}
 	_, setsCookie := header["Set-Cookie"]
+	if k := p.identity.session; setsCookie && p.sealed && k != nil && p.passage.hasEnded(k.session) {
+		// The browser may have another session by now, whose cookie this one would replace.
+		p.passage.cookies.takeBack(header)
+		_, setsCookie = header["Set-Cookie"]
+	}
 	makePrivate(header, names, setsCookie && p.sealed)
 }
 

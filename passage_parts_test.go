@@ -73,7 +73,7 @@ func (p *parts) answered(says http.Header, vary []string, setsCookie bool) http.
 	if setsCookie {
 		p.cookies.set(w, "session", "x", time.Hour)
 	}
-	ps := &passage{cookies: p.cookies, vary: vary}
+	ps := &passage{cookies: p.cookies, hasEnded: p.keeper.hasEnded, vary: vary}
 	next := func(w http.ResponseWriter, _ *http.Request) error {
 		maps.Copy(w.Header(), says)
 		_, err := w.Write([]byte("a page"))
@@ -146,7 +146,7 @@ func TestEarlyHintsKeepTheCookie(t *testing.T) {
 	p := newParts(t)
 	w := httptest.NewRecorder()
 	p.cookies.set(w, "session", "x", time.Hour)
-	ps := &passage{cookies: p.cookies, vary: []string{"Cookie"}}
+	ps := &passage{cookies: p.cookies, hasEnded: p.keeper.hasEnded, vary: []string{"Cookie"}}
 	own := &privateWriter{ResponseWriter: w, passage: ps, sealed: true}
 	for range 2 {
 		own.WriteHeader(http.StatusEarlyHints)

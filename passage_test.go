@@ -218,3 +218,32 @@ func TestPublicKeepsAuthorization(t *testing.T) {
 	}
 	w.expect(w.browser().do("POST", "/", "Authorization", key), http.StatusUnauthorized)
 }
+
+// TestLateAnswerOfAnEndedSession: an answer that was long on its way does not put the cookie of its session, which has
+// ended since, in the place of the one that the browser has by then.
+func TestLateAnswerOfAnEndedSession(t *testing.T) {
+	came, goOn := make(chan struct{}), make(chan struct{})
+	app := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			close(came)
+			<-goOn
+		}
+	}))
+	t.Cleanup(app.Close)
+	w := newWorld(t, setup{block: "logout /logout\nsession {\nidle 20m\n}",
+		caddyfile: "%s\nreverse_proxy " + strings.TrimPrefix(app.URL, "http://")})
+	b := w.browser()
+	b.login("/")
+	w.clock.Add(6 * time.Minute) // so that the next answer seals the cookie anew
+	late := make(chan answer)
+	go func() { late <- b.do("GET", "/slow", "Sec-Fetch-Mode", "cors") }()
+	<-came
+	w.expect(b.get("/logout"), http.StatusOK)
+	b.login("/")
+	now := b.session()
+	close(goOn)
+	if a := <-late; len(a.Header["Set-Cookie"]) != 0 || b.session() != now {
+		t.Errorf("the late answer sets %q", a.Header["Set-Cookie"])
+	}
+	w.expect(b.do("GET", "/x", "Sec-Fetch-Mode", "cors"), http.StatusOK)
+}

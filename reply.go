@@ -23,7 +23,8 @@ type answers struct {
 	cookies *cookies
 	// tokenHeader is the header that a token would go on in; empty: none.
 	tokenHeader string
-	logoutPath  string // of the logout, for using another account; empty: off
+	// otherAccount returns a sentence on how to use another account at a request's host, or "".
+	otherAccount func(*http.Request) string
 
 	vary       []string // the request headers that tell visitors apart
 	challenges *challenges
@@ -62,8 +63,8 @@ func (a *answers) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 	// The answer names the missing scope or claim, also if the site has no page for it.
 	lacks := f.code == errScope.code || f.code == errClaim.code
 	if a.cookies.clears(w.Header()) || !a.errors.mayAnswer(w, r, f) || lacks && a.errors.areNone(r) {
-		if lacks && a.logoutPath != "" {
-			f.description += " To use another account, sign out first, at " + a.logoutPath + "."
+		if lacks {
+			f.description += a.otherAccount(r)
 		}
 		return a.plain(w, f.status, f.description)
 	}

@@ -85,7 +85,7 @@ func TestSessionOfAnotherRelease(t *testing.T) {
 	}
 	k := b.house.keeper.memory.all()[0]
 	b.house.keeper.memory.sessions.InvalidateAll()
-	if opened, err := b.house.keeper.open(t.Context(), at, setCookie(w)); err != nil || opened == nil {
+	if opened, _, err := b.house.keeper.open(t.Context(), at, setCookie(w)); err != nil || opened == nil {
 		t.Fatalf("%v, error %v", opened, err)
 	}
 	b.house.keeper.memory.sessions.InvalidateAll()
@@ -107,7 +107,7 @@ func TestSessionOfAnotherRelease(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, value := range []string{setCookie(w), inCookie} {
-		if opened, err := b.house.keeper.open(t.Context(), at, value); err != nil || opened != nil {
+		if opened, _, err := b.house.keeper.open(t.Context(), at, value); err != nil || opened != nil {
 			t.Errorf("%v, error %v", opened, err)
 		}
 	}

@@ -103,6 +103,26 @@ func TestStoredSessionNeedsItsStorage(t *testing.T) {
 	w.expect(fresh.get("/"), http.StatusOK)
 }
 
+// TestIdleSessionOutlastsAnOutage: a session that this process remembers needs no storage, also after its cookie was
+// sealed anew.
+func TestIdleSessionOutlastsAnOutage(t *testing.T) {
+	w := newWorld(t, setup{block: "session {\nstore storage\nidle 20m\n}"})
+	b := w.browser()
+	b.login("/")
+	recovers := w.storageFails()
+	sealed := 0
+	for range 6 {
+		w.clock.Add(4 * time.Minute)
+		a := b.get("/")
+		w.expect(a, http.StatusOK)
+		sealed += len(a.Header["Set-Cookie"])
+	}
+	recovers()
+	if sealed != 3 {
+		t.Errorf("the cookie was sealed anew %d times, want 3", sealed)
+	}
+}
+
 // TestExpiredRecordsGo: what has expired is removed, and what lives stays.
 func TestExpiredRecordsGo(t *testing.T) {
 	w := newWorld(t, setup{block: "session {\nstore storage\nlifetime 1h\n}"})

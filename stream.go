@@ -88,8 +88,11 @@ func (ss *streams) watch(id identity) (isOver func() bool) {
 				s = record
 			}
 		}
-		return isAhead(k, now) || !now.Before(ss.keeper.lastOf(s)) || ss.keeper.ends.has(s) ||
-			ss.keeper.ends.known(ss.ctx, now) != nil
+		if isAhead(k, now) || !now.Before(ss.keeper.lastOf(s)) {
+			return true
+		}
+		_, err := ss.keeper.ends.known(ss.ctx, now) // first, since it may learn of an end
+		return err != nil || ss.keeper.ends.has(s)
 	}
 }
 

@@ -54,3 +54,37 @@ func TestForeignWords(t *testing.T) {
 		}
 	}
 }
+
+// TestRulesWordsInTheExample: the error page of Caddyfile.example shows a rule's words, escaped, under its own.
+func TestRulesWordsInTheExample(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		for name, value := range map[string]string{
+			"SITE_ADDRESS": w.site, "SITE_ROOT": w.dir, "APP_UPSTREAM": w.app, "AVENTUS_CLIENT_ID": "the-client",
+			"AVENTUS_CLIENT_SECRET": testSecret, "AVENTUS_REDIRECT_URI": w.site + "/oauth2/callback",
+			"AVENTUS_AUDIENCE": "https://api.example.com/", "AVENTUS_ISSUER": w.issuer.Issuer,
+		} {
+			t.Setenv(name, value)
+		}
+		return readFile(t, "Caddyfile.example")
+	}, issuer: func(s *aventustest.Server) {
+		s.Deny = func(aventustest.User, aventustest.Client) string {
+			return "Schreib an <b>ada@example.com</b>, 承認待ち {{env \"HOME\"}}\x07"
+		}
+	}})
+	b := w.browser()
+	a := b.get(b.begin("/"))
+	w.expect(a, http.StatusForbidden)
+	_, page, _ := strings.Cut(a.body, "<h1>You are not signed in</h1>\n")
+	want := "<p>The sign-in server says: <q>Schreib an &lt;b&gt;ada@example.com&lt;/b&gt;, 承認待ち { {env " +
+		"&#34;HOME&#34;}}</q></p>\n"
+	own, after, found := strings.Cut(page, want)
+	if !strings.HasPrefix(own, "<p>You chose not to let this site know who you are") || !found ||
+		!strings.Contains(after, "Try again") {
+		t.Errorf("the page is\n%s", a.body)
+	}
+	// A page about anything else has none.
+	if a := b.get("/oauth2/callback?error=x"); a.StatusCode != http.StatusBadRequest ||
+		strings.Contains(a.body, "The sign-in server says") {
+		t.Errorf("the page is\n%s", a.body)
+	}
+}

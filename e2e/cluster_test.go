@@ -4,8 +4,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,29 +94,39 @@ func TestRenewUnderLoad(t *testing.T) {
 	}
 }
 
-// TestLogout: a session that was ended at one node is refused by the others within
-// 10 s.
+// TestLogout: a session that was ended at one node, by the person or by a logout token
+// of the authorization server, is refused by the others within 10 s.
 func TestLogout(t *testing.T) {
 	onEngines(t, func(t *testing.T, engine string) {
 		sites := []site{inCookie, inStorage, refreshing("refresh", time.Hour)}
+		for i := range sites {
+			sites[i].block += "\nscope openid\nprofile /me\nbackchannel_logout /ended"
+		}
 		c := newCluster(t, engine, 3, sites...)
 		var wait sync.WaitGroup
 		var learned slowest
 		for _, s := range sites {
-			for n := range c.nodes {
+			for n := range 2 * len(c.nodes) {
+				isTold := n >= len(c.nodes)
+				n %= len(c.nodes)
 				b := c.login(s.name)
 				stolen := b.copy()
 				for other := range c.nodes {
 					c.expect(stolen.fetch(other), http.StatusOK, "a copy of the cookie")
 				}
 				began := time.Now()
-				c.expect(b.send(n, "/logout", "navigate"), http.StatusOK, "the logout")
+				if isTold {
+					c.tellOut(b, n)
+				} else {
+					c.expect(b.send(n, "/logout", "navigate"), http.StatusOK, "the logout")
+				}
 				c.expect(stolen.fetch(n), http.StatusUnauthorized, "the same node after it")
 				for other := range c.nodes {
 					wait.Go(func() {
 						for stolen.fetch(other).status != http.StatusUnauthorized {
 							if time.Since(began) > 10*time.Second {
-								t.Errorf("%s: node %d lets it in 10 s after the logout at node %d", s.name, other, n)
+								t.Errorf("%s: node %d lets it in 10 s after its end at node %d (told: %t)",
+									s.name, other, n, isTold)
 								return
 							}
 							time.Sleep(50 * time.Millisecond)
@@ -127,8 +139,37 @@ func TestLogout(t *testing.T) {
 			}
 		}
 		wait.Wait()
-		t.Logf("%d logouts, each known at both other nodes after %s at most", len(sites)*len(c.nodes), learned.time())
+		t.Logf("%d logouts, each known at both other nodes after %s at most", 2*len(sites)*len(c.nodes),
+			learned.time())
 	})
+}
+
+// tellOut ends the authorization server's session of a browser there, and the logout
+// token goes to one node.
+func (c *cluster) tellOut(b *browser, n int) {
+	c.t.Helper()
+	var me struct{ Claims struct{ Sid string } }
+	if a := b.send(n, "/me", "cors"); json.Unmarshal([]byte(a.whose), &me) != nil || me.Claims.Sid == "" {
+		c.t.Fatalf("the profile is %s", a)
+	}
+	i := c.issuers[b.site]
+	i.LogoutTransport = toNode{c.air, n}
+	d := i.Deliver(c.origin(b.site)+"/ended", "the-client", i.LogoutToken("the-client", "", me.Claims.Sid))
+	if d.Status != http.StatusOK {
+		c.t.Fatalf("node %d answers a logout token with %d %s, %v", n, d.Status, d.Body, d.Err)
+	}
+}
+
+// toNode sends requests to one node, past the balancer's choice.
+type toNode struct {
+	http.RoundTripper
+	node int
+}
+
+func (to toNode) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("X-Node", strconv.Itoa(to.node))
+	return to.RoundTripper.RoundTrip(r)
 }
 
 // slowest is the longest of several times.
