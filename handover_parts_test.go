@@ -27,12 +27,13 @@ func (p *parts) handOvers() *handOvers {
 	requests := &hostRequests{
 		cookies: p.cookies, box: p.ring.Box("host request", "the-client"), answers: p.answers, now: p.clock.Now,
 	}
+	logins.replacer.own.requests, logins.replacer.own.logoutPath = requests, "/logout"
 	return &handOvers{
 		sites: p.sites, cookies: p.cookies, answers: p.answers, keeper: p.keeper, logins: logins,
 		renewer: new(renewalParts).renewer(p.clock.Now), tickets: logins.tickets, requests: requests,
 		logouts: &logouts{
 			path: "/logout", own: logins.replacer.own, blocks: logins.replacer.blocks, replacer: logins.replacer,
-			requests: requests, answers: p.answers,
+			answers:  p.answers,
 			remember: func(context.Context) time.Duration { return p.keeper.lifetime },
 		},
 		used: p.once, replacer: logins.replacer, now: p.clock.Now, meter: p.meter,

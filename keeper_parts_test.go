@@ -464,8 +464,8 @@ func TestJudgedWhenItIsRead(t *testing.T) {
 	}
 }
 
-// TestKeeperEndsForNoLonger: an end is recorded for as long as what it ends could last, and not for much longer, or the
-// storage would keep it for good.
+// TestKeeperEndsForNoLonger: an end is recorded for as long as what it ends could last, and not for much longer, or
+// the storage would keep it for good.
 func TestKeeperEndsForNoLonger(t *testing.T) {
 	for what, end := range map[string]func(*parts, *keptSession) error{
 		"it":           func(p *parts, k *keptSession) error { return p.keeper.end(t.Context(), k) },
