@@ -15,7 +15,7 @@ import (
 // TestLogoutTokenRequests: which requests for a back-channel logout are looked at, before any key is asked for.
 func TestLogoutTokenRequests(t *testing.T) {
 	const form = "application/x-www-form-urlencoded"
-	const madeUp = "eyJhbGciOiJSUzI1NiJ9.e30.AAAA" // {"alg":"RS256"}, {}
+	const madeUp = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.e30.AAAA" // {"alg":"RS256","typ":"JWT"}, {}
 	for _, c := range []struct {
 		what, method, kind, body string
 		busy                     bool

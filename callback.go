@@ -184,7 +184,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if !ls.now().Before(s.tokenEnds) { // within the leeway of the clocks
 		return ls.answers.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
 	}
-	k, err := ls.keeper.save(w, r.Context(), at, s, at.origin+l.returnTo)
+	k, before, err := ls.keep(w, r, at, l, s)
 	if errors.Is(err, errTooLarge) {
 		return ls.answers.fail(w, r, errTokenTooLong, err)
 	}
@@ -192,10 +192,27 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		return ls.answers.fail(w, r, errStorage, err)
 	}
 	ls.meter.loginFinished()
-	ls.meter.tell("login", "signed in", at.origin, s.subject(), s.name(), clientIP(r))
-	ls.meter.tokenLength(len(s.bearer))
-	ls.replacer.endReplaced(r, at, l, s)
+	ls.meter.tell("login", "signed in", at.origin, k.subject(), k.name(), clientIP(r))
+	ls.meter.tokenLength(len(k.bearer))
+	ls.replacer.endReplaced(r, at, k.session, before)
 	return ls.goBack(w, r, at, l, k)
+}
+
+// keep keeps the session that a login has made, and sets its cookie. Where several hosts share it, it may be
+// another tab's: see replacer.join. It also returns the sessions before that are to be ended.
+func (ls *logins) keep(
+	w http.ResponseWriter, r *http.Request, at site, l *login, s *session,
+) (k *keptSession, before []*keptSession, err error) {
+	if s.isShared() {
+		if k, before, err = ls.replacer.join(r, at, l, s); err == nil {
+			err = ls.keeper.hand(w, r.Context(), at, k)
+		}
+		return k, before, err
+	}
+	if k, err = ls.keeper.save(w, r.Context(), at, s, at.origin+l.returnTo); err != nil {
+		return nil, nil, err
+	}
+	return k, ls.replacer.remember(at, l, k), nil
 }
 
 // answerError answers a callback with an error (RFC 6749, section 4.1.2.1).

@@ -29,7 +29,9 @@ func forDoctor() doctor.Front {
 		},
 		Refusals:       refusalsOf,
 		RefusalsAdvice: errorRoutesAdvice,
-		Now:            func() time.Time { return clock() },
+
+		Unguarded: unguardedBy, UnguardedAdvice: unguardedAdvice,
+		Now: func() time.Time { return clock() },
 	}
 }
 
@@ -81,15 +83,7 @@ var oneOfEachStatus = append([]failure(nil),
 // refusalsOf says what the error routes of a server can do with a refusal of each status, at each of
 // the hosts.
 func refusalsOf(server *caddyhttp.Server, hosts []string) (unsafe string, found bool) {
-	e := newErrorRoutes(server)
-	at := []string{strings.Repeat(string(rune(routing.Maybe)), len(e.hosts))}
-	if len(hosts) > 0 {
-		at = nil
-		for _, host := range hosts {
-			r := &http.Request{Method: http.MethodGet, URL: new(url.URL), Host: host, Header: make(http.Header)}
-			at = append(at, e.hostsOf(caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)))
-		}
-	}
+	e, at := errorRoutesAt(server, hosts)
 	for _, at := range at {
 		for _, f := range oneOfEachStatus {
 			if v := e.verdict(f, at); v.unsafe != "" {
@@ -98,4 +92,30 @@ func refusalsOf(server *caddyhttp.Server, hosts []string) (unsafe string, found 
 		}
 	}
 	return "", len(e.lists) > 0
+}
+
+// unguardedBy says what the error routes of a server can do with a request that fails before it comes to a block, at
+// each of the hosts.
+func unguardedBy(server *caddyhttp.Server, hosts []string) (unsafe, failing string) {
+	e, at := errorRoutesAt(server, hosts)
+	for _, at := range at {
+		if unsafe, failing := e.unguarded(at); unsafe != "" {
+			return unsafe, failing
+		}
+	}
+	return "", ""
+}
+
+// errorRoutesAt returns the error routes of a server, and what hostsOf says of each of the hosts.
+func errorRoutesAt(server *caddyhttp.Server, hosts []string) (e *errorRoutes, at []string) {
+	e = newErrorRoutes(server)
+	at = []string{strings.Repeat(string(rune(routing.Maybe)), len(e.hosts))}
+	if len(hosts) > 0 {
+		at = nil
+		for _, host := range hosts {
+			r := &http.Request{Method: http.MethodGet, URL: new(url.URL), Host: host, Header: make(http.Header)}
+			at = append(at, e.hostsOf(caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, server)))
+		}
+	}
+	return e, at
 }

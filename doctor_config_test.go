@@ -483,3 +483,33 @@ func TestDoctorErrorRoutes(t *testing.T) {
 		t.Errorf("without error routes: %v", checks)
 	}
 }
+
+// TestDoctorUnguardedErrors: the doctor names what may fail before a request comes to the block, where the error
+// routes could then answer with what was asked for. A block among them prevents it.
+func TestDoctorUnguardedErrors(t *testing.T) {
+	block := "aventus_auth {\nclient_id one\nclient_secret s\nredirect_uri https://{host}/oauth2/callback\n}\n"
+	files := "handle_errors 404 413 {\nfile_server\n}"
+	for _, c := range []struct{ inFront, routes, want string }{
+		{"", files, ""},
+		{"request_body {\nmax_size 10MB\n}", files, "max_size of request_body"},
+		{"request_body {\nmax_size 10MB\n}", "handle_errors 413 {\n" + block + "file_server\n}", ""},
+		{"request_body {\nmax_size 10MB\n}", "handle_errors 413 {\nrewrite * /large.html\nfile_server\n}", ""},
+		{"try_files {path} =404", "handle_errors 404 {\nreverse_proxy localhost:1\n}", "try_files =404"},
+		{"try_files {path} /index.html", files, ""},
+		{"@v expression int({header.X-V}) > 1\nheader @v X-V new", files, "an expression"},
+		{"error /old 404", files, "error"},
+	} {
+		doc := examine(t, "https://a.example.com {\n"+c.inFront+"\n"+block+"file_server\n"+c.routes+"\n}\n"+
+			"https://b.example.com {\nrequest_body {\nmax_size 1MB\n}\nrespond hi\n}",
+			"HTTPS_PROXY=http://127.0.0.1:1")
+		checks := doc.Blocks[0].Checks
+		got := checks[len(checks)-1]
+		want := "they show nothing that is protected"
+		if c.want != "" {
+			want = c.want + " may fail before aventus_auth sees a request"
+		}
+		if got["check"] != "errors" || !strings.HasPrefix(got["detail"], want) {
+			t.Errorf("%s, %s: %v, want %s", c.inFront, c.routes, got, want)
+		}
+	}
+}

@@ -4,12 +4,15 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/requestbody"
 	"go.uber.org/zap"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
@@ -56,7 +59,14 @@ func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure
 	if len(routes.lists) == 0 {
 		return true
 	}
-	v := routes.verdict(f, routes.hostsOf(r))
+	hosts := routes.hostsOf(r)
+	if _, looked := routes.looked.LoadOrStore(hosts, true); !looked {
+		if unsafe, failing := routes.unguarded(hosts); unsafe != "" {
+			e.logger.Warn("the error routes could show what is protected where a request fails before it comes here",
+				zap.String("handler", unsafe), zap.String("failing", failing), zap.String("advice", unguardedAdvice))
+		}
+	}
+	v := routes.verdict(f, hosts)
 	why := ""
 	ofSubroute := slices.ContainsFunc(routes.lists, func(l errorList) bool { return l.ofSubroute })
 	switch {
@@ -90,6 +100,9 @@ func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure
 const errorRoutesAdvice = "in handle_errors, put a rewrite to a page of its own before file_server and " +
 	"reverse_proxy, such as: rewrite * /errors/{err.status_code}.html?"
 
+const unguardedAdvice = "in handle_errors, put the block, too, in front of file_server and reverse_proxy, or a " +
+	"rewrite to a page of its own"
+
 // errorRequestHeaders are the only headers of a refused request that an upstream of the
 // error routes receives: none that identifies the visitor, and none by which an app
 // may take the request for another one (X-Original-URL, X-HTTP-Method-Override).
@@ -120,9 +133,11 @@ type errorRoutes struct {
 	// and groups of routes.
 	known    map[string]level
 	groups   map[string]bool
-	newHost  bool     // one of them may change the request's host
+	newHost  bool // one of them may change the request's host
+	failing  []failsInFront
 	verdicts sync.Map // verdict by failure and hosts
 	logged   sync.Map // reasons that were logged
+	looked   sync.Map // results of hostsOf for which unguarded was asked
 }
 
 // errorList is a list of error routes: the server's, or a subroute's.
@@ -130,6 +145,12 @@ type errorList struct {
 	around     []caddyhttp.MatcherSets // of the routes around the subroute
 	routes     caddyhttp.RouteList
 	ofSubroute bool
+}
+
+// failsInFront is what may fail before a request comes to a block.
+type failsInFront struct {
+	around []caddyhttp.MatcherSets // of the routes around it, and of its own
+	what   string
 }
 
 // verdict says what error routes can do with a refused request.
@@ -152,6 +173,11 @@ func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
 		}
 		e.collectHostsIn(list.routes)
 	}
+	for _, failing := range e.failing {
+		for _, sets := range failing.around {
+			e.collectHosts(sets)
+		}
+	}
 	for _, route := range server.NamedRoutes {
 		e.collectHostsIn(caddyhttp.RouteList{*route})
 	}
@@ -165,6 +191,9 @@ func (e *errorRoutes) collect(routes caddyhttp.RouteList, around []caddyhttp.Mat
 	for _, route := range routes {
 		e.groups[route.Group] = route.Group != ""
 		around := append(slices.Clone(around), route.MatcherSets)
+		if what := failingIn(route); what != "" {
+			e.failing = append(e.failing, failsInFront{around, what})
+		}
 		for _, handler := range route.Handlers {
 			switch handler := handler.(type) {
 			case *caddyhttp.VarsMiddleware:
@@ -247,6 +276,86 @@ func (e *errorRoutes) hostsOf(r *http.Request) string {
 	return string(known)
 }
 
+// walk returns a walk through the error routes, given a result of hostsOf.
+func (e *errorRoutes) walk(hosts string) *errorWalk {
+	r := &http.Request{Method: http.MethodGet, URL: new(url.URL), Header: make(http.Header)}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, e.server)
+	w := &errorWalk{errorRoutes: e, r: r, matched: make(map[*caddyhttp.MatchHost]routing.Certainty)}
+	for i, matcher := range e.hosts {
+		w.matched[matcher] = routing.Certainty(hosts[i])
+	}
+	return w
+}
+
+// unguarded returns the handler among the error routes that could answer a request with what it asks for, if the
+// request fails before it comes to a block, and what may fail there; both are empty if there is no such thing, or if
+// a block stands before that handler. No block is asked about such a request: the error routes are used.
+func (e *errorRoutes) unguarded(hosts string) (unsafe, fails string) {
+	w := e.walk(hosts)
+	w.endsAtBlocks = true
+	may := slices.IndexFunc(e.failing, func(f failsInFront) bool {
+		return !slices.ContainsFunc(f.around, func(sets caddyhttp.MatcherSets) bool {
+			return w.matches(sets, trail{otherError: true}) == routing.No
+		})
+	})
+	if may < 0 {
+		return "", ""
+	}
+	for _, list := range e.lists {
+		w.follow(list.routes, []trail{{otherError: true}})
+	}
+	if w.found.unsafe == "" {
+		return "", ""
+	}
+	return w.found.unsafe, e.failing[may].what
+}
+
+// failingIn returns what may fail of a route before its handlers have called the next one, or "".
+func failingIn(route caddyhttp.Route) string {
+	if failing := failingMatcher(route.MatcherSets); failing != "" {
+		return failing
+	}
+	for _, handler := range route.Handlers {
+		name := caddy.GetModuleName(handler)
+		switch handler := handler.(type) {
+		case *requestbody.RequestBody:
+			if handler.MaxSize > 0 {
+				return "max_size of " + name
+			}
+		case *caddyhttp.StaticError:
+			return name
+		default:
+			if !isCaddys(handler) && name != moduleName {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// failingMatcher returns a matcher that may fail, and not only not match.
+func failingMatcher(sets []caddyhttp.MatcherSet) string {
+	for _, set := range sets {
+		for _, matcher := range set {
+			switch matcher := matcher.(type) {
+			case *caddyhttp.MatchNot:
+				if failing := failingMatcher(matcher.MatcherSets); failing != "" {
+					return failing
+				}
+			case *caddyhttp.MatchExpression:
+				return "an expression"
+			case *fileserver.MatchFile:
+				for _, try := range matcher.TryFiles {
+					if strings.HasPrefix(try, "=") {
+						return "try_files " + try
+					}
+				}
+			}
+		}
+	}
+	return ""
+}
+
 // verdict returns what the error routes can do after a failure, given a result of hostsOf. It is computed
 // once for each failure code and result.
 func (e *errorRoutes) verdict(f failure, hosts string) verdict {
@@ -254,16 +363,11 @@ func (e *errorRoutes) verdict(f failure, hosts string) verdict {
 	if v, ok := e.verdicts.Load(key); ok {
 		return v.(verdict)
 	}
-	repl := caddy.NewReplacer()
-	r := &http.Request{Method: http.MethodGet, URL: new(url.URL), Header: make(http.Header)}
-	r = caddyhttp.PrepareRequest(r, repl, nil, e.server)
+	w := e.walk(hosts)
+	repl := w.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.error.status_code", f.status)
 	repl.Set("http.error.status_text", http.StatusText(f.status))
 	repl.Set("http.aventus_auth.error", f.code)
-	w := &errorWalk{errorRoutes: e, r: r, matched: make(map[*caddyhttp.MatchHost]routing.Certainty)}
-	for i, matcher := range e.hosts {
-		w.matched[matcher] = routing.Certainty(hosts[i])
-	}
 	start := []trail{{}}
 	if len(e.lists) > 1 {
 		start = append(start, trail{otherError: true}) // of the error routes of a subroute

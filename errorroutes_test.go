@@ -198,3 +198,18 @@ func TestRefusalReadsNoBody(t *testing.T) {
 		}
 	}
 }
+
+// TestUnguardedErrorsInTheLog: the log says, once, that error routes could answer requests that the block has not
+// seen.
+func TestUnguardedErrorsInTheLog(t *testing.T) {
+	for inFront, want := range map[string]int{"": 0, "request_body {\nmax_size 1MB\n}": 1} {
+		w := newWorld(t, setup{caddyfile: "root " + errorFiles(t) + "\n" + inFront + "\n%s\nfile_server\n" +
+			"handle_errors 413 {\nfile_server\n}"})
+		for range 2 {
+			w.expect(w.browser().do("GET", "/secret.txt", "Sec-Fetch-Mode", "cors"), http.StatusUnauthorized)
+		}
+		if got := strings.Count(w.log(), "where a request fails before it comes here"); got != want {
+			t.Errorf("%q: it says so %d times, want %d", inFront, got, want)
+		}
+	}
+}

@@ -27,6 +27,8 @@ type errorWalk struct {
 	matched map[*caddyhttp.MatchHost]routing.Certainty
 	depth   int
 	found   verdict
+
+	endsAtBlocks bool // a block lets only those through who may go on
 }
 
 // follow returns the trails that continue behind the routes.
@@ -157,7 +159,11 @@ func (w *errorWalk) meet(handler caddyhttp.MiddlewareHandler, t trail) []trail {
 	case *reverseproxy.Handler:
 		return w.meetProxy(handler, t)
 	}
-	switch name := caddy.GetModuleName(handler); name {
+	name := caddy.GetModuleName(handler)
+	if name == moduleName && w.endsAtBlocks {
+		return nil
+	}
+	switch name {
 	// At another block of this module, a visitor with a session goes on, even one whom this block refused.
 	case "authentication", moduleName, "copy_response_headers", "encode", "log_append", "push",
 		"templates", "timeouts", "tracing":

@@ -57,3 +57,67 @@ func TestTicketReplacesAnothersSession(t *testing.T) {
 	g.expectPage(b, g.app+"/shared/", 1)
 	g.expect(g.browser().do("GET", g.app+"/own/", "Cookie", copied), http.StatusUnauthorized)
 }
+
+// TestLogoutBesideAGroup: of two blocks with one logout path, one shares its login with other hosts. The logout ends
+// the session there, whichever of them stands first, and whether or not the browser has one of the other block.
+func TestLogoutBesideAGroup(t *testing.T) {
+	for _, inFront := range []bool{true, false} {
+		for _, signedIn := range []bool{true, false} {
+			g := newGroup(t, besideGroup("app.localhost", "logout /logout\nsession {\nname own\n}", inFront), false)
+			b := g.browser()
+			g.expectPage(b, g.login+"/", 1)
+			if signedIn {
+				g.expectPage(b, g.app+"/own/", 1)
+			}
+			a, trail := b.visit(g.app + "/logout")
+			if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") ||
+				a.Request.URL.Host != strings.TrimPrefix(g.app, "http://") {
+				t.Errorf("in front %t: the logout ends at %s with %d %s by %s", inFront, a.Request.URL, a.StatusCode,
+					a.body, trail)
+			}
+			for _, page := range []string{g.login + "/data", g.app + "/own/data", g.app + "/shared/data"} {
+				if a := b.do("GET", page); a.StatusCode != http.StatusUnauthorized {
+					t.Errorf("in front %t, signed in %t: %s answers %d", inFront, signedIn, page, a.StatusCode)
+				}
+			}
+			if a := b.get(g.app + "/logout?ended=made-up"); !strings.Contains(a.body, "not signed in at this site") {
+				t.Errorf("in front %t: a link that was made up shows %s", inFront, a.body)
+			}
+		}
+	}
+}
+
+// TestLogoutOfTwoGroups: two groups have a host in common, with one logout path. It ends the sessions of both, also
+// where the browser has none at that host.
+func TestLogoutOfTwoGroups(t *testing.T) {
+	for _, here := range []string{"", "/one/", "/two/"} {
+		s := twoGroups("")
+		s.sites = func(w *world) string {
+			own := w.directive("/one/*", "hosts app.localhost\nlogout /logout")
+			other := strings.NewReplacer("the-client", "another", "//login.", "//sso.").Replace(
+				w.directive("/two/*", "hosts app.localhost\nlogout /logout\nsession {\nname two\n}"))
+			site := func(host, blocks string) string {
+				return "http://" + host + ":" + w.port + " {\n" + blocks + "\nreverse_proxy " + w.app + "\n}\n"
+			}
+			return site("login.localhost", own) + site("app.localhost", own+"\n"+other) + site("sso.localhost", other)
+		}
+		g := newGroup(t, s, false)
+		b := g.browser()
+		pages := []string{g.login + "/one/data", g.at("sso.localhost") + "/two/data"}
+		for _, page := range pages {
+			g.expectPage(b, page, 1)
+		}
+		if here != "" {
+			g.expectPage(b, g.app+here, 0)
+		}
+		a, trail := b.visit(g.app + "/logout")
+		if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {
+			t.Errorf("%s: the logout ends at %s with %d %s by %s", here, a.Request.URL, a.StatusCode, a.body, trail)
+		}
+		for _, page := range append(pages, g.app+"/one/data", g.app+"/two/data") {
+			if a := b.do("GET", page); a.StatusCode != http.StatusUnauthorized {
+				t.Errorf("%s: %s answers %d", here, page, a.StatusCode)
+			}
+		}
+	}
+}

@@ -27,12 +27,13 @@ func (p *parts) handOvers() *handOvers {
 	requests := &hostRequests{
 		cookies: p.cookies, box: p.ring.Box("host request", "the-client"), answers: p.answers, now: p.clock.Now,
 	}
+	logins.replacer.own.requests, logins.replacer.own.logoutPath = requests, "/logout"
 	return &handOvers{
 		sites: p.sites, cookies: p.cookies, answers: p.answers, keeper: p.keeper, logins: logins,
 		renewer: new(renewalParts).renewer(p.clock.Now), tickets: logins.tickets, requests: requests,
 		logouts: &logouts{
 			path: "/logout", own: logins.replacer.own, blocks: logins.replacer.blocks, replacer: logins.replacer,
-			requests: requests, answers: p.answers,
+			answers:  p.answers,
 			remember: func(context.Context) time.Duration { return p.keeper.lifetime },
 		},
 		used: p.once, replacer: logins.replacer, now: p.clock.Now, meter: p.meter,
@@ -165,7 +166,7 @@ func TestHandOver(t *testing.T) {
 	if to := w.Header().Get("Location"); !strings.HasPrefix(to, secondSite+"/logout?ended=") {
 		t.Errorf("the logout leads to %s", to)
 	}
-	if k, err := h.load(h.atFirst); k != nil || err != nil {
+	if k, err := h.parts.load(h.atFirst); k != nil || err != nil {
 		t.Errorf("the session goes on: %v, %v", k, err)
 	}
 }
@@ -271,7 +272,7 @@ func (h *handedOver) remember() {
 	shelf := h.keeper.store.shelf
 	h.keeper.store.shelf = records.NewShelf(h.storage, "aventus_auth/sessions",
 		records.NewClock(h.clock.Now, h.clock.Elapsed))
-	if k, err := h.load(h.atFirst); k == nil || err != nil {
+	if k, err := h.parts.load(h.atFirst); k == nil || err != nil {
 		h.t.Fatal(k, err)
 	}
 	h.keeper.store.shelf = shelf
@@ -320,7 +321,7 @@ func TestHandOverTells(t *testing.T) {
 		"a logout of a session that no hosts share": {func(h *handedOver) { _, h.atFirst = h.session(nil) },
 			func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, errNotOut.code, ""},
 		"a logout of a session whose end is unwritten": {func(h *handedOver) {
-			k, err := h.load(h.atFirst)
+			k, err := h.parts.load(h.atFirst)
 			if err != nil {
 				h.t.Fatal(err)
 			}
@@ -364,7 +365,7 @@ func TestHandOverTells(t *testing.T) {
 		"a logout's ticket, and the session has ended": {(*handedOver).leaveAtFirst,
 			func(h *handedOver) step { return h.callback(h.ends, h.bound) }, "See Other", proven},
 		"a logout's ticket, and the session has ended, but for its record": {func(h *handedOver) {
-			k, err := h.load(h.atFirst)
+			k, err := h.parts.load(h.atFirst)
 			if err == nil {
 				err = h.keeper.ends.end(h.t.Context(), k.id, k.expires)
 			}
@@ -380,7 +381,7 @@ func TestHandOverTells(t *testing.T) {
 		"a proof, and somebody has signed in": {func(h *handedOver) {
 			h.prove()
 			_, h.atFirst = h.session(nil)
-			k, err := h.load(h.atFirst)
+			k, err := h.parts.load(h.atFirst)
 			if err != nil {
 				h.t.Fatal(err)
 			}

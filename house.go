@@ -154,9 +154,10 @@ func (h *Handler) setUp(in surroundings) error {
 	requests := &hostRequests{
 		cookies: cookies, box: ring.Box("host request", cfg.ClientID), answers: answers, now: in.now,
 	}
+	own.requests = requests
 	logouts := &logouts{
 		path: cfg.logoutPath, returnURL: cfg.logoutURL, provider: cfg.logoutProvider,
-		own: own, blocks: &in.peers.blocks, replacer: replacer, requests: requests,
+		own: own, blocks: &in.peers.blocks, replacer: replacer,
 		remember: longestOf(ring), answers: answers,
 	}
 	handOvers := &handOvers{

@@ -180,19 +180,32 @@ func (kp *keeper) save(
 	if err != nil {
 		return nil, err
 	}
-	k := &keptSession{session: s}
 	room := min(maxCookie-len("="), roomIn(w.Header())-len(location)) - len(kp.cookies.session)
 	// A refresh token never leaves the server.
 	if kp.inStorage || s.refresh != "" || keyring.EncodedLen(len(plaintext)) > room {
-		k.handle = newHandle(s)
-		if err := kp.store.put(ctx, at, k.handle, s); err != nil {
+		k, err := kp.put(ctx, at, s)
+		if err != nil {
 			return nil, err
 		}
-		if plaintext, err = k.handle.marshal(); err != nil {
-			return nil, err
-		}
+		return k, kp.hand(w, ctx, at, k)
 	}
+	k := &keptSession{session: s}
 	return k, kp.give(w, ctx, at, k, plaintext)
+}
+
+// put keeps a new session in the storage.
+func (kp *keeper) put(ctx context.Context, at site, s *session) (*keptSession, error) {
+	k := &keptSession{session: s, handle: newHandle(s)}
+	return k, kp.store.put(ctx, at, k.handle, s)
+}
+
+// hand sets the cookie of a session that rests in the storage.
+func (kp *keeper) hand(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
+	plaintext, err := k.handle.marshal()
+	if err != nil {
+		return err
+	}
+	return kp.give(w, ctx, at, k, plaintext)
 }
 
 // give sets the cookie of a session to what is to be in it. The visitor comes back with it at once.
@@ -226,14 +239,10 @@ func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, 
 
 // adopt sets the cookie, at one host, of a session that another has. That is a use of the session.
 func (kp *keeper) adopt(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
-	plaintext, err := k.handle.marshal()
-	if err != nil {
-		return err
-	}
 	if kp.idle > 0 {
 		kp.noteUse(ctx, k)
 	}
-	return kp.give(w, ctx, at, k, plaintext)
+	return kp.hand(w, ctx, at, k)
 }
 
 // familiesIn returns the families of the sessions that the handles in some cookies are of, whatever has become

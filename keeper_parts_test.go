@@ -413,43 +413,6 @@ func TestLogoutTokenEndsOnce(t *testing.T) {
 	}
 }
 
-// TestKeeperEndsForNoLonger: an end is recorded for as long as what it ends could last, and not for much longer, or
-// the storage would keep it for good.
-func TestKeeperEndsForNoLonger(t *testing.T) {
-	for what, end := range map[string]func(*parts, *keptSession) error{
-		"it":           func(p *parts, k *keptSession) error { return p.keeper.end(t.Context(), k) },
-		"one replaced": func(p *parts, k *keptSession) error { return p.keeper.endReplaced(t.Context(), k) },
-		"one of a list": func(p *parts, k *keptSession) error {
-			return p.keeper.endListed(t.Context(), listed{
-				id: k.id, family: k.family, Created: k.created, Expires: k.expires,
-			})
-		},
-		"the newest": func(p *parts, k *keptSession) error {
-			_, err := p.keeper.endNewest(t.Context(), p.at(), k)
-			return err
-		},
-	} {
-		p := newParts(t)
-		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
-		if err := end(p, k); err != nil {
-			t.Fatal(err)
-		}
-		last, found := p.clock.Now().Add(p.keeper.lifetime+2*time.Hour).Unix(), 0
-		for key := range p.storage.files {
-			_, rest, _ := strings.Cut(key, "aventus_auth/ended/all/")
-			period, _, _ := strings.Cut(rest, "/")
-			if hour, err := strconv.ParseInt(period, 10, 64); err == nil {
-				if found++; hour*3600 > last || hour < k.expires.Unix()/3600 {
-					t.Errorf("%s: recorded until %s", what, time.Unix(hour*3600, 0))
-				}
-			}
-		}
-		if found == 0 || !p.keeper.ends.has(k.session) {
-			t.Errorf("%s: %d ends, and the session has ended: %t", what, found, p.keeper.ends.has(k.session))
-		}
-	}
-}
-
 // TestEndLearnedOnTheWay: an instance that does not know what has ended asks before it lets a session in, and the
 // very request that asks is not let in if that session has ended; nor does a stream of it go on.
 func TestEndLearnedOnTheWay(t *testing.T) {
@@ -498,5 +461,42 @@ func TestJudgedWhenItIsRead(t *testing.T) {
 	p.keeper.store.shelf = records.NewShelf(slowRecords{p.storage, p.clock}, "aventus_auth/sessions", clock)
 	if got, err := p.load(cookie); got != nil || err != nil {
 		t.Errorf("let in: %v, error %v", got, err)
+	}
+}
+
+// TestKeeperEndsForNoLonger: an end is recorded for as long as what it ends could last, and not for much longer, or
+// the storage would keep it for good.
+func TestKeeperEndsForNoLonger(t *testing.T) {
+	for what, end := range map[string]func(*parts, *keptSession) error{
+		"it":           func(p *parts, k *keptSession) error { return p.keeper.end(t.Context(), k) },
+		"one replaced": func(p *parts, k *keptSession) error { return p.keeper.endReplaced(t.Context(), k) },
+		"one of a list": func(p *parts, k *keptSession) error {
+			return p.keeper.endListed(t.Context(), listed{
+				id: k.id, family: k.family, Created: k.created, Expires: k.expires,
+			})
+		},
+		"the newest": func(p *parts, k *keptSession) error {
+			_, err := p.keeper.endNewest(t.Context(), p.at(), k)
+			return err
+		},
+	} {
+		p := newParts(t)
+		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+		if err := end(p, k); err != nil {
+			t.Fatal(err)
+		}
+		last, found := p.clock.Now().Add(p.keeper.lifetime+2*time.Hour).Unix(), 0
+		for key := range p.storage.files {
+			_, rest, _ := strings.Cut(key, "aventus_auth/ended/all/")
+			period, _, _ := strings.Cut(rest, "/")
+			if hour, err := strconv.ParseInt(period, 10, 64); err == nil {
+				if found++; hour*3600 > last || hour < k.expires.Unix()/3600 {
+					t.Errorf("%s: recorded until %s", what, time.Unix(hour*3600, 0))
+				}
+			}
+		}
+		if found == 0 || !p.keeper.ends.has(k.session) {
+			t.Errorf("%s: %d ends, and the session has ended: %t", what, found, p.keeper.ends.has(k.session))
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package aventusauth
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +36,6 @@ type logouts struct {
 	own      *neighbour
 	blocks   *neighbours
 	replacer *replacer
-	requests *hostRequests
 	remember func(context.Context) time.Duration // how long a session may last
 	answers  *answers
 }
@@ -55,14 +53,17 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return lo.answers.noSite(w, r, err)
 	}
+	blocks := lo.blocks.atHost(lo.own, r, at)
+	sharing := lo.sharing(blocks)
 	if orig.Method == http.MethodGet {
 		switch query := orig.URL.RawQuery; {
 		case query == forget:
 			return lo.serveForget(w, r, at)
 		case query == signedOut && lo.provider:
 			return lo.serveSignedOut(w, r, at, lo.showSignedOut)
-		case lo.own.sites.hosts != nil && (query == ended || strings.HasPrefix(query, ended+"=")):
-			return lo.serveEnded(w, r, at, strings.TrimPrefix(query, ended+"="))
+		case (lo.own.sites.hosts != nil || len(sharing) > 0) &&
+			(query == ended || strings.HasPrefix(query, ended+"=")):
+			return lo.serveEnded(w, r, blocks, sharing, strings.TrimPrefix(query, ended+"="))
 		}
 	}
 	// Another site may link to the logout, but then the person, who sees nothing
@@ -74,7 +75,6 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 	if isFetchedAhead(r) || isEmbedded(r) {
 		return lo.answers.fail(w, r, errUnaskedLogout, nil)
 	}
-	blocks := lo.blocks.atHost(lo.own, r, at)
 	// The cookies go in any case; that copies of them are no good any more needs the
 	// storage.
 	for _, b := range blocks {
@@ -82,20 +82,40 @@ func (lo *logouts) leave(w http.ResponseWriter, r *http.Request) error {
 			b.cookies.clear(w)
 		}
 	}
-	var shared bool
+	var sessions []held
 	cookies, ip := asSent(r).cookies, clientIP(r)
 	if err := patiently(r, func(ctx context.Context) (err error) {
-		shared, err = lo.end(ctx, blocks, cookies, ip)
+		sessions, err = lo.end(ctx, blocks, cookies, ip)
 		return err
 	}); err != nil {
 		return lo.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 	}
 	// The browser may be signed in at other hosts, as the login host knows.
-	if lo.own.sites.hosts != nil && !at.isLoginHost() && !shared && isNavigation(r) {
-		path, _, _ := strings.Cut(returnPath(r), "?")
-		return lo.requests.ask(w, r, at, &visit{aim: toEndSession, returnTo: path}, http.StatusSeeOther)
+	sharing = slices.DeleteFunc(sharing, func(b present) bool {
+		return slices.ContainsFunc(sessions, func(s held) bool { return s.isShared() && s.by.isOfGroup(b) })
+	})
+	if len(sharing) > 0 && isNavigation(r) {
+		return lo.ask(w, r, sharing[0])
 	}
 	return lo.goOn(w, r, blocks)
+}
+
+// sharing returns those of some blocks with this logout path whose login is another host's, one of each group. The
+// first block that a request meets answers, and need not be one of them.
+func (lo *logouts) sharing(blocks []present) (found []present) {
+	for _, b := range blocks {
+		if b.sites.hosts != nil && !b.at.isLoginHost() && b.logoutPath == lo.path &&
+			!slices.ContainsFunc(found, b.isOfGroup) {
+			found = append(found, b)
+		}
+	}
+	return found
+}
+
+// ask has the login host of a block end the session there.
+func (lo *logouts) ask(w http.ResponseWriter, r *http.Request, b present) error {
+	path, _, _ := strings.Cut(returnPath(r), "?")
+	return b.requests.ask(w, r, b.at, &visit{aim: toEndSession, returnTo: path}, http.StatusSeeOther)
 }
 
 // patiently calls what ends sessions. A storage that hangs has it go on without the visitor, and without the
@@ -139,14 +159,10 @@ func (lo *logouts) forgetLogins(w http.ResponseWriter, blocks []present, lines [
 	}
 }
 
-// end ends the sessions that a browser has at some blocks. It reports whether one of them was shared with the
-// other hosts of the logout's own block.
-func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, ip string) (shared bool, err error) {
+// end ends the sessions that a browser has at some blocks, and returns them.
+func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, ip string) ([]held, error) {
 	sessions, err := heldBy(ctx, blocks, cookies)
 	sessions = slices.DeleteFunc(sessions, func(s held) bool { return !s.canEnd() })
-	shared = slices.ContainsFunc(sessions, func(s held) bool {
-		return s.isShared() && bytes.Equal(s.by.at.group, blocks[0].at.group)
-	})
 	failed := []error{err, endAll(ctx, sessions, ip)}
 	for _, b := range blocks {
 		// What is left of one that is over, or was replaced, tells which others are of its family.
@@ -161,7 +177,7 @@ func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, 
 			failed = append(failed, lo.replacer.endLatest(ctx, b, browserOf(id)))
 		}
 	}
-	return shared, errors.Join(failed...)
+	return sessions, errors.Join(failed...)
 }
 
 // endFamily ends a family of which the browser has no session here, unless it has ended within the last minutes:
@@ -259,20 +275,27 @@ func (lo *logouts) next(at site) string {
 
 // serveEnded answers the browser that comes back by way of the login host. Where the hosts are of several domains,
 // that is a navigation from another site, so a proof tells it from a link that was made up. Such a link must not
-// lead to the authorization server's logout.
-func (lo *logouts) serveEnded(w http.ResponseWriter, r *http.Request, at site, proof string) error {
+// lead to the authorization server's logout. It says which login host was asked: the next one is asked then.
+func (lo *logouts) serveEnded(w http.ResponseWriter, r *http.Request, blocks, sharing []present, proof string) error {
 	if isFetchedAhead(r) || isEmbedded(r) {
 		return lo.answers.fail(w, r, errUnaskedLogout, nil)
 	}
-	isProven, err := lo.requests.isProof(r, at, proof)
-	if err != nil {
-		return lo.answers.fail(w, r, errStorage, err)
-	}
 	show := lo.showNoSession
-	if isProven {
-		show = func(w http.ResponseWriter) error { return lo.goOn(w, r, lo.blocks.atHost(lo.own, r, at)) }
+	for i, b := range sharing {
+		isProven, err := b.requests.isProof(r, b.at, proof)
+		if err != nil {
+			return lo.answers.fail(w, r, errStorage, err)
+		}
+		if isProven {
+			show = func(w http.ResponseWriter) error {
+				if next := sharing[i+1:]; len(next) > 0 {
+					return lo.ask(w, r, next[0])
+				}
+				return lo.goOn(w, r, blocks)
+			}
+		}
 	}
-	return lo.serveSignedOut(w, r, at, show)
+	return lo.serveSignedOut(w, r, blocks[0].at, show)
 }
 
 // serveSignedOut answers the browser that comes back from the authorization server's

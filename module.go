@@ -39,6 +39,7 @@
 // How is the authorization server asked? | authserver.go, internal/aventus
 // How is an ended session learned of? | ends.go, internal/records/ended.go
 // What ends when the authorization server says so? | backchannel.go, ends.go
+// What do tabs of several hosts that sign in at once have in common? | joined.go
 // What ends at a logout, and which sessions does a login replace? | logout.go, replaced.go, neighbours.go
 // Whose request is it, and what does the profile touch? | identity.go, profile.go
 // What does access need? | access.go, internal/claims/match.go

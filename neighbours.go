@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -16,9 +17,10 @@ type neighbour struct {
 	server  *authServer
 	meter   *meter
 
-	takesLogouts   bool   // of the authorization server: backchannel_logout
-	logoutPath     string // empty: none
-	logoutProvider bool   // by way of the authorization server's logout
+	takesLogouts   bool          // of the authorization server: backchannel_logout
+	logoutPath     string        // empty: none
+	logoutProvider bool          // by way of the authorization server's logout
+	requests       *hostRequests // to the login host
 }
 
 // neighbours are the blocks of one config.
@@ -37,6 +39,9 @@ type present struct {
 	*neighbour
 	at site
 }
+
+// isOfGroup reports whether two blocks have the same sessions at all hosts.
+func (b present) isOfGroup(other present) bool { return bytes.Equal(b.at.group, other.at.group) }
 
 // atHost returns the blocks whose cookies a browser has at the host of a site of own: own itself, which
 // is the first, and its neighbours there. A browser tells cookies apart neither by port nor by scheme.

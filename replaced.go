@@ -10,6 +10,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
@@ -34,18 +35,22 @@ type replacer struct {
 //
 // What hosts that share the login have of the same person lives on: a page of another host may still be
 // asked for with it. It ends with its family, or by itself.
-func (rp *replacer) endReplaced(r *http.Request, at site, l *login, s *session) {
+func (rp *replacer) endReplaced(r *http.Request, at site, s *session, before []*keptSession) {
 	rp.endBrought(r, rp.overwritten(r, at), s)
-	// Without tokens: it is remembered only to be ended.
-	made := &keptSession{
-		session: &session{id: s.id, created: s.created, expires: s.expires, family: s.family},
-		handle:  &handle{expires: s.expires},
-		seen:    rp.now(),
-	}
-	replaced := slices.DeleteFunc(rp.latest.add(jarID(present{rp.own, at}, l.browser), made), s.isOfFamily)
-	rp.report(rp.endMade(rp.own.keeper, replaced, func(k *keptSession) error {
+	rp.report(rp.endMade(rp.own.keeper, slices.DeleteFunc(before, s.isOfFamily), func(k *keptSession) error {
 		return rp.own.keeper.endReplaced(r.Context(), k) // whose they were is not remembered
 	}))
+}
+
+// remember remembers the session that a login has made as its browser's latest. It returns those before that are
+// to be ended.
+func (rp *replacer) remember(at site, l *login, k *keptSession) (before []*keptSession) {
+	s := k.session
+	return rp.latest.add(jarID(present{rp.own, at}, l.browser), &keptSession{
+		session: &session{id: s.id, created: s.created, expires: s.expires, family: s.family}, // without tokens
+		handle:  k.handle,
+		seen:    rp.now(),
+	})
 }
 
 // overwritten returns the blocks whose session's cookie a new session overwrites at a host.
@@ -158,6 +163,8 @@ func (rp *replacer) mayShareGrant(s *session, old held) bool {
 // lastLogins remembers the sessions that the latest logins of a browser made. Sessions that were evicted, or
 // made by another instance, are not ended by it.
 type lastLogins struct {
+	joining singleflight.Group // what they make of one family
+
 	mu    sync.Mutex
 	byJar *lru.Cache[records.ID, []*keptSession]
 	left  *lru.Cache[records.ID, uint64] // how often a browser has signed out

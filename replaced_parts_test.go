@@ -83,7 +83,7 @@ func TestLatestLoginCannotEnd(t *testing.T) {
 		k, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", family })
 		l := &login{browser: [16]byte{1}}
 		r := p.request("GET", "/oauth2/callback")
-		rp.endReplaced(r, p.at(), l, k.session)
+		rp.endReplaced(r, p.at(), k.session, rp.remember(p.at(), l, k))
 		b := present{rp.own, p.at()}
 		working := p.keeper.ends.ended
 		broken := records.NewEnded(unwritable{p.storage, "/ended/"}, records.NewClock(p.clock.Now, p.clock.Elapsed))

@@ -70,7 +70,10 @@ func (v *LogoutVerifier) Verify(ctx context.Context, token string) (Logout, erro
 	if err != nil {
 		return Logout{}, err
 	}
-	// "logout+jwt" is the specification's; Auth0 writes "JWT".
+	// "logout+jwt" is the specification's, which recommends it alone; Auth0 writes "JWT".
+	if _, ok := jws.Signatures[0].Protected.ExtraHeaders["typ"]; !ok {
+		return Logout{}, refuse("it has no typ")
+	}
 	if err := checkType(jws, "jwt", "logout+jwt"); err != nil {
 		return Logout{}, err
 	}

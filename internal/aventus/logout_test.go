@@ -45,8 +45,7 @@ func TestVerifyLogout(t *testing.T) {
 		"typ JWT":         {typed("JWT", claims), whole},
 		"typ jwt":         {typed("jwt", claims), whole},
 		"typ in full":     {typed("application/logout+jwt", claims), whole},
-		"no typ":          {sign(jose.RS256, rsaKey(), m{"kid": "rsa"}, claims), whole},
-		"EdDSA":           {sign(jose.EdDSA, edKey, m{"kid": "ed"}, claims), whole},
+		"EdDSA":           {sign(jose.EdDSA, edKey, m{"kid": "ed", "typ": "JWT"}, claims), whole},
 		"iss, no slash":   {changed(m{"iss": strings.TrimSuffix(testIssuer, "/")}), whole},
 		"aud of several":  {changed(m{"aud": []string{"other", "app"}}), whole},
 		"further events":  {events(m{"urn:x": 1, logoutEvent: m{"y": 2}}), whole},
@@ -76,6 +75,7 @@ func TestVerifyLogout(t *testing.T) {
 		"another's signature": sign(jose.RS256, otherRSA(), m{"kid": "rsa"}, claims),
 		"key of nobody":       sign(jose.RS256, otherRSA(), m{"kid": "nobody"}, claims),
 		"typ of an access":    typed("at+jwt", claims),
+		"no typ":              sign(jose.RS256, rsaKey(), m{"kid": "rsa"}, claims),
 		"typ of an ID":        typed("id_token+jwt", claims),
 		"typ of an event":     typed("secevent+jwt", claims),
 		"typ empty":           typed("", claims),
@@ -157,7 +157,7 @@ func TestVerifyLogoutWithoutKeys(t *testing.T) {
 	clock := newClock()
 	server := newKeyServer(t, "<html>")
 	keys := newKeySet(t, server.URL, clock)
-	token := sign(jose.RS256, rsaKey(), m{"kid": "rsa"}, logoutClaims(clock))
+	token := sign(jose.RS256, rsaKey(), m{"kid": "rsa", "typ": "JWT"}, logoutClaims(clock))
 	_, err := NewLogoutVerifier(testIssuer, "app", keys, clock.Now).Verify(t.Context(), token)
 	wantKind(t, "a server without keys", err, Malformed)
 

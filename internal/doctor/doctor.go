@@ -36,6 +36,11 @@ type Front struct {
 
 	RefusalsAdvice string // what to do about an unsafe handler
 
+	// Unguarded returns the handler among a server's error routes that could answer a request which fails before it
+	// comes to a block with what it asked for, and what may fail there. Both are empty if there is none.
+	Unguarded       func(server *caddyhttp.Server, hosts []string) (unsafe, failing string)
+	UnguardedAdvice string // what to do about it
+
 	Now func() time.Time
 }
 
@@ -364,6 +369,14 @@ func (d *doctor) examineErrorRoutes(p place) (f aventus.Finding, found bool) {
 			Detail: unsafe + " could answer a refused request with what it asked for; " +
 				"it gets a line of text from aventus_auth, and not these error pages",
 			Next: d.RefusalsAdvice,
+		}, true
+	}
+	if unsafe, failing := d.Unguarded(p.server, hosts); unsafe != "" {
+		return aventus.Finding{
+			Status: aventus.Warn,
+			Detail: failing + " may fail before aventus_auth sees a request, and " + unsafe +
+				" in handle_errors could then answer it with what it asks for",
+			Next: d.UnguardedAdvice,
 		}, true
 	}
 	return aventus.Finding{Status: aventus.Pass, Detail: "they show nothing that is protected"}, found
