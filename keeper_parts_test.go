@@ -500,3 +500,29 @@ func TestKeeperEndsForNoLonger(t *testing.T) {
 		}
 	}
 }
+
+// TestEndUnwrittenTakesTheRecord: where the storage takes no note of an end, the session's record goes all the same.
+// Another instance, which does not learn of the end, finds none then.
+func TestEndUnwrittenTakesTheRecord(t *testing.T) {
+	for what, end := range map[string]func(*parts, *keptSession) error{
+		"a logout": func(p *parts, k *keptSession) error {
+			_, err := p.keeper.endNewest(t.Context(), p.at(), k)
+			return err
+		},
+		"a login": func(p *parts, k *keptSession) error { return p.keeper.endReplaced(t.Context(), k) },
+	} {
+		p := newParts(t)
+		k, cookie := p.session(func(s *session) { s.refresh = "refresh" })
+		broken := records.NewEnded(unwritable{p.storage, "/ended/"}, records.NewClock(p.clock.Now, p.clock.Elapsed))
+		t.Cleanup(func() { _ = broken.Destruct() })
+		there := p.keeper.ends.ended // what another instance knows
+		p.keeper.ends.ended = broken
+		if err := end(p, k); !errors.Is(err, errBrokenStorage) {
+			t.Errorf("%s: %v", what, err)
+		}
+		p.keeper.ends.ended, p.keeper.memory = there, newMemory(1<<20)
+		if got, err := p.load(cookie); got != nil || err != nil {
+			t.Errorf("%s: another instance lets in %v, error %v", what, got, err)
+		}
+	}
+}

@@ -1,7 +1,10 @@
 package aventusauth
 
 import (
+	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -200,5 +203,27 @@ func TestSentHeaderIsRestored(t *testing.T) {
 				t.Errorf("%q, without %v: %v, want %v", tokenHeader, less, is, want)
 			}
 		}
+	}
+}
+
+// TestTrailersThatNobodyAnnounced: a trailer that no header names is gone, too, when the body has been read.
+func TestTrailersThatNobodyAnnounced(t *testing.T) {
+	p := newParts(t)
+	came := make(chan http.Header, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stripIdentity(r, p.cookies, "Authorization")
+		_, _ = io.Copy(io.Discard, r.Body)
+		came <- r.Trailer
+	}))
+	defer server.Close()
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n"+
+		"4\r\nbody\r\n0\r\nX-User-Id: made-up\r\nDigest: a checksum\r\n\r\n")
+	if got := <-came; len(got) != 1 || got.Get("Digest") != "a checksum" {
+		t.Errorf("the next handler finds the trailers %v", got)
 	}
 }
