@@ -74,7 +74,7 @@ func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params
 
 	first, err := ls.used.Use(idOf("code", ls.server.issuer, code), idOf("state", state))
 	if err != nil {
-		return ls.answers.fail(w, r, errStorage, err)
+		return ls.fail(w, r, at, l, errStorage, err)
 	}
 	if !first {
 		// Another instance or another tab has the code, or of several at once none got it. A session that is
@@ -122,12 +122,12 @@ func parseCallback(query string) (map[string]string, error) {
 func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *login, state, code string) error {
 	verifier, err := ls.verifier(r, state, l)
 	if err != nil {
-		return ls.answers.fail(w, r, errStorage, err)
+		return ls.fail(w, r, at, l, errStorage, err)
 	}
 	left := ls.replacer.timesLeft(at, l)
 	token, tokenErr := ls.server.exchange(r.Context(), code, at.redirectURI, verifier)
 	if tokenErr != nil {
-		return ls.answers.fail(w, r, failureOf(tokenErr.Kind), tokenErr)
+		return ls.fail(w, r, at, l, failureOf(tokenErr.Kind), tokenErr)
 	}
 	if token.RefreshToken != "" && !ls.asksForRefresh {
 		// With an edited authorize URL, a visitor can ask for it. It would let the
@@ -149,11 +149,11 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	case errors.Is(err, aventus.ErrToken), errors.Is(err, errOver):
 		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
 		if errors.Is(err, errOver) {
-			return ls.answers.fail(w, r, errOverThere, err)
+			return ls.fail(w, r, at, l, errOverThere, err)
 		}
-		return ls.answers.fail(w, r, errTokenInvalid, err)
+		return ls.fail(w, r, at, l, errTokenInvalid, err)
 	case err != nil:
-		return ls.answers.fail(w, r, failureOf(kindOf(err)), err)
+		return ls.fail(w, r, at, l, failureOf(kindOf(err)), err)
 	}
 	s := ls.keeper.make(token, idToken)
 	s.limit(end)
@@ -182,14 +182,17 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		return ls.start(w, r, l, http.StatusFound)
 	}
 	if !ls.now().Before(s.tokenEnds) { // within the leeway of the clocks
-		return ls.answers.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
+		ls.replacer.revokeUnkept(r, at, s)
+		return ls.fail(w, r, at, l, errTokenInvalid, errors.New("the access token has expired already"))
 	}
 	k, before, err := ls.keep(w, r, at, l, s)
-	if errors.Is(err, errTooLarge) {
-		return ls.answers.fail(w, r, errTokenTooLong, err)
-	}
 	if err != nil {
-		return ls.answers.fail(w, r, errStorage, err)
+		ls.replacer.revokeUnkept(r, at, s)
+		f := errStorage
+		if errors.Is(err, errTooLarge) {
+			f = errTokenTooLong
+		}
+		return ls.fail(w, r, at, l, f, err)
 	}
 	ls.meter.loginFinished()
 	ls.meter.tell("login", "signed in", at.origin, k.subject(), k.name(), clientIP(r))
@@ -213,6 +216,17 @@ func (ls *logins) keep(
 		return nil, nil, err
 	}
 	return k, ls.replacer.remember(at, l, k), nil
+}
+
+// fail ends a callback that makes no session with an error, unless the visitor has a session that will do: it was a
+// renewal by visit, say, and the token that they have is still good.
+func (ls *logins) fail(w http.ResponseWriter, r *http.Request, at site, l *login, f failure, cause error) error {
+	k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies, ls.now())
+	if err != nil || !l.isDoneBy(k) {
+		return ls.answers.fail(w, r, f, cause)
+	}
+	ls.answers.note(r, f.code, f.status, cause)
+	return ls.goBack(w, r, at, l, k)
 }
 
 // answerError answers a callback with an error (RFC 6749, section 4.1.2.1).

@@ -65,8 +65,9 @@ func TestExchange(t *testing.T) {
 			func(_ *parts, ls *logins) { ls.asksForRefresh = true }, "See Other", "", "", "read:all"},
 		"a token that no cookie holds": {map[string]any{"access_token": strings.Repeat("x", maxCookie)},
 			nil, "See Other", "", "", ""},
-		"a token that no record holds": {map[string]any{"access_token": strings.Repeat("x", 1<<16)},
-			nil, errTokenTooLong.code, "", "", ""},
+		"a token that no record holds": {
+			map[string]any{"access_token": strings.Repeat("x", 1<<16), "refresh_token": "r"},
+			func(_ *parts, ls *logins) { ls.asksForRefresh = true }, errTokenTooLong.code, "", "r", ""},
 		"of another API": {map[string]any{"access_token": jwt, "refresh_token": "r"}, func(_ *parts, ls *logins) {
 			ls.server.audience, ls.asksForRefresh = "https://api.example.com/", true
 		}, errTokenInvalid.code, "", "r", ""},
@@ -90,12 +91,12 @@ func TestExchange(t *testing.T) {
 				ls.asksForRefresh = true
 				p.keeper.store.shelf = records.NewShelf(unwritable{p.storage, ""}, "aventus_auth/sessions",
 					records.NewClock(p.clock.Now, p.clock.Elapsed))
-			}, errStorage.code, "", "", ""},
+			}, errStorage.code, "", "r", ""},
 		"no keys of the index": {map[string]any{"access_token": jwt, "refresh_token": "r"},
 			func(p *parts, ls *logins) {
 				ls.asksForRefresh = true
 				p.keeper.store.indexBox = p.keyless("session index")
-			}, errStorage.code, "", "", ""},
+			}, errStorage.code, "", "r", ""},
 		"no place for the use": {map[string]any{"access_token": jwt}, func(p *parts, ls *logins) {
 			ls.used = p.brokenUses()
 		}, errStorage.code, "", "", ""},

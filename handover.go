@@ -352,6 +352,9 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	isShared := k != nil && k.isShared()
 	isGood := isShared && v.restarts < maxRounds-1
 	switch {
+	case err != nil && v.aim == toRenewSession: // the token that the session has is still good
+		ho.answers.note(r, errStorage.code, errStorage.status, err)
+		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
 	case err != nil:
 		return ho.answers.fail(w, r, errStorage, err)
 	case v.aim == toEndSession && k != nil && !isShared: // one from before there were hosts
@@ -385,7 +388,7 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 	// Whoever sees a request can get a ticket for it with a session of their own: the first one counts.
 	first, err := ho.used.Use(idOf("ticket", sealed), requestID(t.visit))
 	if err != nil {
-		return ho.answers.fail(w, r, errStorage, err)
+		return ho.failToRedeem(w, r, at, t.visit, err)
 	}
 	if !first {
 		return ho.askAgain(w, r, at, t.visit, maxRounds)
@@ -395,16 +398,27 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 	}
 	k, err := ho.keeper.fetch(r.Context(), at, t.handle)
 	if err != nil {
-		return ho.answers.fail(w, r, errStorage, err)
+		return ho.failToRedeem(w, r, at, t.visit, err)
 	}
 	if k == nil {
 		return ho.askAgain(w, r, at, t.visit, maxRounds)
 	}
 	if err := ho.keeper.adopt(w, r.Context(), at, k); err != nil {
-		return ho.answers.fail(w, r, errStorage, err)
+		return ho.failToRedeem(w, r, at, t.visit, err)
 	}
 	ho.replacer.endBrought(r, ho.replacer.overwritten(r, at), k.session)
 	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
+}
+
+// failToRedeem answers a ticket that the storage keeps from being redeemed: with the page if the browser has a session
+// here, which it only wanted to renew, else with an error.
+func (ho *handOvers) failToRedeem(w http.ResponseWriter, r *http.Request, at site, v *visit, cause error) error {
+	k, err := ho.keeper.load(r.Context(), at, asSent(r).cookies, ho.now())
+	if err != nil || k == nil {
+		return ho.answers.fail(w, r, errStorage, cause)
+	}
+	ho.answers.note(r, errStorage.code, errStorage.status, cause)
+	return ho.answers.redirect(w, at.origin+v.returnTo, http.StatusSeeOther)
 }
 
 // endHanded ends the session of a ticket that the logout of this host has asked for. In another browser, or too

@@ -460,3 +460,19 @@ func (h *handedOver) login() {
 
 // answered is the callback of that login.
 func (h *handedOver) answered(cookie string) step { return h.callback(h.back, cookie) }
+
+// TestRenewalCannotTell: a login host that cannot read the browser's session there sends a visit back that would have
+// renewed the session of another host. That one still has its token.
+func TestRenewalCannotTell(t *testing.T) {
+	h := newHandedOver(t)
+	w := h.expect("Found", func() (*httptest.ResponseRecorder, string) {
+		return h.outcome(func(w http.ResponseWriter, r *http.Request) error {
+			return h.ho.start(w, r, toRenewSession, http.StatusFound)
+		}, h.at(secondHost, h.parts.request("GET", "/page?q=1", "Sec-Fetch-Mode", "navigate")))
+	})
+	h.breakRecords()
+	w = h.expect("Found", h.callback(w.Header().Get("Location"), h.atFirst))
+	if to := w.Header().Get("Location"); to != "https://"+secondHost+"/page?q=1" {
+		t.Errorf("leads to %s", to)
+	}
+}

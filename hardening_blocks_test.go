@@ -79,6 +79,25 @@ func TestLogoutOfAllBlocks(t *testing.T) {
 	}
 }
 
+// TestLogoutOfAnotherBlockUnrecorded: a logout that cannot be recorded, and so is not answered by the error routes, is
+// also one that deletes only the cookie of another block.
+func TestLogoutOfAnotherBlockUnrecorded(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		return fmt.Sprintf("%s {\nroute {\n%s\n%s\nreverse_proxy %s\n}\n"+
+			"handle_errors {\nrespond \"a page of the site\"\n}\n}\n", w.site, w.directive("/a/*", "logout /logout"),
+			w.directive("/b/*", "session {\nname two\n}"), w.app)
+	}})
+	b := w.browser()
+	b.login("/b/")
+	recovers := w.storageFails()
+	a := b.get("/logout")
+	recovers()
+	w.expect(a, http.StatusServiceUnavailable)
+	if c := a.cookie("two"); c == nil || c.MaxAge >= 0 || strings.Contains(a.body, "a page of the site") {
+		t.Errorf("Set-Cookie %q, %s", a.Header["Set-Cookie"], a.body)
+	}
+}
+
 // TestLogoutOfAllBlocksRevokes: each block's refresh token is revoked, once, and the records go.
 func TestLogoutOfAllBlocksRevokes(t *testing.T) {
 	w := newWorld(t, twoBlocks("scope offline_access\nlogout /logout", "scope offline_access\nsession {\nname two\n}"))

@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"net/http"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,4 +70,55 @@ func TestRenewalByVisitWhenIdle(t *testing.T) {
 	w.expect(b.do("GET", "/", "Sec-Fetch-Mode", "cors"), http.StatusOK)
 	w.clock.Add(20 * time.Second)
 	w.expect(b.get("/page"), http.StatusFound)
+}
+
+// TestRenewalByVisitFailsHere: while the token is good, a renewal by visit that fails costs nobody the page, whether
+// the authorization server's token endpoint fails or the storage. The log says why.
+func TestRenewalByVisitFailsHere(t *testing.T) {
+	for _, what := range []string{"token endpoint", "storage"} {
+		tokens := new(aventustest.Switch)
+		w := newWorld(t, setup{issuer: func(s *aventustest.Server) {
+			s.TokenLifetime, s.TokenFault = time.Hour, tokens.Answer
+		}})
+		b, stranger := w.browser(), w.browser()
+		b.login("/")
+		w.clock.Add(56 * time.Minute)
+		if what == "storage" {
+			defer w.storageFails()()
+		} else {
+			tokens.Set(aventustest.Says(503, "down"))
+		}
+		callback := b.get(b.get("/page?q").location()).location()
+		for range 2 { // it is loaded again
+			a := b.get(callback)
+			w.expect(a, http.StatusSeeOther)
+			if a.location() != w.site+"/page?q" {
+				t.Errorf("%s: leads to %s", what, a.location())
+			}
+		}
+		w.expect(b.get("/page?q"), http.StatusOK)
+		if !strings.Contains(w.log(), `"status":503`) {
+			t.Errorf("%s: the log does not say why", what)
+		}
+		w.expect(stranger.get(stranger.get(stranger.get("/").location()).location()), http.StatusServiceUnavailable)
+	}
+}
+
+// TestRenewalAtAHostFailsHere: at a host that shares the login, too, a ticket that the storage keeps from being
+// redeemed leads back to the page.
+func TestRenewalAtAHostFailsHere(t *testing.T) {
+	g := newGroup(t, setup{issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour }}, false)
+	b := g.browser()
+	g.expectPage(b, g.app+"/", 1)
+	g.clock.Add(56 * time.Minute)
+	to := g.app + "/page?q"
+	for range 4 { // the login host, the authorization server, its callback, the ticket
+		to = b.get(to).location()
+	}
+	recovers := g.storageFails()
+	if a := b.get(to); a.StatusCode != http.StatusSeeOther || a.location() != g.app+"/page?q" {
+		t.Errorf("%d, leads to %s", a.StatusCode, a.location())
+	}
+	g.expect(b.get(g.app+"/page?q"), http.StatusOK)
+	recovers()
 }

@@ -81,6 +81,15 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 	}
 }
 
+// revokeUnkept revokes the refresh token of a session that a login has made and could not keep, unless that may end
+// what the browser has.
+func (rp *replacer) revokeUnkept(r *http.Request, at site, s *session) {
+	brought, _ := heldBy(r.Context(), rp.blocks.atHost(rp.own, r, at), asSent(r).cookies)
+	if !slices.ContainsFunc(brought, func(old held) bool { return rp.mayShareGrant(s, old) }) {
+		go rp.own.server.revoke(context.WithoutCancel(r.Context()), s)
+	}
+}
+
 // isOfFamily reports whether another session is of the same family and, as far as it is known, the same
 // person's.
 func (s *session) isOfFamily(other *keptSession) bool {
