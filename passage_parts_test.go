@@ -173,12 +173,12 @@ func TestSentHeaderIsRestored(t *testing.T) {
 		for _, less := range [][]string{
 			nil, {"Authorization", "Cookie", "Connection", "Upgrade", "X-Token", "X_token"},
 		} {
-			came, is := sent.Clone(), http.Header{}
+			came := sent.Clone()
 			for _, name := range less {
 				delete(came, name)
 			}
 			fields := sentHeader(came.Clone(), tokenHeader)
-			is = came.Clone()
+			is := came.Clone()
 			for name := range sent { // as it is behind
 				delete(is, name)
 			}

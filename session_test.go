@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // TestHeaderFitsAProxy: the header of each answer of the module's own stays below 4,096 bytes, which is what
@@ -176,4 +179,25 @@ func TestEndsUnknown(t *testing.T) {
 	b.login("/")
 	await(t, "it is learned", func() bool { return b.get("/").StatusCode == http.StatusOK })
 	w.expect(b.get("/logout"), http.StatusOK)
+}
+
+// TestSessionCopy: a copy of a session, of which a renewal changes some of the fields, has all the others.
+func TestSessionCopy(t *testing.T) {
+	now := time.Now()
+	s := &session{
+		grant: grant{bearer: bearer + "token", scope: "read", idToken: []byte("{}")},
+		id:    [16]byte{1}, created: now, expires: now, tokenCame: now, tokenEnds: now,
+		refresh: "refresh", attempt: 1, spending: now, givenUp: now, family: records.ID{1},
+	}
+	was, is := reflect.ValueOf(s).Elem(), reflect.ValueOf(s.copy()).Elem()
+	for i := range was.NumField() {
+		if name := was.Type().Field(i).Name; was.Field(i).IsZero() {
+			t.Errorf("give %s a value above", name)
+		} else if name != "grant" && fmt.Sprint(is.Field(i)) != fmt.Sprint(was.Field(i)) {
+			t.Errorf("%s is %v, want %v", name, is.Field(i), was.Field(i))
+		}
+	}
+	if g := s.copy(); g.bearer != s.bearer || g.scope != s.scope || string(g.idToken) != "{}" {
+		t.Errorf("the grant is %v", &g.grant)
+	}
 }
