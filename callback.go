@@ -74,7 +74,7 @@ func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params
 
 	first, err := ls.used.Use(idOf("code", ls.server.issuer, code), idOf("state", state))
 	if err != nil {
-		return ls.fail(w, r, at, l, errStorage, err)
+		return ls.fail(w, r, at, l, nil, errStorage, err)
 	}
 	if !first {
 		// Another instance or another tab has the code, or of several at once none got it. A session that is
@@ -122,12 +122,12 @@ func parseCallback(query string) (map[string]string, error) {
 func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *login, state, code string) error {
 	verifier, err := ls.verifier(r, state, l)
 	if err != nil {
-		return ls.fail(w, r, at, l, errStorage, err)
+		return ls.fail(w, r, at, l, nil, errStorage, err)
 	}
 	left := ls.replacer.timesLeft(at, l)
 	token, tokenErr := ls.server.exchange(r.Context(), code, at.redirectURI, verifier)
 	if tokenErr != nil {
-		return ls.fail(w, r, at, l, failureOf(tokenErr.Kind), tokenErr)
+		return ls.fail(w, r, at, l, nil, failureOf(tokenErr.Kind), tokenErr)
 	}
 	if token.RefreshToken != "" && !ls.asksForRefresh {
 		// With an edited authorize URL, a visitor can ask for it. It would let the
@@ -147,13 +147,14 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	}
 	switch {
 	case errors.Is(err, aventus.ErrToken), errors.Is(err, errOver):
-		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
+		ls.replacer.revokeUnkept(r, at, l, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
 		if errors.Is(err, errOver) {
-			return ls.fail(w, r, at, l, errOverThere, err)
+			return ls.answers.fail(w, r, errOverThere, err)
 		}
-		return ls.fail(w, r, at, l, errTokenInvalid, err)
+		return ls.answers.fail(w, r, errTokenInvalid, err)
 	case err != nil:
-		return ls.fail(w, r, at, l, failureOf(kindOf(err)), err)
+		ls.replacer.revokeUnkept(r, at, l, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
+		return ls.fail(w, r, at, l, nil, failureOf(kindOf(err)), err)
 	}
 	s := ls.keeper.make(token, idToken)
 	s.limit(end)
@@ -182,17 +183,16 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		return ls.start(w, r, l, http.StatusFound)
 	}
 	if !ls.now().Before(s.tokenEnds) { // within the leeway of the clocks
-		ls.replacer.revokeUnkept(r, at, s)
-		return ls.fail(w, r, at, l, errTokenInvalid, errors.New("the access token has expired already"))
+		ls.replacer.revokeUnkept(r, at, l, s)
+		return ls.answers.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
 	}
 	k, before, err := ls.keep(w, r, at, l, s)
 	if err != nil {
-		ls.replacer.revokeUnkept(r, at, s)
-		f := errStorage
+		ls.replacer.revokeUnkept(r, at, l, s)
 		if errors.Is(err, errTooLarge) {
-			f = errTokenTooLong
+			return ls.answers.fail(w, r, errTokenTooLong, err)
 		}
-		return ls.fail(w, r, at, l, f, err)
+		return ls.fail(w, r, at, l, s, errStorage, err)
 	}
 	ls.meter.loginFinished()
 	ls.meter.tell("login", "signed in", at.origin, k.subject(), k.name(), clientIP(r))
@@ -218,14 +218,18 @@ func (ls *logins) keep(
 	return k, ls.replacer.remember(at, l, k), nil
 }
 
-// fail ends a callback that makes no session with an error, unless the visitor has a session that will do: it was a
-// renewal by visit, say, and the token that they have is still good.
-func (ls *logins) fail(w http.ResponseWriter, r *http.Request, at site, l *login, f failure, cause error) error {
+// fail ends a callback that makes no session, for no reason that lies with the person, with an error; unless the
+// visitor has a session that will do: it was a renewal by visit, say, and the token that they have is still good. s is
+// the session that could not be kept, if it has come so far: whoever has signed in as somebody else is told.
+func (ls *logins) fail(
+	w http.ResponseWriter, r *http.Request, at site, l *login, s *session, f failure, cause error,
+) error {
 	k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies, ls.now())
-	if err != nil || !l.isDoneBy(k) {
+	if err != nil || !l.isDoneBy(k) || s != nil && s.subject() != k.subject() || r.Context().Err() != nil {
 		return ls.answers.fail(w, r, f, cause)
 	}
 	ls.answers.note(r, f.code, f.status, cause)
+	asSent(r).failed = &f
 	return ls.goBack(w, r, at, l, k)
 }
 

@@ -231,3 +231,30 @@ func TestStorageFailsAtTheGate(t *testing.T) {
 		}
 	}
 }
+
+// TestUnkeptTokenOfTheSameGrant: the refresh token of a session that is not kept is revoked, unless the browser may
+// have another session by the same grant: by its cookie, or by a login of another tab.
+func TestUnkeptTokenOfTheSameGrant(t *testing.T) {
+	of := func(token string) *session {
+		return &session{grant: grant{bearer: bearer}, refresh: token, tokenCame: time.Now()}
+	}
+	p := newParts(t)
+	ls := p.logins()
+	revoked := p.answering(ls, nil)
+	k, cookie := p.session(nil)
+	l := &login{browser: [16]byte{1}}
+	none, brings := p.request("GET", "/"), p.request("GET", "/", "Cookie", cookie)
+	ls.replacer.revokeUnkept(brings, p.at(), l, of("brought"))
+	ls.replacer.remember(p.at(), l, k)
+	ls.replacer.revokeUnkept(none, p.at(), l, of("another tab's"))
+	if err := p.keeper.end(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	shared := of("another tab's, soon")
+	shared.family = records.ID{1}
+	ls.replacer.revokeUnkept(none, p.at(), l, shared)
+	ls.replacer.revokeUnkept(none, p.at(), l, of("alone"))
+	if got := <-revoked; got != "alone" {
+		t.Errorf("%q is revoked", got)
+	}
+}

@@ -498,6 +498,9 @@ func TestDoctorUnguardedErrors(t *testing.T) {
 		{"try_files {path} /index.html", files, ""},
 		{"@v expression int({header.X-V}) > 1\nheader @v X-V new", files, "an expression"},
 		{"error /old 404", files, "error"},
+		{"request_body {\nmax_size 10MB\n}", "handle_errors {\nfile_server\n}", "file_server could answer a " +
+			"refused request with what it asked for; it gets a line of text from aventus_auth, and not these error " +
+			"pages; and max_size of request_body"},
 	} {
 		doc := examine(t, "https://a.example.com {\n"+c.inFront+"\n"+block+"file_server\n"+c.routes+"\n}\n"+
 			"https://b.example.com {\nrequest_body {\nmax_size 1MB\n}\nrespond hi\n}",

@@ -149,10 +149,11 @@ func (e *ends) hasAt(ctx context.Context, said aventus.Logout) bool {
 }
 
 // known returns an error if this instance does not know which sessions have ended by now. It may then let in none.
-// Where it had to ask, has may say something else than before.
-func (e *ends) known(ctx context.Context, now time.Time) (asked bool, err error) {
-	return e.ended.Known(ctx, now)
-}
+// What has said before may not hold any more, unless isKnown held before that.
+func (e *ends) known(ctx context.Context, now time.Time) error { return e.ended.Known(ctx, now) }
+
+// isKnown is known, but never asks.
+func (e *ends) isKnown(now time.Time) bool { return e.ended.IsKnown(now) }
 
 // hasID is has for a session whose user is not known.
 func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created) }

@@ -167,6 +167,9 @@ func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
 		e.lists = append(e.lists, errorList{routes: server.Errors.Routes})
 	}
 	e.collect(server.Routes, nil, make(map[string]bool))
+	if server.StrictSNIHost != nil && *server.StrictSNIHost {
+		e.failing = append(e.failing, failsInFront{nil, "strict_sni_host"})
+	}
 	for _, list := range e.lists {
 		for _, sets := range list.around {
 			e.collectHosts(sets)

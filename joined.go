@@ -68,12 +68,15 @@ func (rp *replacer) another(r *http.Request, at site, l *login, s *session) *kep
 	return nil
 }
 
-// mayJoin reports whether another session of the family will do for a login that made s. A person may have signed in
-// for another organization, or with other scopes, or anew, by which the server's logout will name the session.
+// mayJoin reports whether another session of the family will do for a login that made s: one that began since, by the
+// clock here (created may lie ahead), and that has not much less left. A person may have signed in for another
+// organization, or with other scopes, or anew, by which the server's logout will name the session.
 func (s *session) mayJoin(other *session, l *login) bool {
 	org, _ := s.claim("org_id")
 	otherOrg, _ := other.claim("org_id")
-	return !other.created.Before(l.began) &&
+	return !other.created.Before(l.began) && !other.tokenCame.Before(l.began) &&
+		(other.refresh != "" || s.refresh == "") &&
+		(other.refresh != "" || other.tokenEnds.Sub(s.tokenCame) >= s.tokenEnds.Sub(s.tokenCame)/2) &&
 		s.subject() != "" && other.subject() == s.subject() && other.serverSession() == s.serverSession() &&
 		slices.Equal(other.accessClaims().Grants(other.scope), s.accessClaims().Grants(s.scope)) &&
 		reflect.DeepEqual(otherOrg, org)

@@ -36,11 +36,7 @@ func TestJoining(t *testing.T) {
 		{"of another family", func(_ *parts, s *session, _ *keptSession) { s.family = records.ID{2} }, false},
 		{"nobody knows whose they are", func(p *parts, s *session, other *keptSession) {
 			s.idToken = nil
-			unknown := other.copy()
-			unknown.idToken = nil
-			if err := p.keeper.store.put(p.t.Context(), p.at(), other.handle, unknown); err != nil {
-				p.t.Error(err)
-			}
+			p.rewrite(other, func(s *session) { s.idToken = nil })
 		}, false},
 		{"another session at the server", func(_ *parts, s *session, _ *keptSession) {
 			s.idToken = []byte(ids("auth0|ada", "two", ""))
@@ -62,6 +58,20 @@ func TestJoining(t *testing.T) {
 		{"its record cannot be read", func(p *parts, _ *session, other *keptSession) {
 			p.keeper.store.shelf = records.NewShelf(unreadable{p.storage, other.name()}, "aventus_auth/sessions",
 				records.NewClock(p.clock.Now, p.clock.Elapsed))
+		}, false},
+		{"its token came before the login began", func(p *parts, _ *session, other *keptSession) {
+			p.rewrite(other, func(s *session) { s.tokenCame = s.tokenCame.Add(-2 * time.Minute) })
+		}, false},
+		{"it can be renewed no more", func(p *parts, _ *session, other *keptSession) {
+			p.rewrite(other, func(s *session) { s.refresh = "" })
+		}, false},
+		{"both are for a while, alike", func(p *parts, s *session, other *keptSession) {
+			p.rewrite(other, func(s *session) { s.refresh = "" })
+			s.refresh = ""
+		}, true},
+		{"it has much less left", func(p *parts, s *session, other *keptSession) {
+			p.rewrite(other, func(s *session) { s.refresh, s.tokenEnds = "", s.tokenCame.Add(20*time.Minute) })
+			s.refresh = ""
 		}, false},
 		{"its token has died", func(p *parts, s *session, _ *keptSession) { p.clock.Add(time.Hour) }, false},
 	} {
@@ -96,6 +106,16 @@ func TestJoining(t *testing.T) {
 				t.Errorf("%s, brought %t: its handle is %v", c.what, brought, k.handle)
 			}
 		}
+	}
+}
+
+// rewrite changes the record of a session.
+func (p *parts) rewrite(k *keptSession, change func(*session)) {
+	p.t.Helper()
+	s := k.copy()
+	change(s)
+	if err := p.keeper.store.put(p.t.Context(), p.at(), k.handle, s); err != nil {
+		p.t.Error(err)
 	}
 }
 

@@ -60,19 +60,21 @@ func (kp *keeper) load(ctx context.Context, at site, cookies []string, now time.
 		if !isRemembered { // it may have taken long
 			now = kp.now()
 		}
+		isKnown := kp.ends.isKnown(now)
 		k, reason, err := kp.judge(ctx, k, now)
 		if err != nil {
 			return nil, err
 		}
-		if reason == "" {
-			asked, err := kp.ends.known(ctx, now)
-			if err != nil {
+		if reason == "" && !isKnown {
+			if err := kp.ends.known(ctx, now); err != nil {
 				return nil, err
 			}
-			if !asked || !kp.hasEnded(k.session) {
-				return k, nil
+			if kp.hasEnded(k.session) {
+				reason = "ended"
 			}
-			reason = "ended" // as was not known before
+		}
+		if reason == "" {
+			return k, nil
 		}
 		kp.meter.sessionOver(reason)
 	}

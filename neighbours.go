@@ -69,6 +69,7 @@ func (ns *neighbours) otherAccount(own *neighbour, r *http.Request) string {
 	for _, b := range ns.atHost(own, r, at) {
 		switch {
 		case b.at.origin != at.origin: // another port
+		case b.neighbour != own && b.sites.fixed == nil: // it may be at another host
 		case b.logoutProvider:
 			return " To use another account, sign out first, at " + b.logoutPath + "."
 		case b.logoutPath != "":

@@ -119,7 +119,8 @@ func (p *privateWriter) makePrivate() {
 		names = append([]string{"Accept-Encoding"}, names...)
 	}
 	_, setsCookie := header["Set-Cookie"]
-	if k := p.identity.session; setsCookie && p.sealed && k != nil && p.passage.hasEnded(k.session) {
+	if k := p.identity.session; setsCookie && p.sealed && k != nil && p.passage.hasEnded(k.session) &&
+		!p.passage.cookies.clears(header) { // as a logout behind this block does
 		// The browser may have another session by now, whose cookie this one would replace.
 		p.passage.cookies.takeBack(header)
 		_, setsCookie = header["Set-Cookie"]

@@ -81,11 +81,16 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 	}
 }
 
-// revokeUnkept revokes the refresh token of a session that a login has made and could not keep, unless that may end
-// what the browser has.
-func (rp *replacer) revokeUnkept(r *http.Request, at site, s *session) {
+// revokeUnkept revokes the refresh token of a session that a login has made and that is not kept, unless that may end
+// what the browser has: by its cookies, by its latest logins, or, at hosts that share a login, by one of several tabs
+// that is just being kept.
+func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session) {
 	brought, _ := heldBy(r.Context(), rp.blocks.atHost(rp.own, r, at), asSent(r).cookies)
-	if !slices.ContainsFunc(brought, func(old held) bool { return rp.mayShareGrant(s, old) }) {
+	latest := slices.ContainsFunc(rp.latest.of(jarID(present{rp.own, at}, l.browser)), func(k *keptSession) bool {
+		return rp.now().Before(k.expires) && !rp.own.keeper.hasEnded(k.session)
+	})
+	sharesGrant := func(old held) bool { return rp.mayShareGrant(s, old) }
+	if !s.isShared() && !latest && !slices.ContainsFunc(brought, sharesGrant) {
 		go rp.own.server.revoke(context.WithoutCancel(r.Context()), s)
 	}
 }

@@ -91,7 +91,7 @@ func (ss *streams) watch(id identity) (isOver func() bool) {
 		if isAhead(k, now) || !now.Before(ss.keeper.lastOf(s)) {
 			return true
 		}
-		_, err := ss.keeper.ends.known(ss.ctx, now) // first, since it may learn of an end
+		err := ss.keeper.ends.known(ss.ctx, now) // first, since it may learn of an end
 		return err != nil || ss.keeper.ends.has(s)
 	}
 }

@@ -363,21 +363,22 @@ func (d *doctor) examineErrorRoutes(p place) (f aventus.Finding, found bool) {
 		hosts = nil
 	}
 	unsafe, found := d.Refusals(p.server, hosts)
+	f = aventus.Finding{Status: aventus.Warn, Next: d.RefusalsAdvice}
 	if unsafe != "" {
-		return aventus.Finding{
-			Status: aventus.Warn,
-			Detail: unsafe + " could answer a refused request with what it asked for; " +
-				"it gets a line of text from aventus_auth, and not these error pages",
-			Next: d.RefusalsAdvice,
-		}, true
+		f.Detail = unsafe + " could answer a refused request with what it asked for; " +
+			"it gets a line of text from aventus_auth, and not these error pages"
 	}
 	if unsafe, failing := d.Unguarded(p.server, hosts); unsafe != "" {
-		return aventus.Finding{
-			Status: aventus.Warn,
-			Detail: failing + " may fail before aventus_auth sees a request, and " + unsafe +
-				" in handle_errors could then answer it with what it asks for",
-			Next: d.UnguardedAdvice,
-		}, true
+		if f.Detail != "" {
+			f.Detail += "; and "
+		} else {
+			f.Next = d.UnguardedAdvice
+		}
+		f.Detail += failing + " may fail before aventus_auth sees a request, and " + unsafe +
+			" in handle_errors could then answer it with what it asks for"
+	}
+	if f.Detail != "" {
+		return f, true
 	}
 	return aventus.Finding{Status: aventus.Pass, Detail: "they show nothing that is protected"}, found
 }

@@ -143,20 +143,26 @@ func (e *Ended) keepLearning(first chan<- struct{}) {
 
 // Known returns nil if all that has ended by now, a current reading of the clock, is known, but for what ended within
 // the last hour. Otherwise it asks the storage, unless that has just failed. An instance that has never learned what
-// has ended, since the storage was down or shows nothing when it started, knows nothing. Known also reports whether it
-// asked: then Has may say something else than before.
-func (e *Ended) Known(ctx context.Context, now time.Time) (asked bool, err error) {
+// has ended, since the storage was down or shows nothing when it started, knows nothing. What Has said before may not
+// hold any more, unless IsKnown held before that.
+func (e *Ended) Known(ctx context.Context, now time.Time) error {
 	e.Begin()
 	isKnown, failed := e.known(now)
 	if !isKnown && failed == nil {
-		asked = true
 		_, failed, _ = e.asking.Do("", func() (any, error) { return nil, e.Learn(ctx) })
 		isKnown, _ = e.known(e.clock.Now())
 	}
 	if isKnown {
-		return asked, nil
+		return nil
 	}
-	return asked, fmt.Errorf("%w: %w", ErrUnknown, failed)
+	return fmt.Errorf("%w: %w", ErrUnknown, failed)
+}
+
+// IsKnown is Known, but never asks.
+func (e *Ended) IsKnown(now time.Time) bool {
+	e.Begin()
+	isKnown, _ := e.known(now)
+	return isKnown
 }
 
 // known reports whether all that has ended by now is known, and what an attempt to learn it has just failed with.
