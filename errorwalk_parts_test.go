@@ -40,10 +40,12 @@ func (p *parts) errorRoutesOf(config []byte) (*errorRoutes, func() verdict) {
 	if err := json.Unmarshal(config, server); err != nil {
 		p.t.Fatalf("%s\n%v", config, err)
 	}
-	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
+	all, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	ctx, cleanUp := caddy.NewContext(all) // which tracing, for one, needs: its provider is the process's
+	p.t.Cleanup(cleanUp)
 	lists := []caddyhttp.RouteList{server.Routes}
 	if server.Errors != nil {
 		lists = append(lists, server.Errors.Routes)
