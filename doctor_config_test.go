@@ -497,7 +497,8 @@ func TestDoctorUnguardedErrors(t *testing.T) {
 		{"try_files {path} =404", "handle_errors 404 {\nreverse_proxy localhost:1\n}", "try_files =404"},
 		{"try_files {path} /index.html", files, ""},
 		{"@v expression int({header.X-V}) > 1\nheader @v X-V new", files, "an expression"},
-		{"error /old 404", files, "error"},
+		{"error /old 404", files, ""}, // it comes behind the block
+		{"route {\nerror /old 404\n}", files, ""},
 		{"request_body {\nmax_size 10MB\n}", "handle_errors {\nfile_server\n}", "file_server could answer a " +
 			"refused request with what it asked for; it gets a line of text from aventus_auth, and not these error " +
 			"pages; and max_size of request_body"},

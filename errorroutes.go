@@ -166,7 +166,7 @@ func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
 	if server.Errors != nil && len(server.Errors.Routes) > 0 {
 		e.lists = append(e.lists, errorList{routes: server.Errors.Routes})
 	}
-	e.collect(server.Routes, nil, make(map[string]bool))
+	e.collect(server.Routes, nil, false, make(map[string]bool))
 	if server.StrictSNIHost != nil && *server.StrictSNIHost {
 		e.failing = append(e.failing, failsInFront{nil, "strict_sni_host"})
 	}
@@ -189,15 +189,18 @@ func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
 
 // collect reads routes that are not error routes. A subroute among them may have error
 // routes of its own. A named route is read once: it sets the same values whichever route
-// invokes it.
-func (e *errorRoutes) collect(routes caddyhttp.RouteList, around []caddyhttp.MatcherSets, invoked map[string]bool) {
+// invokes it. isBehind says that a block stands in front of all of them.
+func (e *errorRoutes) collect(
+	routes caddyhttp.RouteList, around []caddyhttp.MatcherSets, isBehind bool, invoked map[string]bool,
+) {
 	for _, route := range routes {
 		e.groups[route.Group] = route.Group != ""
 		around := append(slices.Clone(around), route.MatcherSets)
-		if what := failingIn(route); what != "" {
+		if what := failingIn(route); what != "" && !isBehind {
 			e.failing = append(e.failing, failsInFront{around, what})
 		}
 		for _, handler := range route.Handlers {
+			isBehind = isBehind || caddy.GetModuleName(handler) == moduleName
 			switch handler := handler.(type) {
 			case *caddyhttp.VarsMiddleware:
 				for name, value := range *handler {
@@ -216,11 +219,11 @@ func (e *errorRoutes) collect(routes caddyhttp.RouteList, around []caddyhttp.Mat
 			case *caddyhttp.Invoke:
 				if route, ok := e.server.NamedRoutes[handler.Name]; ok && !invoked[handler.Name] {
 					invoked[handler.Name] = true
-					e.collect(caddyhttp.RouteList{*route}, nil, invoked)
+					e.collect(caddyhttp.RouteList{*route}, nil, isBehind, invoked)
 				}
 			}
 			for _, inner := range routing.In(handler) {
-				e.collect(inner, around, invoked)
+				e.collect(inner, around, isBehind, invoked)
 			}
 		}
 	}

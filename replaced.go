@@ -47,9 +47,11 @@ func (rp *replacer) endReplaced(r *http.Request, at site, s *session, before []*
 func (rp *replacer) remember(at site, l *login, k *keptSession) (before []*keptSession) {
 	s := k.session
 	return rp.latest.add(jarID(present{rp.own, at}, l.browser), &keptSession{
-		session: &session{id: s.id, created: s.created, expires: s.expires, family: s.family}, // without tokens
-		handle:  k.handle,
-		seen:    rp.now(),
+		session: &session{ // without tokens
+			grant: grant{bearer: bearer}, id: s.id, created: s.created, expires: s.expires, family: s.family,
+		},
+		handle: k.handle,
+		seen:   rp.now(),
 	})
 }
 
@@ -90,7 +92,7 @@ func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session)
 		return rp.now().Before(k.expires) && !rp.own.keeper.hasEnded(k.session)
 	})
 	sharesGrant := func(old held) bool { return rp.mayShareGrant(s, old) }
-	if !s.isShared() && !latest && !slices.ContainsFunc(brought, sharesGrant) {
+	if rp.own.sites.hosts == nil && !latest && !slices.ContainsFunc(brought, sharesGrant) {
 		go rp.own.server.revoke(context.WithoutCancel(r.Context()), s)
 	}
 }
