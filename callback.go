@@ -12,8 +12,8 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
-// finish serves the callback (RFC 6749, section 4.1.2), whose parameters parseCallback returned. It tells
-// callbacks apart by their state and what it says of the login.
+// finish serves the authorization server's answer at the callback (RFC 6749, section 4.1.2), whose parameters
+// parseCallback returned. It tells callbacks apart by their state and what it says of the login.
 func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params map[string]string) error {
 	// All other parameters are ignored until the state has been opened.
 	state := params["state"]
@@ -63,13 +63,7 @@ func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params
 		return ls.startOver(w, r, at, l, nil)
 	}
 	if refused != "" {
-		// A visitor who is signed in needs no login: this one was another tab's, or a renewal's.
-		if refused != "access_denied" {
-			if k, err := ls.keeper.load(r.Context(), at, asSent(r).cookies, ls.now()); err == nil && l.isDoneBy(k) {
-				return ls.goBack(w, r, at, l, k)
-			}
-		}
-		return ls.answerError(w, r, refused, params["error_description"])
+		return ls.answerError(w, r, at, l, refused, params["error_description"])
 	}
 
 	first, err := ls.used.Use(idOf("code", ls.server.issuer, code), idOf("state", state))
@@ -218,9 +212,9 @@ func (ls *logins) keep(
 	return k, ls.replacer.remember(at, l, k), nil
 }
 
-// fail ends a callback that makes no session, for no reason that lies with the person, with an error; unless the
-// visitor has a session that will do: it was a renewal by visit, say, and the token that they have is still good. s is
-// the session that could not be kept, if it has come so far: whoever has signed in as somebody else is told.
+// fail ends a callback with an error for which the authorization server, the way to it or the storage is to blame,
+// unless the visitor has a session that will do: it was a renewal by visit, say, or another tab's. s is the session
+// that could not be kept, if it has come so far: whoever has signed in as somebody else is told.
 func (ls *logins) fail(
 	w http.ResponseWriter, r *http.Request, at site, l *login, s *session, f failure, cause error,
 ) error {
@@ -234,17 +228,19 @@ func (ls *logins) fail(
 }
 
 // answerError answers a callback with an error (RFC 6749, section 4.1.2.1).
-func (ls *logins) answerError(w http.ResponseWriter, r *http.Request, code, description string) error {
+func (ls *logins) answerError(
+	w http.ResponseWriter, r *http.Request, at site, l *login, code, description string,
+) error {
 	// The login began in this browser, so these are the server's words, and no other page's.
 	asSent(r).serverSaid = serverWords{aventus.Words(code), aventus.Words(description)}
 	cause := &answeredError{aventus.CleanText(code), aventus.CleanText(description)}
 	switch code {
-	case "access_denied":
+	case "access_denied": // the person's own answer, or a rule's about them: they are told
 		return ls.answers.fail(w, r, errDenied, cause)
 	case "temporarily_unavailable":
-		return ls.answers.fail(w, r, errServerBusy, cause)
+		return ls.fail(w, r, at, l, nil, errServerBusy, cause)
 	}
-	return ls.answers.fail(w, r, errServer, cause)
+	return ls.fail(w, r, at, l, nil, errServer, cause)
 }
 
 // answeredError is what the authorization server said at the callback, cleaned.

@@ -243,7 +243,8 @@ func TestUnkeptTokenOfTheSameGrant(t *testing.T) {
 	revoked := p.answering(ls, nil)
 	k, cookie := p.session(nil)
 	l := &login{browser: [16]byte{1}}
-	if err := p.keeper.ends.endUser(t.Context(), "somebody", p.clock.Now()); err != nil { // ends by name are looked for
+	// So that sessions are asked for their user.
+	if err := p.keeper.ends.endUser(t.Context(), "somebody", p.clock.Now()); err != nil {
 		t.Fatal(err)
 	}
 	none, brings := p.request("GET", "/"), p.request("GET", "/", "Cookie", cookie)

@@ -21,7 +21,8 @@ import (
 // Caddy runs a server's error routes (handle_errors) with the path that the visitor
 // asked for. A file server or a proxy there would answer a refused request with the very
 // content that was refused. This file decides in advance whether the error routes can do
-// that. If they can, the module answers the refusal itself, without them.
+// that. If they can, the module answers the refusal itself, without them. It also finds what fails before a request
+// comes to a block, where they are used without the block being asked.
 
 // errorPages decides for a block whether the site's error routes may answer.
 type errorPages struct {
@@ -49,7 +50,8 @@ func (e *errorPages) areNone(r *http.Request) bool {
 }
 
 // mayAnswer reports whether the error routes may answer the request, which was
-// refused. It removes from the request whatever their upstreams must not receive.
+// refused. It removes from the request whatever their upstreams must not receive. At its first call for a host, it
+// warns of what unguarded returns.
 func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure) bool {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil {
@@ -294,8 +296,9 @@ func (e *errorRoutes) walk(hosts string) *errorWalk {
 }
 
 // unguarded returns the handler among the error routes that could answer a request with what it asks for, if the
-// request fails before it comes to a block, and what may fail there; both are empty if there is no such thing, or if
-// a block stands before that handler. No block is asked about such a request: the error routes are used.
+// request fails before it comes to a block, and what may fail there; both are empty if there is no such thing, or
+// if a block stands before that handler among the error routes. No block is asked about such a request: the error
+// routes are used.
 func (e *errorRoutes) unguarded(hosts string) (unsafe, fails string) {
 	w := e.walk(hosts)
 	w.endsAtBlocks = true

@@ -19,8 +19,8 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
 )
 
-// errorWalk follows every way that a refused request can take through the error
-// routes.
+// errorWalk follows every way that a request which was refused, or failed in front of a block, can take through the
+// error routes.
 type errorWalk struct {
 	*errorRoutes
 	r       *http.Request // an empty request with the error's placeholders

@@ -160,7 +160,7 @@ type handOvers struct {
 	meter    *meter
 }
 
-// start answers a page visit that needs a session: at the login host with the login, at another host with a
+// start answers a request that needs a session: at the login host with the login, at another host with a
 // request for a ticket.
 func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, aim aim, status int) error {
 	at, err := ho.sites.of(r)

@@ -40,7 +40,7 @@ type reader struct {
 	now      func() time.Time
 }
 
-// sessionReader is the part of the keeper that only reads.
+// sessionReader is the part of the keeper that changes no session.
 type sessionReader interface {
 	load(ctx context.Context, at site, cookies []string, now time.Time) (*keptSession, error)
 	endOf(k *keptSession) time.Time

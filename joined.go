@@ -69,7 +69,7 @@ func (rp *replacer) another(r *http.Request, at site, l *login, s *session) *kep
 }
 
 // mayJoin reports whether another session of the family will do for a login that made s: one that began since, by the
-// clock here (created may lie ahead), and that has not much less left. A person may have signed in for another
+// clock here (created may lie ahead), and that has at least half as much left. A person may have signed in for another
 // organization, or with other scopes, or anew, by which the server's logout will name the session.
 func (s *session) mayJoin(other *session, l *login) bool {
 	org, _ := s.claim("org_id")

@@ -35,7 +35,8 @@ const (
 	loginLifetime = time.Hour
 
 	// A login that came back stale, or to another browser, is started once more:
-	// that helps if the visitor was slow, and not if their browser keeps no cookies.
+	// that helps if the visitor was slow, and not if their browser keeps no cookies. So is one whose session has ended
+	// meanwhile, and a visit whose ticket came to another browser.
 	maxRestarts = 1
 
 	// ticketLifetime is how long a ticket between hosts is good: it travels in one redirect, so a minute
@@ -163,7 +164,7 @@ const (
 	// damagedRecords limits the records of sessions that are remembered as damaged.
 	damagedRecords = 1024
 
-	// rememberedLogins limits the browsers whose latest logins are remembered for each storage, and
+	// rememberedLogins limits the browsers whose latest logins, and logouts, are remembered for each storage, and
 	// loginsOfOne the logins of each browser, at some hundred bytes a login.
 	rememberedLogins = 4096
 	loginsOfOne      = 32

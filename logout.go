@@ -275,7 +275,8 @@ func (lo *logouts) next(at site) string {
 
 // serveEnded answers the browser that comes back by way of the login host. Where the hosts are of several domains,
 // that is a navigation from another site, so a proof tells it from a link that was made up. Such a link must not
-// lead to the authorization server's logout. It says which login host was asked: the next one is asked then.
+// lead to the authorization server's logout. The proof also says which login host was asked: the next one is asked
+// then.
 func (lo *logouts) serveEnded(w http.ResponseWriter, r *http.Request, blocks, sharing []present, proof string) error {
 	if isFetchedAhead(r) || isEmbedded(r) {
 		return lo.answers.fail(w, r, errUnaskedLogout, nil)
@@ -357,7 +358,8 @@ func (lo *logouts) isSignedIn(r *http.Request, at site) (bool, error) {
 	return false, err
 }
 
-// showSignedOut answers with a page that says that the person is signed out.
+// showSignedOut answers with a page that says that the person is signed out. It does not go to the site by itself:
+// that would sign in again, in silence.
 func (lo *logouts) showSignedOut(w http.ResponseWriter) error {
 	return lo.answers.page(w, "'none'", "<title>You are signed out</title>", `<h1>You are signed out</h1>
 <p>Your session at this site has ended.</p>
@@ -375,7 +377,6 @@ func (lo *logouts) showNoSession(w http.ResponseWriter) error {
 `)
 }
 
-// The page does not go to the site by itself: that would sign in again, in silence.
 // The image is loaded lazily, so that the page is complete without it.
 const (
 	forgetImage = `<img src="?` + forget + `" alt="" loading="lazy">

@@ -42,7 +42,7 @@ func (ls *logins) unreadable(r *http.Request, state string, cause error) *login 
 	return nil
 }
 
-// startOver starts a login again that is authentic and cannot be finished, once.
+// startOver starts a login again that cannot be finished, once: an authentic one, or what unreadable returned.
 func (ls *logins) startOver(w http.ResponseWriter, r *http.Request, at site, l *login, cause error) error {
 	// Whoever is signed in has what this login was for: another tab was faster. If it began in another browser,
 	// so did the visit of the other host: a ticket would be good in that browser, for the session of this one.

@@ -26,14 +26,14 @@
 // Which requests does a matcher protect? | matching.go
 // Which site is it for, and where does it return to? | site.go
 // How does a login begin, and which of its parts come back? | login.go, callback.go, binding.go
-// Which of several blocks does a callback belong to? | login.go (callbacks)
+// Which of several blocks does a callback belong to? | handover.go (answerCallback), login.go (callbacks)
 // What becomes of a login whose state cannot be read any more? | lostlogin.go, state.go
 // How does a session get to another host of the same login, and what may no host do? | handover.go, hosts.go
 // How is a code used once, by one of two instances with one callback? | callback.go, internal/records/once.go
 // Which cookies are set, and with which attributes? | cookie.go, binding.go
 // What is a session, in memory and sealed? | session.go, grant.go, memory.go, sealed.go
 // How does a session begin, end, and move between its cookie and the storage? | keeper.go, store.go
-// When does an ordinary response set a cookie? | keeper.go (touch)
+// When does an ordinary response set a cookie? | keeper.go (touch), passage.go (makePrivate)
 // What can a renewal read and write? | renew.go (renewer)
 // How is a refresh token sent once, and a failed renewal tried again? | reserve.go, attempts.go
 // How is the authorization server asked? | authserver.go, internal/aventus
@@ -46,7 +46,7 @@
 // What may the rest of the config ask of a user? | request.go (introduce), claimmatcher.go
 // What is the next handler told, and what of its answer is changed? | strip.go, passage.go, caching.go
 // How does a stream end with its session? | stream.go
-// Which answers are no-store, and why? | reply.go, caching.go
+// Which answers are no-store, and why? | reply.go, caching.go, passage.go (makePrivate)
 // What does a WWW-Authenticate header say, and what do API clients find by it? | challenge.go, resource.go
 // What are visitors told when it fails? | failures.go
 // Which error routes may show it? | errorroutes.go, errorwalk.go, errortrail.go, amongerrors.go

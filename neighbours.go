@@ -79,9 +79,9 @@ func (ns *neighbours) otherAccount(own *neighbour, r *http.Request) string {
 	return ""
 }
 
-// isForAnother reports whether a request names the host of another block, and not that of own: the logout
-// and the profile there are the other one's to serve, if it has any. Where no block has the host, as behind
-// a proxy that sets its own, each serves what it gets.
+// isForAnother reports whether a request names the host of another block, and not that of own: the paths of the
+// module's own there, but for the callback, are the other one's to serve, if it has any. Where no block has the
+// host, as behind a proxy that sets its own, each serves what it gets.
 func (ns *neighbours) isForAnother(own *neighbour, r *http.Request) bool {
 	host := hostOf(r)
 	if own.sites.fixed == nil || own.sites.names(host) {

@@ -15,7 +15,8 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// replacer ends the sessions that a login replaces.
+// replacer knows what else the browser of a login has: the sessions that the login replaces or joins, and those that
+// its latest logins made, which a logout ends, too.
 type replacer struct {
 	own    *neighbour
 	blocks *neighbours
@@ -24,8 +25,9 @@ type replacer struct {
 	logger *zap.Logger
 }
 
-// endReplaced ends the sessions whose cookies the login that made s overwrites, of any block: the
-// browser has none of them any more, and a copy of the cookie is not to outlive the logout that comes.
+// endReplaced ends the sessions whose cookies the login that came to s overwrites, of any block, and those before,
+// as remember or join returned them: the browser has none of them any more, and a copy of the cookie is not to outlive
+// the logout that comes.
 // A failure does not fail the login; this instance knows the end in any case.
 //
 // Of two concurrent callbacks, neither brings the session that the other makes. As far as this process made
@@ -179,7 +181,7 @@ func (rp *replacer) mayShareGrant(s *session, old held) bool {
 // lastLogins remembers the sessions that the latest logins of a browser made. Sessions that were evicted, or
 // made by another instance, are not ended by it.
 type lastLogins struct {
-	joining singleflight.Group // what they make of one family
+	joining singleflight.Group // those that finish at once, by their family: see replacer.join
 
 	mu    sync.Mutex
 	byJar *lru.Cache[records.ID, []*keptSession]

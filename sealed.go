@@ -17,7 +17,7 @@ import (
 // share, so that no value of one format is read as another. A change of a format needs a version that
 // was never used: 3 was a session's, and 1 and 11 were a login's. A value that opens with its key and
 // has an unknown version was sealed by another release: such a session has ended, such a login starts over,
-// such a request or ticket gets 400, and such a time of last use is unknown.
+// such a request or ticket gets 400, such an index entry is not listed, and such a time of last use is unknown.
 const (
 	loginVersion   = 15 // a login under way, in its state
 	handleVersion  = 2  // a cookie whose session rests in the storage
@@ -230,7 +230,8 @@ type login struct {
 //
 //	version (1) || browser (16) || nonce (16) || restarts (1) || known (16) || return to (the rest)
 //
-// or, for another host, its visit in place of the path. What was known is there after a restart alone.
+// or, for another host, when that asked (8) and its visit in place of the path. What was known is there after a
+// restart alone.
 func (l *login) marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(nil)
 	if l.visit == nil {

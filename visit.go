@@ -12,8 +12,8 @@ import (
 // These are what hosts that share a login send each other. Their versions stand with the other formats', in
 // sealed.go; how they are used, in handover.go.
 
-// visit is a page visit at a host that is not the redirect URI's, and waits for a session there. It is
-// what that host asks the redirect URI's for a ticket with, sealed.
+// visit is why a host that is not the redirect URI's sends a browser to that one, by its aim: a page visit that waits
+// for a session there, say. It is what the host asks for a ticket with, sealed.
 type visit struct {
 	asked    time.Time // when the host sealed its request
 	browser  [16]byte  // of the binding cookie at the host
