@@ -139,15 +139,15 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		// session came of, and so what ends it.
 		err = fmt.Errorf("%w: no ID token came, and backchannel_logout goes by it", aventus.ErrToken)
 	}
-	switch {
-	case errors.Is(err, aventus.ErrToken), errors.Is(err, errOver):
+	if err != nil {
 		ls.replacer.revokeUnkept(r, at, l, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
-		if errors.Is(err, errOver) {
-			return ls.answers.fail(w, r, errOverThere, err)
-		}
+	}
+	switch {
+	case errors.Is(err, errOver):
+		return ls.answers.fail(w, r, errOverThere, err)
+	case errors.Is(err, aventus.ErrToken):
 		return ls.answers.fail(w, r, errTokenInvalid, err)
 	case err != nil:
-		ls.replacer.revokeUnkept(r, at, l, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
 		return ls.fail(w, r, at, l, nil, failureOf(kindOf(err)), err)
 	}
 	s := ls.keeper.make(token, idToken)

@@ -127,7 +127,8 @@ func (c *cookies) takeFrom(r *http.Request) {
 // some names, the rest as it came.
 func withoutCookies(line string, names []string) string {
 	kept := make([]string, 0, 16) // more than most have, and on the stack
-	for more := true; more; {     // faster than the closures of [strings.SplitSeq]
+	// This is faster than the closures of [strings.SplitSeq].
+	for more := true; more; {
 		var pair string
 		pair, line, more = strings.Cut(line, ";")
 		if name, _, _ := strings.Cut(pair, "="); !slices.Contains(names, textproto.TrimString(name)) {

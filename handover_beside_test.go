@@ -283,20 +283,25 @@ func TestLogoutOfOneGroup(t *testing.T) {
 	}
 }
 
-// TestLogoutBesideAnotherGroup: two groups have a host in common, where the browser has a session of the one and none
-// of the other. The logout of the other's block there ends the one, and asks the login host of its own group as well.
-func TestLogoutBesideAnotherGroup(t *testing.T) {
+// groupsOfOneHost is two groups with a host in common. The first has a logout, and the second what is given.
+func groupsOfOneHost(second string) setup {
 	s := twoGroups("")
 	s.sites = func(w *world) string {
 		own := w.directive("/one/*", "hosts app.localhost\nlogout /logout")
 		other := strings.NewReplacer("the-client", "another", "//login.", "//sso.").Replace(
-			w.directive("/two/*", "hosts app.localhost\nsession {\nname two\n}"))
+			w.directive("/two/*", "hosts app.localhost\n"+second+"session {\nname two\n}"))
 		site := func(host, blocks string) string {
 			return "http://" + host + ":" + w.port + " {\n" + blocks + "\nreverse_proxy " + w.app + "\n}\n"
 		}
 		return site("login.localhost", own) + site("app.localhost", own+"\n"+other) + site("sso.localhost", other)
 	}
-	g := newGroup(t, s, false)
+	return s
+}
+
+// TestLogoutBesideAnotherGroup: two groups have a host in common, where the browser has a session of the one and none
+// of the other. The logout of the other's block there ends the one, and asks the login host of its own group as well.
+func TestLogoutBesideAnotherGroup(t *testing.T) {
+	g := newGroup(t, groupsOfOneHost(""), false)
 	b := g.browser()
 	g.expectPage(b, g.login+"/one/", 1)
 	g.expectPage(b, g.app+"/two/", 1)

@@ -91,17 +91,7 @@ func TestLogoutBesideAGroup(t *testing.T) {
 // where the browser has none at that host.
 func TestLogoutOfTwoGroups(t *testing.T) {
 	for _, here := range []string{"", "/one/", "/two/"} {
-		s := twoGroups("")
-		s.sites = func(w *world) string {
-			own := w.directive("/one/*", "hosts app.localhost\nlogout /logout")
-			other := strings.NewReplacer("the-client", "another", "//login.", "//sso.").Replace(
-				w.directive("/two/*", "hosts app.localhost\nlogout /logout\nsession {\nname two\n}"))
-			site := func(host, blocks string) string {
-				return "http://" + host + ":" + w.port + " {\n" + blocks + "\nreverse_proxy " + w.app + "\n}\n"
-			}
-			return site("login.localhost", own) + site("app.localhost", own+"\n"+other) + site("sso.localhost", other)
-		}
-		g := newGroup(t, s, false)
+		g := newGroup(t, groupsOfOneHost("logout /logout\n"), false)
 		b := g.browser()
 		pages := []string{g.login + "/one/data", g.at("sso.localhost") + "/two/data"}
 		for _, page := range pages {
