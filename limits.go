@@ -66,8 +66,10 @@ const (
 	// logoutPatience is how long a visitor waits for their logout to be recorded.
 	logoutPatience = 5 * time.Second
 
-	// maxUses is how often one renewal tries to be the first to use a refresh token.
-	maxUses = 3
+	// maxUses is how often one renewal tries to be the first to use a refresh token, and lostLeast is the least that
+	// it waits, beyond the time that the first has to send it, before it tries again.
+	maxUses   = 4
+	lostLeast = 500 * time.Millisecond
 
 	// awaitOther is how long a renewal waits for what comes of another instance's, which has noted that it sends
 	// the refresh token, and awaitPause is how often it looks.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -603,5 +604,78 @@ func TestAwaitsAnother(t *testing.T) {
 			}
 			time.Sleep(24 * time.Hour) // until all that goes on has ended
 		})
+	}
+}
+
+// oneRecord is a session's record and its authorization server, which two instances share.
+type oneRecord struct {
+	mu sync.Mutex
+	renewalParts
+}
+
+func (p *oneRecord) fetch(ctx context.Context, at site, d *handle) (*session, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.renewalParts.fetch(ctx, at, d)
+}
+
+func (p *oneRecord) put(ctx context.Context, at site, d *handle, s *session) error {
+	_, err := p.putSealed(ctx, at, d, s)
+	return err
+}
+
+func (p *oneRecord) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.renewalParts.putSealed(ctx, at, d, s)
+}
+
+// slowUses are the uses of one of two instances, as [records.Once] registers them: a use is written, and then those of
+// the other are read, so that of two at once, both may find the other's.
+type slowUses struct{ mine, theirs *sync.Map }
+
+func (u slowUses) Use(ids ...records.ID) (bool, error) {
+	const took = 2 * time.Second
+	time.Sleep(took / 2)
+	u.mine.Store(ids[0], true)
+	time.Sleep(took / 2)
+	_, isUsed := u.theirs.Load(ids[0])
+	return !isUsed, nil
+}
+
+// TestNoneIsFirst: two instances that renew a session at the same moment, where the storage is slow and its locks
+// exclude nobody, give way to each other at first. One sends the refresh token after all, and both go on.
+func TestNoneIsFirst(t *testing.T) {
+	const sessions = 50
+	failed := 0
+	for range sessions {
+		synctest.Test(t, func(t *testing.T) {
+			s := renewable(time.Now().Truncate(time.Second), time.Hour)
+			shared, uses := &oneRecord{renewalParts: renewalParts{record: s.copy()}}, [2]sync.Map{}
+			time.Sleep(2 * time.Hour)
+			var both sync.WaitGroup
+			var went atomic.Int64
+			for i := range uses {
+				rn := new(renewalParts).renewer(time.Now)
+				rn.records, rn.server, rn.uses = shared, shared, slowUses{&uses[i], &uses[1-i]}
+				both.Go(func() {
+					k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
+					if refused == nil && k != nil && k.token() == "new" {
+						went.Add(1)
+					}
+				})
+			}
+			both.Wait()
+			if n := shared.requests.Load(); n > 1 {
+				t.Errorf("the refresh token is sent %d times", n)
+			}
+			if went.Load() < 2 {
+				failed++
+			}
+			time.Sleep(24 * time.Hour) // until all that goes on has ended
+		})
+	}
+	if failed > sessions/10 {
+		t.Errorf("%d of %d sessions were not renewed", failed, sessions)
 	}
 }

@@ -48,7 +48,7 @@ func (rn *renewer) reserve(
 			return nil, nil, nil, err
 		}
 		if !isMine {
-			next, isSettled, err := rn.await(ctx, at, k, sendWithin(attempt)+lostPause())
+			next, isSettled, err := rn.await(ctx, at, k, sendWithin(attempt)+lostPause(lost, since()))
 			if isSettled || err != nil {
 				return nil, nil, next, err
 			}
@@ -120,9 +120,12 @@ var errContended = errors.New("other instances were first to use the refresh tok
 // storages.
 func sendWithin(attempt uint32) time.Duration { return 4 * time.Second << min(attempt, 1) }
 
-// lostPause returns how much longer a process waits that was not the first. The pauses differ, so that these
-// processes do not all register the next attempt at once.
-func lostPause() time.Duration { return 500*time.Millisecond + rand.N(500*time.Millisecond) }
+// lostPause returns how much longer a process waits that was not the first, having lost before so many times, if
+// registering the use took so long. The pauses differ, so that these processes do not all register the next attempt at
+// once: by more than that takes, and by twice as much each time.
+func lostPause(before uint32, took time.Duration) time.Duration {
+	return lostLeast + rand.N(max(lostLeast, 8*took)<<before)
+}
 
 // settled reports whether a session's record, which may be nil, shows that there is nothing left to renew. It
 // then returns the session by that record, or nil if it is over.
