@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-const oauth2ProxyModule, oauth2ProxyVersion = "github.com/oauth2-proxy/oauth2-proxy/v7", "v7.15.3"
+const oauth2ProxyModule, oauth2ProxyVersion = "github.com/oauth2-proxy/oauth2-proxy/v7", "v7.15.6"
 
 // binaries are the programs that contenders run: a path, or the reason why there is none.
 type binaries map[string]binary
