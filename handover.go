@@ -388,7 +388,7 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 	// Whoever sees a request can get a ticket for it with a session of their own: the first one counts.
 	first, err := ho.used.Use(idOf("ticket", sealed), requestID(t.visit))
 	if err != nil {
-		return ho.failToRedeem(w, r, at, t.visit, err)
+		return ho.failToRedeem(w, r, at, t, err)
 	}
 	if !first {
 		return ho.askAgain(w, r, at, t.visit, maxRounds)
@@ -398,27 +398,28 @@ func (ho *handOvers) redeem(w http.ResponseWriter, r *http.Request, at site, t *
 	}
 	k, err := ho.keeper.fetch(r.Context(), at, t.handle)
 	if err != nil {
-		return ho.failToRedeem(w, r, at, t.visit, err)
+		return ho.failToRedeem(w, r, at, t, err)
 	}
 	if k == nil {
 		return ho.askAgain(w, r, at, t.visit, maxRounds)
 	}
 	if err := ho.keeper.adopt(w, r.Context(), at, k); err != nil {
-		return ho.failToRedeem(w, r, at, t.visit, err)
+		return ho.failToRedeem(w, r, at, t, err)
 	}
 	ho.replacer.endBrought(r, ho.replacer.overwritten(r, at), k.session)
 	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
 }
 
 // failToRedeem answers a ticket that the storage keeps from being redeemed: with the page if the browser has a session
-// here, which it only wanted to renew, else with an error.
-func (ho *handOvers) failToRedeem(w http.ResponseWriter, r *http.Request, at site, v *visit, cause error) error {
+// here, which it only wanted to renew, else with an error. A session of another family may be another person's:
+// whoever has signed in as somebody else is told.
+func (ho *handOvers) failToRedeem(w http.ResponseWriter, r *http.Request, at site, t *ticket, cause error) error {
 	k, err := ho.keeper.load(r.Context(), at, asSent(r).cookies, ho.now())
-	if err != nil || k == nil {
+	if err != nil || k == nil || k.family != t.handle.family {
 		return ho.answers.fail(w, r, errStorage, cause)
 	}
 	ho.answers.note(r, errStorage.code, errStorage.status, cause)
-	return ho.answers.redirect(w, at.origin+v.returnTo, http.StatusSeeOther)
+	return ho.answers.redirect(w, at.origin+t.visit.returnTo, http.StatusSeeOther)
 }
 
 // endHanded ends the session of a ticket that the logout of this host has asked for. In another browser, or too

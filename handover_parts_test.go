@@ -476,3 +476,23 @@ func TestRenewalCannotTell(t *testing.T) {
 		t.Errorf("leads to %s", to)
 	}
 }
+
+// TestTicketThatCannotBeUsed: where the storage keeps a ticket from being redeemed, a browser that has a session of
+// the same family, which it wanted to renew, goes to the page. Whoever has signed in as somebody else is told.
+func TestTicketThatCannotBeUsed(t *testing.T) {
+	h := newHandedOver(t)
+	signedIn := cookieIn(h.expect("See Other", h.callback(h.ticket, h.bound)))
+	_, another := h.session(func(s *session) {
+		ofTwoHosts(s)
+		s.family = records.ID{2}
+	})
+	works, broken := h.ho.used, h.brokenUses()
+	for cookie, want := range map[string]string{h.atFirst: "See Other", another: errStorage.code} {
+		w := h.expect("Found", h.visit())
+		bound := cookieIn(w)
+		ticket := h.expect("See Other", h.callback(w.Header().Get("Location"), cookie)).Header().Get("Location")
+		h.ho.used = broken
+		h.expect(want, h.callback(ticket, bound+"; "+signedIn))
+		h.ho.used = works
+	}
+}

@@ -26,7 +26,8 @@ func BenchmarkExchange(b *testing.B) {
 	verifier := Verifier(make([]byte, 32))
 	b.Run("with", func(b *testing.B) {
 		for b.Loop() {
-			if token, err := c.Exchange(b.Context(), code, redirectURI, verifier); err != nil || token.ExpiresIn != 3600 {
+			token, err := c.Exchange(b.Context(), code, redirectURI, verifier)
+			if err != nil || token.ExpiresIn != 3600 {
 				b.Fatal(token, err)
 			}
 		}
