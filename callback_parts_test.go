@@ -157,6 +157,26 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// TestUnkeptSessionOfAnotherPerson: where the session of a login cannot be kept, the one that the browser has will do,
+// unless it is somebody else's: whoever has signed in must not be at the page as the person before.
+func TestUnkeptSessionOfAnotherPerson(t *testing.T) {
+	for sub, want := range map[string]string{"auth0|ada": "See Other", "auth0|grace": errStorage.code} {
+		p := newParts(t)
+		ls := p.logins()
+		ls.asksForRefresh = true
+		_, has := p.session(func(s *session) { s.bearer = bearer + unsigned(t, map[string]any{"sub": "auth0|ada"}) })
+		_, state, cookie := p.begin(ls, "/page")
+		p.answering(ls, map[string]any{
+			"access_token": unsigned(t, map[string]any{"sub": sub}), "token_type": "Bearer", "refresh_token": "r",
+		})
+		p.keeper.store.shelf = records.NewShelf(unwritable{p.storage, ""}, "aventus_auth/sessions",
+			records.NewClock(p.clock.Now, p.clock.Elapsed))
+		if w, got := p.finishing(ls, state, cookie+"; "+has); got != want {
+			t.Errorf("%s signs in: %s, to %s; want %s", sub, got, w.Header().Get("Location"), want)
+		}
+	}
+}
+
 // TestStorageFailsAtTheGate: where it cannot be told whose a request is, it is neither let through nor taken for
 // nobody's, wherever it arrives.
 func TestStorageFailsAtTheGate(t *testing.T) {
