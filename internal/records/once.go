@@ -300,21 +300,21 @@ func (o *Once) readOthers(ctx context.Context, now time.Time) error {
 	}
 	// A use is written up to useTimeout after the hour of its journal was chosen.
 	from = from.Add(-ClockSkew - useTimeout)
+	journals, err := list(ctx, o.place.storage, o.place.prefix, true)
+	if err != nil {
+		return err
+	}
 	isWritten := false
-	for hour := o.place.of(from); hour <= o.place.of(now.Add(ClockSkew)); hour++ {
-		journals, err := list(ctx, o.place.storage, o.place.dir(hour), false)
-		if err != nil {
-			return err
-		}
-		for _, journal := range journals {
-			switch {
-			case len(path.Base(journal)) != 2*len(ID{}): // a file on its way to its name
-			case journal == o.journal.key:
-				isWritten = true
-			default:
-				if err := o.readOther(ctx, journal, hour); err != nil {
-					return err
-				}
+	for _, journal := range journals {
+		hour, err := periodIn(path.Dir(journal))
+		switch {
+		case err != nil || len(path.Base(journal)) != 2*len(ID{}): // a folder, or a file on its way to its name
+		case journal == o.journal.key:
+			isWritten = true
+		case hour < o.place.of(from) || hour > o.place.of(now.Add(ClockSkew)):
+		default:
+			if err := o.readOther(ctx, journal, hour); err != nil {
+				return err
 			}
 		}
 	}
