@@ -90,16 +90,18 @@ func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, li
 	return errors.Join(failed...)
 }
 
-// expectAt ends at this instance alone what endAt is about to end, and does not access the storage.
-func (e *ends) expectAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
-	for _, name := range e.namedBy(said, now, lifetime) {
+// expectAt ends at this instance alone what endAt is about to end, and does not access the storage. How long the
+// sessions could last does not matter until then.
+func (e *ends) expectAt(said aventus.Logout, now time.Time) {
+	for _, name := range e.namedBy(said, now, 0) {
 		e.ended.ExpectBefore(name.id, name.since, name.until)
 	}
 }
 
-// endLaterAt is expectAt where no endAt follows: the ends are written in the background.
-func (e *ends) endLaterAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
-	for _, name := range e.namedBy(said, now, lifetime) {
+// endLaterAt is expectAt where no endAt follows: the ends are written in the background. Since only the storage could
+// tell how long other instances' sessions last, they are noted for as long as any may.
+func (e *ends) endLaterAt(said aventus.Logout, now time.Time) {
+	for _, name := range e.namedBy(said, now, maxLifetime) {
 		e.ended.EndLater(name.id, name.since, name.until)
 	}
 	go e.ended.Begin() // what begins it writes them
