@@ -167,6 +167,12 @@ func (e *ends) hasListed(about listed) bool {
 		e.ended.HasPartial() && e.hasName(about.Sub, about.ServerSession, about.Created)
 }
 
+// canEndListed reports whether there is something to end: a session that goes on, or an end that is still to be
+// written for the other instances.
+func (e *ends) canEndListed(about listed) bool {
+	return !e.hasListed(about) || e.isAnyUnwritten(about.Sub, about.ServerSession, about.id, about.family)
+}
+
 // end ends the session of an id, which would have lived until then.
 func (e *ends) end(ctx context.Context, id records.ID, until time.Time) error {
 	e.ended.Begin()
@@ -230,10 +236,14 @@ func (e *ends) after(s *session) time.Time {
 	return after
 }
 
-// isUnwritten reports whether a session's end holds here, and is still to be written for the other
-// instances.
+// isUnwritten reports whether a session's end holds here, by any of the ids that it can be ended by, and is still to
+// be written for the other instances.
 func (e *ends) isUnwritten(s *session) bool {
-	return e.ended.IsUnwritten(s.id) || s.isShared() && e.isFamilyUnwritten(s.family)
+	return e.isAnyUnwritten(s.subject(), s.serverSession(), s.id, s.family)
+}
+
+func (e *ends) isAnyUnwritten(sub, sid string, ids ...records.ID) bool {
+	return slices.ContainsFunc(append(ids, e.names(sub, sid)...), e.ended.IsUnwritten)
 }
 
 // subjectID is the id that ends all sessions of a user.

@@ -196,7 +196,7 @@ func (lo *logouts) endHanded(r *http.Request, at site, d *handle, first bool) (i
 		return false, err
 	}
 	if s == nil { // deleted, also where its end could not be written
-		return !lo.own.keeper.ends.isUnwritten(&session{id: d.id, family: d.family}), nil
+		return !lo.own.keeper.ends.isAnyUnwritten("", "", d.id, d.family), nil
 	}
 	handed := held{&keptSession{session: s, handle: d}, present{lo.own, at}}
 	if !handed.canEnd() {
