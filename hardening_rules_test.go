@@ -104,11 +104,13 @@ func TestVerifiedByTheOtherToken(t *testing.T) {
 	}
 }
 
-// TestRoleTakenAway: a renewed access token that lacks a role takes it away, also where the ID token of the login named
-// it, too. What that alone named stays.
+// TestRoleTakenAway: a renewed access token that lacks a role takes it away, also where the ID token of the login
+// named it, too. What that alone named stays.
 func TestRoleTakenAway(t *testing.T) {
 	const admin = `{"roles":["admin"]}`
-	for access, want := range map[string]bool{admin: false, `{}`: true, `{"roles":null}`: true, `{"roles":[]}`: false} {
+	for access, want := range map[string]bool{
+		admin: false, `{"roles":[]}`: false, `{}`: true, `{"roles":null}`: true,
+	} {
 		further, err := claims.Further([]byte(admin), said(access)[len(bearer):])
 		if err != nil {
 			t.Fatal(err)
