@@ -136,6 +136,12 @@ func TestForHowLongIsNotForWhom(t *testing.T) {
 		{[]string{"s-maxage=60"}, false, "s-maxage=60"},
 		{[]string{"max-age=60 ,\tprivate"}, false, "max-age=60 ,\tprivate"},
 		{[]string{"no-store"}, false, "no-store"},
+		{[]string{`max-age=60, private="Set-Cookie"`}, false, `max-age=60, private="Set-Cookie", private`},
+		{[]string{`max-age=60, no-cache="a, public"`}, false, `max-age=60, no-cache="a, public", private`},
+		{[]string{`x="a, s-maxage=1", max-age=60`}, false, `x="a, s-maxage=1", max-age=60, private`},
+		{[]string{`x="\", public, "`}, false, `x="\", public, ", private`},
+		{[]string{`x="\\", public`}, false, `x="\\", public`},
+		{[]string{"public=no, no-store=no, s-maxage"}, false, "public=no, no-store=no, s-maxage, private"},
 		{nil, true, "no-store"},
 		{[]string{"public, max-age=60"}, true, "no-store"},
 	} {
