@@ -86,14 +86,15 @@ func replaceByUpgrade(r *http.Request) (undo func()) {
 
 // matchesHost reports whether the matcher matches the request by its host. A host name is case-insensitive
 // (RFC 4343), and a final dot only makes it fully qualified. A Host header that is not a host and port, such as
-// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test.
+// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test. So does a request without
+// one (HTTP/1.0): a proxy asks the app for a host of its own choice then.
 func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	matches, err := m.matchesPath(r)
 	if matches || err != nil {
 		return matches, err
 	}
 	host, port := splitHost(r.Host)
-	if r.Host != "" && (hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "") {
+	if hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "" {
 		return true, nil
 	}
 	plain := strings.ToLower(withoutFinalDot(host))
