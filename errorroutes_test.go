@@ -210,11 +210,12 @@ func TestRefusalReadsNoBody(t *testing.T) {
 // may have handed on a copy. What is withheld of the copy alone would be sent: then no upstream is asked.
 func TestErrorRoutesOfACopy(t *testing.T) {
 	p := newParts(t)
-	server := &caddyhttp.Server{Errors: &caddyhttp.HTTPErrorConfig{Routes: caddyhttp.RouteList{{
-		Handlers: []caddyhttp.MiddlewareHandler{
-			&rewrite.Rewrite{URI: "/errors?", Method: "GET"}, &reverseproxy.Handler{Transport: new(reverseproxy.HTTPTransport)},
-		},
-	}}}}
+	page := []caddyhttp.MiddlewareHandler{
+		&rewrite.Rewrite{URI: "/errors?"}, &reverseproxy.Handler{Transport: new(reverseproxy.HTTPTransport)},
+	}
+	server := &caddyhttp.Server{
+		Errors: &caddyhttp.HTTPErrorConfig{Routes: caddyhttp.RouteList{{Handlers: page}}},
+	}
 	for _, c := range []struct {
 		what  string
 		major int
