@@ -38,18 +38,42 @@ func makePrivate(header http.Header, vary []string, holdsSession bool) {
 // saysForWhom reports whether a Cache-Control says who may store an answer, and not
 // only for how long. The site was asked with an Authorization, where how long would
 // not let a shared cache keep the answer (RFC 9111, section 3.5); but the cache saw a
-// cookie, where it would.
+// cookie, where it would. A private with an argument speaks of the fields that it names alone
+// (section 5.2.2.7).
 func saysForWhom(lines []string) bool {
-	for _, line := range lines {
-		for directive := range strings.SplitSeq(line, ",") {
-			name, _, _ := strings.Cut(directive, "=")
-			switch strings.ToLower(textproto.TrimString(name)) {
-			case "public", "s-maxage", "private", "no-store":
+	for rest := strings.Join(lines, ","); rest != ""; {
+		var directive string
+		directive, rest = cutDirective(rest)
+		name, _, hasArgument := strings.Cut(directive, "=")
+		switch strings.ToLower(textproto.TrimString(name)) {
+		case "public", "private", "no-store":
+			if !hasArgument {
+				return true
+			}
+		case "s-maxage":
+			if hasArgument {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// cutDirective returns the first directive of a Cache-Control and what follows it. A comma in a quoted string ends
+// none (RFC 9110, section 5.6.4).
+func cutDirective(s string) (directive, rest string) {
+	isQuoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			isQuoted = !isQuoted
+		case s[i] == '\\' && isQuoted:
+			i++
+		case s[i] == ',' && !isQuoted:
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
 }
 
 // dropOverrides deletes what some shared caches heed before Cache-Control: nginx, what

@@ -155,6 +155,7 @@ func TestBadCaddyfile(t *testing.T) {
 		{good + "audience x\nverify_token https://example.com/jwks", "verify_token takes no argument", ":7"},
 		{good + "token_header X_Token", "token_header must be the name of a header, or off", ":6"},
 		{good + "token_header Cookie", "token_header cannot be Cookie", ":6"},
+		{good + "token_header Close", "token_header cannot be Close", ":6"}, // Connection: close names it
 		{good + "revoke_url none", "revoke_url must be an absolute https URL", ":6"},
 		{good + "audience x\naccept_bearer\naccept_bearer", "accept_bearer is given twice", ":8"},
 		{good + "authorize_param nonce x", "authorize_param nonce is set by the module itself", ":6"},

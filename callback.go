@@ -40,9 +40,11 @@ func (ls *logins) finish(w http.ResponseWriter, r *http.Request, at site, params
 		return ls.answers.fail(w, r, errStorage, err)
 	}
 	if l.visit != nil {
-		if to, err := ls.sites.member(l.visit.host); err == nil {
-			asSent(r).visited = to.origin
+		to, err := ls.sites.member(l.visit.host)
+		if err != nil { // taken off the list meanwhile: nobody is signed in for its sake
+			return ls.answers.fail(w, r, errState, unlisted(l.visit))
 		}
+		asSent(r).visited = to.origin
 	}
 	code, hasCode := params["code"]
 	refused, hasError := params["error"]

@@ -1,7 +1,9 @@
 package aventusauth
 
 import (
+	"crypto/rand"
 	"net/http"
+	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -82,6 +84,8 @@ func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure
 		why = "they would send the visitor's method to an upstream"
 	case v.query && r.URL.RawQuery != "", v.query && original(r).URL.RawQuery != "":
 		why = "they would send the visitor's query to an upstream"
+	case !sharesHeader(r):
+		why = "they would send header fields of the visitor's, which a handler in front has copied"
 	case !withholdsBody(r):
 		why = "they would send the visitor's body to an upstream"
 	default:
@@ -118,12 +122,34 @@ func isBare(method string) bool { return method == http.MethodGet || method == h
 // withholdsBody reports whether the error routes get no body with a refused request. It
 // does not read the body: a client could send nothing, and not end the request either. Over
 // HTTP/1.1 and HTTP/2, the length of a request without a body is 0. Over HTTP/3, it is
-// unknown: the body of a GET or a HEAD is then removed.
+// unknown: the body of a GET or a HEAD is then removed, which does nothing if r is a copy of the request that the
+// error routes get.
 func withholdsBody(r *http.Request) bool {
-	if r.ContentLength < 0 && r.ProtoMajor == 3 && isBare(r.Method) && isBare(original(r).Method) {
+	if r.ContentLength < 0 && r.ProtoMajor == 3 && isBare(r.Method) && isBare(original(r).Method) && isServers(r) {
 		r.Body, r.ContentLength = http.NoBody, 0
 	}
 	return r.ContentLength == 0
+}
+
+// isServers reports whether a request is the server's own, which the error routes get. Handlers in front may have
+// handed on a copy, as tracing and another block do. Caddy's placeholders refer to the server's own.
+func isServers(r *http.Request) bool {
+	sent := r.Proto
+	defer func() { r.Proto = sent }()
+	r.Proto = rand.Text()
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	proto, _ := repl.GetString("http.request.proto")
+	return proto == r.Proto
+}
+
+// sharesHeader reports whether the header of a request is that of the server's own, too, and no copy.
+func sharesHeader(r *http.Request) bool {
+	probe := textproto.CanonicalMIMEHeaderKey(rand.Text())
+	defer delete(r.Header, probe)
+	r.Header[probe] = []string{probe}
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	value, _ := repl.GetString("http.request.header." + probe)
+	return value == probe
 }
 
 // errorRoutes are the routes of one server that may run after an error of ours.

@@ -2,11 +2,18 @@ package aventusauth
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/rewrite"
 )
 
 const protectedBytes = "the protected bytes"
@@ -195,6 +202,46 @@ func TestRefusalReadsNoBody(t *testing.T) {
 			"Accept: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
 		if seen := w.requests(); a.StatusCode != http.StatusUnauthorized || a.body != signIn || len(seen) != 0 {
 			t.Errorf("%s: answered %d %q; the upstream saw %v", method, a.StatusCode, a.body, seen)
+		}
+	}
+}
+
+// TestErrorRoutesOfACopy: Caddy gives the error routes the server's own request, and a handler in front, as tracing,
+// may have handed on a copy. What is withheld of the copy alone would be sent: then no upstream is asked.
+func TestErrorRoutesOfACopy(t *testing.T) {
+	p := newParts(t)
+	page := []caddyhttp.MiddlewareHandler{
+		&rewrite.Rewrite{URI: "/errors?"}, &reverseproxy.Handler{Transport: new(reverseproxy.HTTPTransport)},
+	}
+	server := &caddyhttp.Server{
+		Errors: &caddyhttp.HTTPErrorConfig{Routes: caddyhttp.RouteList{{Handlers: page}}},
+	}
+	for _, c := range []struct {
+		what  string
+		major int
+		front func(*http.Request) *http.Request
+		want  bool
+	}{
+		{"itself", 1, func(r *http.Request) *http.Request { return r }, true},
+		{"itself", 3, func(r *http.Request) *http.Request { return r }, true},
+		{"a copy", 1, func(r *http.Request) *http.Request { return r.WithContext(r.Context()) }, true},
+		{"a copy", 3, func(r *http.Request) *http.Request { return r.WithContext(r.Context()) }, false},
+		{"a clone", 1, func(r *http.Request) *http.Request { return r.Clone(r.Context()) }, false},
+		{"a clone", 3, func(r *http.Request) *http.Request { return r.Clone(r.Context()) }, false},
+	} {
+		r := p.request("GET", "/secret", "Cookie", "session=x", "X-Other", "other")
+		r.ProtoMajor = c.major
+		if c.major == 3 {
+			r.ContentLength, r.Body = -1, io.NopCloser(strings.NewReader("smuggled"))
+		}
+		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), server)
+		w := httptest.NewRecorder()
+		err := p.answers.fail(w, c.front(r), errLoginRequired, nil)
+		if got := err != nil; got != c.want {
+			t.Errorf("HTTP/%d, %s: the error routes are used: %t", c.major, c.what, got)
+		}
+		if body, _ := io.ReadAll(r.Body); err != nil && (len(body) > 0 || len(r.Header) > 0) {
+			t.Errorf("HTTP/%d, %s: the upstream is sent %q, %v", c.major, c.what, body, r.Header)
 		}
 	}
 }

@@ -234,8 +234,7 @@ func TestHostTakenOffTheList(t *testing.T) {
 		"a session's profile":  session.get(g.app + "/me"),
 		"a session by a fetch": session.do("GET", g.app+"/"),
 	} {
-		if a.StatusCode < 400 || a.location() != "" || a.cookie("aventus_session") != nil &&
-			strings.HasPrefix(a.Request.URL.String(), g.app) {
+		if a.StatusCode < 400 || a.location() != "" || a.cookie("aventus_session") != nil {
 			t.Errorf("%s gets %d, to %s", what, a.StatusCode, a.location())
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // TestUnverifiedBearerSpeltOtherwise: apps are lax about Authorization. Many end the scheme at any blank
@@ -128,6 +130,20 @@ func TestHostThatIsNone(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestRequestWithoutHost: reverse_proxy asks the app by the upstream's own address then, which may be the protected
+// host's name.
+func TestRequestWithoutHost(t *testing.T) {
+	p := newParts(t)
+	m := &matching{caddyhttp.MatcherSets{{caddyhttp.MatchHost{"private.test"}}}}
+	for host, want := range map[string]bool{"": true, ":80": true, "private.test": true, "public.test": false} {
+		r := p.request("GET", "/")
+		r.Host = host
+		if got, err := m.protects(r); got != want || err != nil {
+			t.Errorf("%q: protected %t, error %v", host, got, err)
+		}
+	}
 }
 
 // TestWordsAreNoTemplate: templates executes what respond has put into a page, and the words of a callback

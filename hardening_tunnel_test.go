@@ -2,11 +2,15 @@ package aventusauth
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -121,6 +125,53 @@ func TestConnectForAWebSocket(t *testing.T) {
 		}
 		if got := connectsWebSocket(r); got != (c.method == "CONNECT" && !c.tunnel) {
 			t.Errorf("%+v: a WebSocket: %v", c, got)
+		}
+	}
+}
+
+// TestConnectIsJudgedAsAGet: reverse_proxy makes a GET with an upgrade of a WebSocket's CONNECT, and that is what a
+// matcher protects. The request is as it came afterwards.
+func TestConnectIsJudgedAsAGet(t *testing.T) {
+	for what, c := range map[string]struct {
+		matcher any
+		want    bool
+	}{
+		"the method":              {caddyhttp.MatchMethod{"GET"}, true},
+		"the method that came":    {caddyhttp.MatchMethod{"CONNECT"}, true},
+		"another method":          {caddyhttp.MatchMethod{"POST"}, false},
+		"the upgrade":             {caddyhttp.MatchHeader{"Upgrade": {"*ebsocket*"}}, true},
+		"the connection":          {caddyhttp.MatchHeader{"Connection": {"*pgrade*"}}, true},
+		"the key":                 {caddyhttp.MatchHeader{"Sec-WebSocket-Key": {"*"}}, true},
+		"another header":          {caddyhttp.MatchHeader{"X-Other": {"*"}}, false},
+		"a method by placeholder": {caddyhttp.VarsMatcher{"{http.request.method}": {"GET"}}, true},
+		"a header by placeholder": {caddyhttp.VarsMatcher{"{http.request.header.upgrade}": {"websocket"}}, true},
+		"the method before a rewrite, by placeholder": {
+			caddyhttp.VarsMatcher{"{http.request.orig_method}": {"GET"}}, true},
+	} {
+		for proto, header := range map[string]http.Header{
+			"HTTP/2.0":  {":protocol": {"websocket"}, "Connection": {"close"}},
+			"websocket": {"Sec-Websocket-Version": {"13"}}, // so Go names it, over HTTP/3
+		} {
+			came := &http.Request{Method: "CONNECT", Proto: proto, ProtoMajor: 3, Header: header, Host: "EXAMPLE.com",
+				URL: &url.URL{Path: "/PRIVATE/..//private/x"}}
+			if proto == "HTTP/2.0" {
+				came.ProtoMajor = 2
+			}
+			r := caddyhttp.PrepareRequest(came, caddy.NewReplacer(), httptest.NewRecorder(), new(caddyhttp.Server))
+			was, path, before := *r, r.URL.Path, r.Header.Clone()
+			m := matching{caddyhttp.MatcherSets{{
+				caddyhttp.MatchHost{"example.com"}, caddyhttp.MatchPath{"/private*"}, c.matcher,
+			}}}
+			got, err := m.protects(r)
+			if got != c.want || err != nil {
+				t.Errorf("%s, %s: protected %t, error %v", what, proto, got, err)
+			}
+			repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			method, _ := repl.GetString("http.request.method")
+			if r.Method != was.Method || method != "CONNECT" || !reflect.DeepEqual(r.Header, before) ||
+				r.Host != was.Host || r.URL.Path != path {
+				t.Errorf("%s, %s: the request is %v, by placeholder %s", what, proto, r, method)
+			}
 		}
 	}
 }

@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"encoding/hex"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -17,29 +18,39 @@ import (
 type matching struct{ sets caddyhttp.MatcherSets }
 
 // protects reports whether the matcher, if there is one, matches the request: its method,
-// host and path as Caddy reads them, or as another server may. A method is case-sensitive
-// (RFC 9110, section 9.1), but some frameworks treat post as POST (Django, Symfony).
+// host and path as Caddy reads them, or as another server may. A WebSocket that is opened by CONNECT
+// is judged as the GET that the app gets, too.
 func (m *matching) protects(r *http.Request) (bool, error) {
 	if len(m.sets) == 0 {
 		return true, nil
 	}
+	matches, err := m.matchesMethod(r)
+	if matches || err != nil || !connectsWebSocket(r) {
+		return matches, err
+	}
+	defer replaceByUpgrade(r)()
+	return m.matchesHost(r)
+}
+
+// matchesMethod reports whether the matcher matches the request by its method. A method is case-sensitive
+// (RFC 9110, section 9.1), but some frameworks treat post as POST (Django, Symfony).
+func (m *matching) matchesMethod(r *http.Request) (bool, error) {
 	matches, err := m.matchesHost(r)
 	method := strings.ToUpper(r.Method)
 	if matches || err != nil || method == r.Method {
 		return matches, err
 	}
-	defer replaceMethod(r, method)()
+	defer replaceMethod(r, method, strings.ToUpper(original(r).Method))()
 	return m.matchesHost(r)
 }
 
-// replaceMethod sets the method of a request and the placeholders for it. The returned function undoes that.
-func replaceMethod(r *http.Request, method string) (undo func()) {
+// replaceMethod sets the method of a request and the placeholders for it, and for the one before any rewrite. The
+// returned function undoes that.
+func replaceMethod(r *http.Request, method, before string) (undo func()) {
 	sent := r.Method
 	r.Method = method
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	placeholders := map[string]string{
-		"http.request.method": method, "http.request.orig_method": strings.ToUpper(original(r).Method),
-	}
+	placeholders := map[string]string{"http.request.method": method, "http.request.orig_method": before}
 	for name, value := range placeholders {
 		repl.Set(name, value)
 	}
@@ -51,16 +62,39 @@ func replaceMethod(r *http.Request, method string) (undo func()) {
 	}
 }
 
+// replaceByUpgrade makes of a CONNECT for a WebSocket the GET with an upgrade that reverse_proxy makes of it. The
+// fields are set in place, since placeholders may refer to another copy of the request. The returned function
+// undoes that.
+func replaceByUpgrade(r *http.Request) (undo func()) {
+	undoMethod := replaceMethod(r, http.MethodGet, http.MethodGet)
+	sent := make(http.Header)
+	fields := map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-Websocket-Key": "any"}
+	for name, value := range fields {
+		if lines, ok := r.Header[name]; ok {
+			sent[name] = lines
+		}
+		r.Header[name] = []string{value}
+	}
+	return func() {
+		for name := range fields {
+			delete(r.Header, name)
+		}
+		maps.Copy(r.Header, sent)
+		undoMethod()
+	}
+}
+
 // matchesHost reports whether the matcher matches the request by its host. A host name is case-insensitive
 // (RFC 4343), and a final dot only makes it fully qualified. A Host header that is not a host and port, such as
-// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test.
+// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test. So does a request without
+// one (HTTP/1.0): a proxy asks the app for a host of its own choice then.
 func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	matches, err := m.matchesPath(r)
 	if matches || err != nil {
 		return matches, err
 	}
 	host, port := splitHost(r.Host)
-	if r.Host != "" && (hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "") {
+	if hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "" {
 		return true, nil
 	}
 	plain := strings.ToLower(withoutFinalDot(host))

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"maps"
@@ -135,6 +136,12 @@ func TestForHowLongIsNotForWhom(t *testing.T) {
 		{[]string{"s-maxage=60"}, false, "s-maxage=60"},
 		{[]string{"max-age=60 ,\tprivate"}, false, "max-age=60 ,\tprivate"},
 		{[]string{"no-store"}, false, "no-store"},
+		{[]string{`max-age=60, private="Set-Cookie"`}, false, `max-age=60, private="Set-Cookie", private`},
+		{[]string{`max-age=60, no-cache="a, public"`}, false, `max-age=60, no-cache="a, public", private`},
+		{[]string{`x="a, s-maxage=1", max-age=60`}, false, `x="a, s-maxage=1", max-age=60, private`},
+		{[]string{`x="\", public, "`}, false, `x="\", public, ", private`},
+		{[]string{`x="\\", public`}, false, `x="\\", public`},
+		{[]string{"public=no, no-store=no, s-maxage"}, false, "public=no, no-store=no, s-maxage, private"},
 		{nil, true, "no-store"},
 		{[]string{"public, max-age=60"}, true, "no-store"},
 	} {
@@ -225,5 +232,37 @@ func TestTrailersThatNobodyAnnounced(t *testing.T) {
 		"4\r\nbody\r\n0\r\nX-User-Id: made-up\r\nDigest: a checksum\r\n\r\n")
 	if got := <-came; len(got) != 1 || got.Get("Digest") != "a checksum" {
 		t.Errorf("the next handler finds the trailers %v", got)
+	}
+}
+
+// TestTrailerNamedAsTheToken: a token's header may be called as a checksum of the body is. A trailer of its name, in
+// any spelling, goes on past none of the blocks, and checksums do.
+func TestTrailerNamedAsTheToken(t *testing.T) {
+	p := newParts(t)
+	for _, tokenHeaders := range [][]string{
+		{"X-Token-Sum"}, {"X-Token-Digest"}, {"X-Token-Checksum"}, {"X-Token-Md5"}, {"Digest"},
+		{"X-Token-Sum", "X-Token-Md5"}, {"Authorization", "X-Token-Sum", "Authorization"},
+	} {
+		lines := "POST / HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\nTrailer: "
+		for _, name := range tokenHeaders {
+			if name != "Authorization" {
+				lines += name + ", " + strings.Replace(name, "-", ".", 1) + ", "
+			}
+		}
+		lines += "Content-Digest\r\n\r\n4\r\nbody\r\n0\r\n"
+		for _, name := range tokenHeaders {
+			lines += name + ": forged\r\n" + strings.Replace(name, "-", ".", 1) + ": forged\r\n"
+		}
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(lines + "Content-Digest: a checksum\r\n\r\n")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range tokenHeaders {
+			stripIdentity(r, p.cookies, name)
+		}
+		_, _ = io.Copy(io.Discard, r.Body)
+		if len(r.Trailer) != 1 || r.Trailer.Get("Content-Digest") != "a checksum" {
+			t.Errorf("%q: the next handler finds the trailers %v", tokenHeaders, r.Trailer)
+		}
 	}
 }

@@ -68,6 +68,7 @@ func (a *answers) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 		}
 		return a.plain(w, f.status, f.description)
 	}
+	a.cookies.takeBack(w.Header()) // the error routes may have caches keep what they write
 	return caddyhttp.Error(f.status, f)
 }
 

@@ -7,7 +7,21 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
+
+// TestFailureTakesBackTheCookie: what fails when the session's cookie is set already goes to the error routes without
+// it, since they may have caches keep their answer. Other cookies stay.
+func TestFailureTakesBackTheCookie(t *testing.T) {
+	p := newParts(t)
+	w := httptest.NewRecorder()
+	w.Header().Add("Set-Cookie", "theme=dark")
+	p.cookies.set(w, p.cookies.session, "sealed", time.Hour)
+	err := p.answers.fail(w, p.request("GET", "/"), errStorage, nil)
+	if lines := w.Header()["Set-Cookie"]; err == nil || len(lines) != 1 || lines[0] != "theme=dark" {
+		t.Errorf("the error routes' answer sets %q, error %v", lines, err)
+	}
+}
 
 // TestAnswers: every way in which the module answers is no-store, tells visitors apart and gives its URL to no
 // other page; and nothing of a cause is shown.

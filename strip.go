@@ -122,10 +122,11 @@ func stripIdentity(r *http.Request, own *cookies, tokenHeader string) {
 	}
 
 	// Trailers come after the body, long after us, and are forwarded too.
-	_, guarded := r.Body.(*trailerGuard) // by another block, say
-	if r.Body != nil && (r.ContentLength != 0 || len(r.Trailer) > 0) && !guarded {
-		dropTrailers(r.Trailer)
-		r.Body = &trailerGuard{ReadCloser: r.Body, request: r}
+	guard, guarded := r.Body.(*trailerGuard) // of another block, say, with another header for its token
+	if r.Body != nil && (r.ContentLength != 0 || len(r.Trailer) > 0) &&
+		(!guarded || guard.tokenHeader != tokenHeader) {
+		dropTrailers(r.Trailer, tokenHeader)
+		r.Body = &trailerGuard{ReadCloser: r.Body, request: r, tokenHeader: tokenHeader}
 	}
 }
 
@@ -166,26 +167,30 @@ func staysInConnection(option string) bool {
 // trailerGuard drops trailers when they have come.
 type trailerGuard struct {
 	io.ReadCloser
-	request *http.Request
+	request     *http.Request
+	tokenHeader string
 }
 
 func (g *trailerGuard) Read(p []byte) (int, error) {
 	n, err := g.ReadCloser.Read(p)
 	if err != nil {
-		dropTrailers(g.request.Trailer)
+		dropTrailers(g.request.Trailer, g.tokenHeader)
 	}
 	return n, err
 }
 
 // dropTrailers deletes all trailers but checksums of the body. An app that merges
 // trailers into headers would take any other for a header that the site makes, such as
-// X-User-Id, or for one that the client may not send (RFC 9110, section 6.5.1).
-func dropTrailers(trailer http.Header) {
+// X-User-Id, or for one that the client may not send (RFC 9110, section 6.5.1). The header that the token goes on
+// in may be called as a checksum is, and is none.
+func dropTrailers(trailer http.Header, tokenHeader string) {
 	for name := range trailer {
 		switch name[strings.LastIndexByte(name, '-')+1:] {
 		case "Digest", "Checksum", "Sum", "Md5":
-		default:
-			delete(trailer, name)
+			if !isNamed(name, tokenHeader) {
+				continue
+			}
 		}
+		delete(trailer, name)
 	}
 }

@@ -117,9 +117,8 @@ func (c checked) tokenHeader(name string) error {
 	}
 	name = http.CanonicalHeaderKey(name)
 	taken := []string{
-		"Connection", "Content-Length", "Content-Type", "Cookie", "Forwarded", "Host", "Keep-Alive",
-		"Proxy-Authorization",
-		"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Via",
+		"Close", "Connection", "Content-Length", "Content-Type", "Cookie", "Forwarded", "Host", "Keep-Alive",
+		"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Via",
 	}
 	switch {
 	// which servers drop, or read as a hyphen
