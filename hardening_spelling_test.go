@@ -144,6 +144,13 @@ func TestRequestWithoutHost(t *testing.T) {
 			t.Errorf("%q: protected %t, error %v", host, got, err)
 		}
 	}
+	// A health check is refused by no matcher that does not look at the host.
+	newWorld(t, setup{matcher: "/private/*"})
+	r := p.request("GET", "/health")
+	r.Host = ""
+	if got, err := handlers()[0].house.gate.matching.protects(r); got || err != nil {
+		t.Errorf("a health check: protected %t, error %v", got, err)
+	}
 }
 
 // TestWordsAreNoTemplate: templates executes what respond has put into a page, and the words of a callback

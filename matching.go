@@ -87,14 +87,18 @@ func replaceByUpgrade(r *http.Request) (undo func()) {
 // matchesHost reports whether the matcher matches the request by its host. A host name is case-insensitive
 // (RFC 4343), and a final dot only makes it fully qualified. A Host header that is not a host and port, such as
 // a.test:80:80, always matches: a server that cuts it at the first colon reads a.test. So does a request without
-// one (HTTP/1.0): a proxy asks the app for a host of its own choice then.
+// one (HTTP/1.0) if the matcher may look at the host: a proxy asks the app for a host of its own choice then. Health
+// checks are such requests.
 func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	matches, err := m.matchesPath(r)
 	if matches || err != nil {
 		return matches, err
 	}
 	host, port := splitHost(r.Host)
-	if hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "" {
+	switch {
+	case r.Host == "":
+		return !m.ignoresHost(), nil
+	case hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "":
 		return true, nil
 	}
 	plain := strings.ToLower(withoutFinalDot(host))
@@ -103,6 +107,20 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	}
 	defer replaceHost(r, plain, port)()
 	return m.matchesPath(r)
+}
+
+// ignoresHost reports whether no matcher can look at the host.
+func (m *matching) ignoresHost() bool {
+	for _, set := range m.sets {
+		for _, matcher := range set {
+			switch matcher.(type) {
+			case *caddyhttp.MatchPath, *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
+			default:
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // replaceHost sets the host of a request, and the placeholders for it as well: they may refer to
