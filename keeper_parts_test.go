@@ -310,6 +310,37 @@ func TestKeeperNotesUses(t *testing.T) {
 	}
 }
 
+// TestUseOfTheFuture: a moment in which the clock of one instance was far ahead ends no session that is in use later,
+// neither at this instance nor at one that reads its record.
+func TestUseOfTheFuture(t *testing.T) {
+	for _, isElsewhere := range []bool{false, true} {
+		p := newParts(t)
+		p.keeper.idle = time.Hour
+		k, cookie := p.session(ofTwoHosts)
+		use := func() { p.keeper.noteUse(t.Context(), k) }
+		p.clock.Add(20 * time.Minute)
+		p.clock.Set(50 * time.Minute)
+		use()
+		p.clock.Set(-50 * time.Minute)
+		if isElsewhere { // it knows of no use, then of what the record says
+			p.keeper.lastUses.Purge()
+			p.clock.Add(40 * time.Minute)
+			if k, err := p.load(cookie); k != nil || err != nil {
+				t.Errorf("used in the future alone: %v, error %v", k, err)
+			}
+			p.clock.Add(-40 * time.Minute)
+		}
+		for range 2 {
+			p.clock.Add(20 * time.Minute)
+			use()
+		}
+		p.clock.Add(2 * time.Minute)
+		if k, err := p.load(cookie); k == nil || err != nil {
+			t.Errorf("used two minutes ago, elsewhere %t: %v, error %v", isElsewhere, k, err)
+		}
+	}
+}
+
 // TestFamilyEndsForAsLong: where the browser has no more of a session than its family's name, the end of the family
 // is remembered for as long as a session of any block may last, and no longer for a block with a shorter lifetime.
 func TestFamilyEndsForAsLong(t *testing.T) {
