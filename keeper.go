@@ -244,9 +244,7 @@ func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, 
 
 // adopt sets the cookie, at one host, of a session that another has. That is a use of the session.
 func (kp *keeper) adopt(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
-	if kp.idle > 0 {
-		kp.noteUse(ctx, k)
-	}
+	kp.noteUse(ctx, k)
 	return kp.hand(w, ctx, at, k)
 }
 
@@ -270,7 +268,7 @@ func (kp *keeper) familiesIn(ctx context.Context, at site, cookies []string) (fa
 func (kp *keeper) noteUse(ctx context.Context, k *keptSession) {
 	now := kp.now()
 	last, _ := kp.lastUses.Get(k.id)
-	if age := now.Sub(last); !k.isShared() || 0 <= age && age < kp.idle/4 {
+	if age := now.Sub(last); kp.idle == 0 || !k.isShared() || 0 <= age && age < kp.idle/4 {
 		return
 	}
 	// Where it fails, the session may be over at other hosts too early.
@@ -280,12 +278,12 @@ func (kp *keeper) noteUse(ctx context.Context, k *keptSession) {
 }
 
 // touch seals the session's cookie anew once a quarter of the idle time has passed since it was last sealed,
-// which notes that the session was used. Without an idle time it does nothing.
+// which notes that the session was used. Without an idle time it does nothing. The other hosts that share the session
+// are told by noteUse, when the cookie is sent.
 func (kp *keeper) touch(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
 	if kp.idle == 0 || kp.now().Sub(k.seen) < kp.idle/4 {
 		return nil
 	}
-	kp.noteUse(ctx, k)
 	return kp.reseal(w, ctx, at, k)
 }
 
