@@ -71,8 +71,8 @@ func TestLogoutWhereNoSessionIsLeft(t *testing.T) {
 	}
 }
 
-// TestLogoutOfTwoLogins: where the login host's cookies were lost, and the person has signed in there anew, a host that
-// still has a session of the earlier login ends that one, and the later one by another logout.
+// TestLogoutOfTwoLogins: where the login host's cookies were lost, and the person has signed in there anew, a host
+// that still has a session of the earlier login ends that one, and the later one by another logout.
 func TestLogoutOfTwoLogins(t *testing.T) {
 	g := newGroup(t, setup{block: "logout /logout"}, true)
 	b := g.browser()
@@ -84,7 +84,8 @@ func TestLogoutOfTwoLogins(t *testing.T) {
 	g.expectPage(b, g.wiki+"/", 0)
 	g.expect(b.get(g.app+"/logout"), http.StatusOK)
 	for origin, want := range map[string]int{
-		g.app: http.StatusUnauthorized, g.team: http.StatusUnauthorized, g.login: http.StatusOK, g.wiki: http.StatusOK,
+		g.app: http.StatusUnauthorized, g.team: http.StatusUnauthorized,
+		g.login: http.StatusOK, g.wiki: http.StatusOK,
 	} {
 		if a := b.do("GET", origin+"/data"); a.StatusCode != want {
 			t.Errorf("after the first logout, %s answers %d, want %d", origin, a.StatusCode, want)

@@ -303,12 +303,13 @@ func TestLongReturnURL(t *testing.T) {
 	}
 }
 
-// TestHandOverFitsAProxy: a site's own header takes its part of what a proxy in front takes, at any of the hosts, and a
-// long page URL still gets the visitor there: to the letter if there is a session at the login host, which has room.
+// TestHandOverFitsAProxy: a site's own header takes its part of what a proxy in front takes, at any of the hosts, and
+// a long page URL still gets the visitor there: to the letter where the host that asks has room, and the login host
+// has a session.
 func TestHandOverFitsAProxy(t *testing.T) {
 	for where, isKept := range map[string]bool{"host login.example.com": true, "path *": false} {
-		g := newGroup(t, setup{https: true, caddyfile: "@there " + where + "\nheader @there Content-Security-Policy \"" +
-			strings.Repeat("x", 2400) + "\"\n%s\nreverse_proxy %app"}, true)
+		policy := "@there " + where + "\nheader @there Content-Security-Policy \"" + strings.Repeat("x", 2400) + "\"\n"
+		g := newGroup(t, setup{https: true, caddyfile: policy + "%s\nreverse_proxy %app"}, true)
 		b := g.browser()
 		page := g.app + "/page?q=" + strings.Repeat("x", 950)
 		for _, isSignedIn := range []bool{false, true} {

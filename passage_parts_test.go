@@ -188,7 +188,8 @@ func TestUseIsNotedWithTheCookie(t *testing.T) {
 		g := p.gate(new(renewalParts))
 		next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error { return c.next(w) })
 		w := httptest.NewRecorder()
-		if err := g.serve(w, p.request("GET", "/private", "Cookie", cookie), next); err != nil && !errors.Is(err, failed) {
+		err := g.serve(w, p.request("GET", "/private", "Cookie", cookie), next)
+		if err != nil && !errors.Is(err, failed) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		last, err := p.keeper.store.lastUse(t.Context(), k.handle)
