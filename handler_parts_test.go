@@ -20,7 +20,8 @@ func (p *parts) gate(asked *renewalParts) *gate {
 		matching:   &matching{caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/private*"}}}},
 		identifier: &identifier{reader{sessions: p.keeper, now: p.clock.Now}, renewer, p.meter}, now: p.clock.Now,
 		passage: &passage{
-			cookies: p.cookies, hasEnded: p.keeper.hasEnded, tokenHeader: "Authorization", vary: []string{"Cookie"},
+			cookies: p.cookies, hasEnded: p.keeper.hasEnded, noteUse: p.keeper.noteUse,
+			tokenHeader: "Authorization", vary: []string{"Cookie"},
 			streams: &streams{keeper: p.keeper, sites: p.sites, every: time.Hour, now: p.clock.Now},
 		},
 		handOvers: &handOvers{

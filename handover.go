@@ -97,7 +97,7 @@ type tickets struct {
 // issue sends the browser back to the host of a visit, with a ticket to a session that hosts share. The host
 // has to be a member still. At the end of a login it is sent by a page, since the authorization server's page
 // may allow its form no other origin than the redirect URI's: Chromium holds each redirect that answers the
-// form against that, as answers.sendForm has it.
+// form against that, as answers.sendForm has it. So it is if the ticket is too long for the header.
 func (ts *tickets) issue(w http.ResponseWriter, r *http.Request, v *visit, k *keptSession, afterLogin bool) error {
 	to, err := ts.sites.member(v.host)
 	if err != nil {
@@ -112,7 +112,8 @@ func (ts *tickets) issue(w http.ResponseWriter, r *http.Request, v *visit, k *ke
 		return ts.answers.fail(w, r, errStorage, err)
 	}
 	location := to.callbackAt(to.origin) + "?" + ticketParam + "=" + sealed
-	if afterLogin && mayFollowForm(r) {
+	isTooLong := len(location) > roomIn(w.Header())
+	if afterLogin && mayFollowForm(r) || isTooLong && isNavigation(r) && !isFrame(r) {
 		return ts.answers.sendForm(w, location, "")
 	}
 	return ts.answers.redirect(w, location, http.StatusSeeOther)
@@ -190,10 +191,17 @@ func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *
 	}
 	b := hr.cookies.bindingIn(asSent(r).cookies)
 	returnTo := v.returnTo
-	v = &visit{browser: browserOf(b.id), restarts: v.restarts, aim: v.aim, host: at.host(), returnTo: returnTo}
+	v = &visit{
+		browser: browserOf(b.id), page: idOf("page", returnTo), restarts: v.restarts, aim: v.aim, host: at.host(),
+		returnTo: returnTo,
+	}
+	to := at.callbackAt(at.login) + "?" + requestParam + "="
 	// What fits here fits the ticket, which is longer.
-	plaintext, err := marshalToFit(maxState-keyring.EncodedLen(ticketExtra)+keyring.EncodedLen(0),
-		&v.returnTo, v.marshal)
+	room := maxState - keyring.EncodedLen(ticketExtra) + keyring.EncodedLen(0)
+	if v.aim != toEndSession { // whose path cannot be shortened
+		room = min(room, roomIn(w.Header())-len(to)-hr.cookies.roomForBinding())
+	}
+	plaintext, err := marshalToFit(room, &v.returnTo, v.marshal)
 	if err != nil {
 		return hr.answers.fail(w, r, errInternal, err)
 	}
@@ -205,7 +213,7 @@ func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *
 		return hr.answers.fail(w, r, errStorage, err)
 	}
 	hr.cookies.bind(w, b, hr.now())
-	to := at.callbackAt(at.login) + "?" + requestParam + "=" + sealed
+	to += sealed
 	if isForm(r) {
 		return hr.answers.sendForm(w, to, "")
 	}
@@ -448,9 +456,10 @@ func (ho *handOvers) endHanded(w http.ResponseWriter, r *http.Request, at site, 
 	return ho.requests.sendBack(w, r, at, t.visit)
 }
 
-// requestID is what the requests of one browser for one page within one second have in common.
+// requestID is what the requests of one browser for one page within one second have in common, and so all tickets that
+// answer them, also where the login host had less room for the page's URL at one of them.
 func requestID(v *visit) records.ID {
-	return idOf("request", string(v.browser[:]), v.host, v.returnTo,
+	return idOf("request", string(v.browser[:]), v.host, string(v.page[:]),
 		strconv.FormatInt(v.asked.Unix(), 10), strconv.Itoa(int(v.restarts)))
 }
 

@@ -71,6 +71,31 @@ func TestLogoutWhereNoSessionIsLeft(t *testing.T) {
 	}
 }
 
+// TestLogoutOfTwoLogins: where the login host's cookies were lost, and the person has signed in there anew, a host
+// that still has a session of the earlier login ends that one, and the later one by another logout.
+func TestLogoutOfTwoLogins(t *testing.T) {
+	g := newGroup(t, setup{block: "logout /logout"}, true)
+	b := g.browser()
+	g.signInEverywhere(b)
+	b.forgetAt(g.login, "aventus_session")
+	b.forgetAt(g.login, "aventus_login")
+	b.forgetAt(g.wiki, "aventus_session")
+	g.expectPage(b, g.login+"/", 1)
+	g.expectPage(b, g.wiki+"/", 0)
+	g.expect(b.get(g.app+"/logout"), http.StatusOK)
+	for origin, want := range map[string]int{
+		g.app: http.StatusUnauthorized, g.team: http.StatusUnauthorized,
+		g.login: http.StatusOK, g.wiki: http.StatusOK,
+	} {
+		if a := b.do("GET", origin+"/data"); a.StatusCode != want {
+			t.Errorf("after the first logout, %s answers %d, want %d", origin, a.StatusCode, want)
+		}
+	}
+	a, _ := b.visit(g.app + "/logout")
+	g.expect(a, http.StatusOK)
+	g.expectOut(b, "the second logout")
+}
+
 // TestLogoutOfNobody: where nobody is signed in, the logout is answered as ever.
 func TestLogoutOfNobody(t *testing.T) {
 	g := newGroup(t, setup{block: "logout /logout"}, true)

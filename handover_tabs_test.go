@@ -303,6 +303,49 @@ func TestLongReturnURL(t *testing.T) {
 	}
 }
 
+// TestHandOverFitsAProxy: a site's own header takes its part of what a proxy in front takes, at any of the hosts, and
+// a long page URL still gets the visitor there: to the letter where the host that asks has room, and the login host
+// has a session.
+func TestHandOverFitsAProxy(t *testing.T) {
+	for where, isKept := range map[string]bool{"host login.example.com": true, "path *": false} {
+		policy := "@there " + where + "\nheader @there Content-Security-Policy \"" + strings.Repeat("x", 2400) + "\"\n"
+		g := newGroup(t, setup{https: true, caddyfile: policy + "%s\nreverse_proxy %app"}, true)
+		b := g.browser()
+		page := g.app + "/page?q=" + strings.Repeat("x", 950)
+		for _, isSignedIn := range []bool{false, true} {
+			a := b.get(page)
+			for range 8 {
+				size := len("HTTP/1.1 ") + len(a.Status) + len("\r\n\r\n")
+				for name, values := range a.Header {
+					for _, value := range values {
+						size += len(name) + len(": ") + len(value) + len("\r\n")
+					}
+				}
+				if size >= 4096 && !strings.HasPrefix(a.Request.URL.String(), g.issuer.Issuer) {
+					t.Errorf("%s: the header of %.60s is %d bytes long", where, a.Request.URL, size)
+				}
+				to := a.location()
+				if to == "" && strings.Contains(a.body, "One moment") {
+					to = refreshesTo(t, a)
+				}
+				if to == "" {
+					break
+				}
+				a = b.get(to)
+			}
+			want := g.app + "/page"
+			if isSignedIn && isKept {
+				want = page
+			}
+			if got := a.Request.URL.String(); got != want || a.body != "the app" {
+				t.Errorf("%s, signed in %t: it ends at %.60s… with %d characters, want %d", where, isSignedIn, got,
+					len(got), len(want))
+			}
+			b.forgetAt(g.app, "__Host-aventus_session")
+		}
+	}
+}
+
 // TestHandOversLeaveNothing: what many hand-overs leave in the storage is what used codes leave.
 func TestHandOversLeaveNothing(t *testing.T) {
 	g := newGroup(t, setup{}, false)

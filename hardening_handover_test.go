@@ -209,6 +209,31 @@ func TestTicketForAnothersRequest(t *testing.T) {
 	g.expectPage(victim, g.app+"/page", 0)
 }
 
+// TestTicketForAnothersLongRequest: it is one request, also where the login host's header, with the state of the
+// attacker's login, leaves the page's URL less room than with the victim's ticket.
+func TestTicketForAnothersLongRequest(t *testing.T) {
+	g := newGroup(t, setup{caddyfile: "@there host login.localhost\nheader @there Content-Security-Policy \"" +
+		strings.Repeat("x", 2000) + "\"\n%s\nreverse_proxy %app"}, true)
+	attacker, victim := g.browser(), g.browser()
+	g.expectPage(victim, g.login+"/", 1)
+	page := g.app + "/page?q=" + strings.Repeat("x", 700)
+	asked := g.ask(victim, page)
+	a := attacker.get(asked)
+	for !strings.Contains(a.location(), ticketParam+"=") {
+		a = attacker.get(a.location())
+	}
+	b := victim.get(asked)
+	if own := len(b.location()); own < len(page) || own < len(a.location())+700 {
+		t.Fatalf("the victim's ticket leads to %s, the attacker's to %s", b.location(), a.location())
+	}
+	g.expect(victim.get(b.location()), http.StatusSeeOther)
+	before := victim.cookiesAt(g.app)["aventus_session"]
+	victim.visit(a.location())
+	if after := victim.cookiesAt(g.app)["aventus_session"]; before == "" || after != before {
+		t.Error("the victim has another session")
+	}
+}
+
 // TestTicketHoldsNoToken: it travels in a URL, which logs, histories and extensions see. Whoever has the
 // server's keys, too, finds a handle in it.
 func TestTicketHoldsNoToken(t *testing.T) {

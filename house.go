@@ -135,7 +135,7 @@ func (h *Handler) setUp(in surroundings) error {
 	}
 	passage := &passage{
 		cookies: cookies, tokenHeader: cfg.tokenHeader, takesBearers: cfg.acceptBearer, streams: streams,
-		vary: cfg.vary, hasEnded: keeper.hasEnded,
+		vary: cfg.vary, hasEnded: keeper.hasEnded, noteUse: keeper.noteUse,
 	}
 
 	// How sessions begin and end.

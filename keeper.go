@@ -117,7 +117,10 @@ func (kp *keeper) whyOver(k *keptSession, now time.Time) string {
 
 // isAhead reports whether a session's cookie was sealed in the future, as keyring.Box.Open judges it: the clock
 // was set back since.
-func isAhead(k *keptSession, now time.Time) bool { return k.seen.After(now.Add(records.ClockSkew)) }
+func isAhead(k *keptSession, now time.Time) bool { return isFuture(k.seen, now) }
+
+// isFuture reports whether a time is further ahead than the clocks of instances may differ.
+func isFuture(t, now time.Time) bool { return t.After(now.Add(records.ClockSkew)) }
 
 // open returns the session of a cookie's value, or nil if there is none, and whether it was remembered. Beside
 // the error that a session's record cannot be read, it returns what the cookie's handle says of it: enough to
@@ -244,9 +247,7 @@ func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, 
 
 // adopt sets the cookie, at one host, of a session that another has. That is a use of the session.
 func (kp *keeper) adopt(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
-	if kp.idle > 0 {
-		kp.noteUse(ctx, k)
-	}
+	kp.noteUse(ctx, k)
 	return kp.hand(w, ctx, at, k)
 }
 
@@ -265,10 +266,12 @@ func (kp *keeper) familiesIn(ctx context.Context, at site, cookies []string) (fa
 	return families
 }
 
-// noteUse notes for the other hosts that a session which they share is used, once in a quarter of the idle time.
+// noteUse notes for the other hosts that a session which they share is used, once in a quarter of the idle time. What
+// was noted by a clock that was ahead does not count.
 func (kp *keeper) noteUse(ctx context.Context, k *keptSession) {
 	now := kp.now()
-	if last, _ := kp.lastUses.Get(k.id); !k.isShared() || now.Sub(last) < kp.idle/4 {
+	last, _ := kp.lastUses.Get(k.id)
+	if age := now.Sub(last); kp.idle == 0 || !k.isShared() || 0 <= age && age < kp.idle/4 {
 		return
 	}
 	// Where it fails, the session may be over at other hosts too early.
@@ -278,27 +281,27 @@ func (kp *keeper) noteUse(ctx context.Context, k *keptSession) {
 }
 
 // touch seals the session's cookie anew once a quarter of the idle time has passed since it was last sealed,
-// which notes that the session was used. Without an idle time it does nothing.
+// which notes that the session was used. Without an idle time it does nothing. The other hosts that share the session
+// are told by noteUse, when the cookie is sent.
 func (kp *keeper) touch(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
 	if kp.idle == 0 || kp.now().Sub(k.seen) < kp.idle/4 {
 		return nil
 	}
-	kp.noteUse(ctx, k)
 	return kp.reseal(w, ctx, at, k)
 }
 
 // usedElsewhere returns a session that is idle at one host as one that was seen when any of the hosts that
-// share it last saw it.
+// share it last saw it. A time that was noted by a clock far ahead is none.
 func (kp *keeper) usedElsewhere(ctx context.Context, k *keptSession) (*keptSession, error) {
 	last, known := kp.lastUses.Get(k.id)
-	if !known || !kp.now().Before(last.Add(kp.idle)) {
+	if now := kp.now(); !known || !now.Before(last.Add(kp.idle)) || isFuture(last, now) {
 		var err error
 		if last, err = kp.store.lastUse(ctx, k.handle); err != nil {
 			return nil, err
 		}
 		kp.lastUses.Add(k.id, last)
 	}
-	if last.After(k.seen) {
+	if last.After(k.seen) && !isFuture(last, kp.now()) {
 		k = k.with(k.session)
 		k.seen = last
 	}

@@ -105,21 +105,44 @@ func TestKeeperCannotTell(t *testing.T) {
 
 	p = newParts(t)
 	p.keeper.idle = time.Hour
-	k, cookie := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
+	_, cookie = p.session(ofTwoHosts)
 	p.clock.Add(2 * time.Hour)
-	if err := p.keeper.store.noteUse(t.Context(), k.handle, p.clock.Now()); err != nil {
-		t.Fatal(err)
-	}
-	files, err := p.storage.List(t.Context(), "aventus_auth/uses", true)
-	if err != nil || len(files) != 1 {
-		t.Fatalf("uses: %q, %v", files, err)
-	}
-	if err := p.storage.Store(t.Context(), files[0], []byte("damaged")); err != nil {
-		t.Fatal(err)
-	}
-	k, err = p.load(cookie)
-	if k != nil || !errors.Is(err, records.ErrStorage) {
+	p.keeper.store.uses = records.NewShelf(brokenStorage{p.storage}, "aventus_auth/uses",
+		records.NewClock(p.clock.Now, p.clock.Elapsed))
+	if k, err := p.load(cookie); k != nil || !errors.Is(err, errBrokenStorage) {
 		t.Errorf("when it was last used at another host: %v, error %v", k, err)
+	}
+}
+
+// TestKeeperReadsNoUse: a record of the last use that is damaged, such as the empty file that a crash leaves, locks
+// nobody out: the session is idle where it was not used. The next use replaces the record.
+func TestKeeperReadsNoUse(t *testing.T) {
+	for _, damaged := range []string{"", "damaged", "\x0e12345678"} {
+		p := newParts(t)
+		p.keeper.idle = time.Hour
+		k, cookie := p.session(ofTwoHosts)
+		p.clock.Add(59 * time.Minute)
+		note := func() string {
+			t.Helper()
+			p.keeper.noteUse(t.Context(), k)
+			files, err := p.storage.List(t.Context(), "aventus_auth/uses", true)
+			if err != nil || len(files) != 1 {
+				t.Fatalf("uses: %q, %v", files, err)
+			}
+			return files[0]
+		}
+		if err := p.storage.Store(t.Context(), note(), []byte(damaged)); err != nil {
+			t.Fatal(err)
+		}
+		p.keeper.lastUses.Purge() // of another instance
+		p.clock.Add(time.Minute)
+		if k, err := p.load(cookie); k != nil || err != nil {
+			t.Errorf("%q: %v, error %v", damaged, k, err)
+		}
+		note()
+		if k, err := p.load(cookie); k == nil || err != nil {
+			t.Errorf("%q, and used again: %v, error %v", damaged, k, err)
+		}
 	}
 }
 
@@ -285,6 +308,37 @@ func TestKeeperNotesUses(t *testing.T) {
 		last, err := p.keeper.store.lastUse(t.Context(), k.handle)
 		if err != nil || !last.Equal(start.Add(c.want)) {
 			t.Errorf("after %s: last used %s after the start, %v; want %s", c.after, last.Sub(start), err, c.want)
+		}
+	}
+}
+
+// TestUseOfTheFuture: a moment in which the clock of one instance was far ahead ends no session that is in use later,
+// neither at this instance nor at one that reads its record.
+func TestUseOfTheFuture(t *testing.T) {
+	for _, isElsewhere := range []bool{false, true} {
+		p := newParts(t)
+		p.keeper.idle = time.Hour
+		k, cookie := p.session(ofTwoHosts)
+		use := func() { p.keeper.noteUse(t.Context(), k) }
+		p.clock.Add(20 * time.Minute)
+		p.clock.Set(50 * time.Minute)
+		use()
+		p.clock.Set(-50 * time.Minute)
+		if isElsewhere { // it knows of no use, then of what the record says
+			p.keeper.lastUses.Purge()
+			p.clock.Add(40 * time.Minute)
+			if k, err := p.load(cookie); k != nil || err != nil {
+				t.Errorf("used in the future alone: %v, error %v", k, err)
+			}
+			p.clock.Add(-40 * time.Minute)
+		}
+		for range 2 {
+			p.clock.Add(20 * time.Minute)
+			use()
+		}
+		p.clock.Add(2 * time.Minute)
+		if k, err := p.load(cookie); k == nil || err != nil {
+			t.Errorf("used two minutes ago, elsewhere %t: %v, error %v", isElsewhere, k, err)
 		}
 	}
 }

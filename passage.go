@@ -20,7 +20,8 @@ type passage struct {
 	takesBearers bool   // API clients may bring a token of their own
 	streams      *streams
 	hasEnded     func(*session) bool // as far as it is known
-	vary         []string            // the request headers that tell visitors apart
+	noteUse      func(context.Context, *keptSession)
+	vary         []string // the request headers that tell visitors apart
 }
 
 // introduce removes the client's own statements about its identity from a request, and sets the placeholders
@@ -65,7 +66,10 @@ func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identit
 			r.Header[ps.tokenHeader] = own.token[:]
 		}
 	}
-	_, own.sealed = w.Header()["Set-Cookie"]
+	if _, own.sealed = w.Header()["Set-Cookie"]; own.sealed && id.session != nil {
+		ctx := r.Context()
+		own.noteUse = func() { ps.noteUse(ctx, id.session) }
+	}
 	// A stream that shows only by its answer can be ended later over HTTP/1.1. Over HTTP/2 it could only be
 	// reset (see endInOrder), and over HTTP/3 not even that.
 	if streams := isStream(r); !id.isAnonymous() && (streams || r.ProtoMajor >= 2) {
@@ -83,6 +87,7 @@ func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identit
 		// The error routes do not write by way of us, and may have caches keep what they
 		// write. The next request seals the session anew.
 		ps.cookies.takeBack(w.Header())
+		own.noteUse = nil
 	}
 	own.makePrivate() // if nothing was written: what follows is an error's page, or no body
 	return err
@@ -100,6 +105,7 @@ type privateWriter struct {
 	identity    identity
 	token       [1]string               // the line of the header that the token goes on in
 	sealed      bool                    // the answer sets a cookie of ours
+	noteUse     func()                  // notes that the session was used, if the answer says so; may be nil
 	stream      *stream                 // nil: none
 	cancel      context.CancelCauseFunc // ends the request; may be nil
 	wroteHeader bool
@@ -124,6 +130,8 @@ func (p *privateWriter) makePrivate() {
 		// The browser may have another session by now, whose cookie this one would replace.
 		p.passage.cookies.takeBack(header)
 		_, setsCookie = header["Set-Cookie"]
+	} else if p.noteUse != nil {
+		p.noteUse()
 	}
 	makePrivate(header, names, setsCookie && p.sealed)
 }

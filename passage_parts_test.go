@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -165,6 +166,44 @@ func TestEarlyHintsKeepTheCookie(t *testing.T) {
 	own.WriteHeader(http.StatusOK)
 	if header := w.Header(); len(header["Set-Cookie"]) != 1 || header.Get("Cache-Control") != "no-store" {
 		t.Errorf("the answer has %v", header)
+	}
+}
+
+// TestUseIsNotedWithTheCookie: the other hosts that share a session are told of its use as the browser is, with the
+// header of the answer. A request that ends in the error routes is no use.
+func TestUseIsNotedWithTheCookie(t *testing.T) {
+	write := func(w http.ResponseWriter) error { _, err := io.WriteString(w, "a page"); return err }
+	failed := caddyhttp.Error(http.StatusNotFound, nil)
+	for what, c := range map[string]struct {
+		next   func(http.ResponseWriter) error
+		isUsed bool
+	}{
+		"a page":                {write, true},
+		"an empty answer":       {func(http.ResponseWriter) error { return nil }, true},
+		"a hint, then an error": {func(w http.ResponseWriter) error { w.WriteHeader(103); return failed }, false},
+		"an error":              {func(http.ResponseWriter) error { return failed }, false},
+		"an error beside the cookie of another handler": {func(w http.ResponseWriter) error {
+			w.Header().Add("Set-Cookie", "theme=dark")
+			return failed
+		}, false},
+		"a page, then an error": {func(w http.ResponseWriter) error { return errors.Join(write(w), failed) }, true},
+	} {
+		p := newParts(t)
+		p.keeper.idle = time.Hour
+		k, cookie := p.session(ofTwoHosts)
+		p.clock.Add(20 * time.Minute)
+		g := p.gate(new(renewalParts))
+		next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error { return c.next(w) })
+		w := httptest.NewRecorder()
+		err := g.serve(w, p.request("GET", "/private", "Cookie", cookie), next)
+		if err != nil && !errors.Is(err, failed) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		last, err := p.keeper.store.lastUse(t.Context(), k.handle)
+		if isUsed := last.Equal(p.clock.Now()); err != nil || isUsed != c.isUsed ||
+			isUsed != strings.HasPrefix(w.Header().Get("Set-Cookie"), "session=") {
+			t.Errorf("%s: last used at %s, %v; the header is %v", what, last, err, w.Header())
+		}
 	}
 }
 

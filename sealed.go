@@ -25,9 +25,9 @@ const (
 	indexVersion   = 5  // the entry of a session in the index, in front of its record
 	stateVersion   = 6  // the parameter state, with the configuration at the start of its login
 
-	requestVersion      = 10 // a host's request for a ticket
-	visitLoginVersion   = 16 // a login under way for another host, in its state
-	ticketVersion       = 12 // a ticket for another host
+	requestVersion      = 17 // a host's request for a ticket
+	visitLoginVersion   = 18 // a login under way for another host, in its state
+	ticketVersion       = 19 // a ticket for another host
 	sharedHandleVersion = 13 // handleVersion, for a session that several hosts share
 	lastUseVersion      = 14 // when a session that several hosts share was last used, in a record of its own
 )

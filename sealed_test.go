@@ -39,7 +39,8 @@ func TestSealedFormats(t *testing.T) {
 		family: [16]byte([]byte("the browser's id")),
 	}
 	page := &visit{
-		asked: at.Add(-time.Second), browser: [16]byte([]byte("the cookie hash.")), restarts: 1, aim: toRenewSession,
+		asked: at.Add(-time.Second), browser: [16]byte([]byte("the cookie hash.")),
+		page: [16]byte([]byte("the page's hash.")), restarts: 1, aim: toRenewSession,
 		host: "app.example.com", returnTo: "/page?q=1",
 	}
 	for name, c := range map[string]struct {

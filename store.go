@@ -180,10 +180,10 @@ func (st *sessionStore) noteUse(ctx context.Context, d *handle, at time.Time) er
 	return st.uses.Put(ctx, hex.EncodeToString(d.id[:]), d.expires, sealed)
 }
 
-// lastUse returns what noteUse wrote, or the zero time.
+// lastUse returns what noteUse wrote, or the zero time. A damaged record says nothing: the session may be over at this
+// host, as if no other one had used it, and a page visit leads to the login host.
 func (st *sessionStore) lastUse(ctx context.Context, d *handle) (time.Time, error) {
-	name := hex.EncodeToString(d.id[:])
-	sealed, err := st.uses.Get(ctx, name, d.expires)
+	sealed, err := st.uses.Get(ctx, hex.EncodeToString(d.id[:]), d.expires)
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}
@@ -192,8 +192,7 @@ func (st *sessionStore) lastUse(ctx context.Context, d *handle) (time.Time, erro
 	}
 	plaintext, err := keyring.OpenRecord(d.key[:], sealed, useBound(d))
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: the record of when session %.8s was last used is damaged",
-			records.ErrStorage, name)
+		return time.Time{}, nil
 	}
 	last, _ := parseLastUse(plaintext)
 	return last, nil

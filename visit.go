@@ -17,6 +17,7 @@ import (
 type visit struct {
 	asked    time.Time // when the host sealed its request
 	browser  [16]byte  // of the binding cookie at the host
+	page     [16]byte  // which page it is, however much of its URL is left in returnTo
 	restarts uint8     // how often the visit was sent for a ticket before
 	aim      aim
 	host     string // as hostName returns it
@@ -35,7 +36,7 @@ const (
 
 // marshal makes the request's plaintext:
 //
-//	version (1) || browser (16) || restarts (1) || aim (1) || host (1+n) || return to (the rest)
+//	version (1) || browser (16) || page (16) || restarts (1) || aim (1) || host (1+n) || return to (the rest)
 func (v *visit) marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(nil)
 	b.AddUint8(requestVersion)
@@ -45,6 +46,7 @@ func (v *visit) marshal() ([]byte, error) {
 
 func (v *visit) add(b *cryptobyte.Builder) {
 	b.AddBytes(v.browser[:])
+	b.AddBytes(v.page[:])
 	b.AddUint8(v.restarts)
 	b.AddUint8(uint8(v.aim))
 	b.AddUint8LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes([]byte(v.host)) })
@@ -65,8 +67,8 @@ func readVisit(in cryptobyte.String, asked time.Time) (*visit, bool) {
 	v := &visit{asked: asked}
 	var number uint8
 	var host cryptobyte.String
-	if !in.CopyBytes(v.browser[:]) || !in.ReadUint8(&v.restarts) || !in.ReadUint8(&number) || number >= uint8(aims) ||
-		!in.ReadUint8LengthPrefixed(&host) || host.Empty() {
+	if !in.CopyBytes(v.browser[:]) || !in.CopyBytes(v.page[:]) || !in.ReadUint8(&v.restarts) ||
+		!in.ReadUint8(&number) || number >= uint8(aims) || !in.ReadUint8LengthPrefixed(&host) || host.Empty() {
 		return nil, false
 	}
 	if v.aim, v.host = aim(number), string(host); v.host != hostName(v.host) {
