@@ -27,6 +27,15 @@ func isForm(r *http.Request) bool {
 	return isNavigation(r)
 }
 
+// mayBeGetForm reports whether a navigation may be a form that a page of the site submits by GET. The URL of such
+// a form has a query, if an empty one (https://html.spec.whatwg.org/#submit-mutate-action). So has that of many a
+// link, and nothing tells them apart.
+func mayBeGetForm(r *http.Request) bool {
+	orig := original(r)
+	return orig.Method == http.MethodGet && (orig.URL.RawQuery != "" || orig.URL.ForceQuery) &&
+		r.Header.Get("Sec-Fetch-Site") == "same-origin" && isNavigation(r)
+}
+
 // mayFollowForm reports whether a tab's visit may be a redirect that answers a form of another origin. The
 // browser says where such a visit began, and not by what: a form, a link or a script
 // (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header). What is typed began nowhere.
@@ -47,14 +56,14 @@ func isNavigation(r *http.Request) bool {
 
 // mayRenewByVisit reports whether a request is a page visit that can go through the
 // authorization server and come back: a browser's own word, and not ahead of time. A frame cannot, as
-// the authorization server's pages are shown in none. A service worker that passes a visit on makes its
-// destination "empty".
+// the authorization server's pages are shown in none. Nor can what may be a form, as answers.sendForm has it, and
+// the token is still good. A service worker that passes a visit on makes its destination "empty".
 func mayRenewByVisit(r *http.Request) bool {
 	if dest, ok := r.Header["Sec-Fetch-Dest"]; ok && !slices.Equal(dest, []string{"document"}) &&
 		!(slices.Equal(dest, []string{"empty"}) && r.Header.Get("Sec-Fetch-Mode") == "same-origin") {
 		return false
 	}
-	return r.Method == http.MethodGet && navigates(r) && isPage(r) && !isFetchedAhead(r)
+	return r.Method == http.MethodGet && navigates(r) && isPage(r) && !isFetchedAhead(r) && !mayBeGetForm(r)
 }
 
 // navigates reports whether the browser says that a request is a navigation
