@@ -11,9 +11,9 @@ import (
 
 // isPage reports whether a request is a browser's visit of a page, as opposed to
 // what a script, an image or an API client asks for. A visit that is fetched ahead
-// is one, too: those who begin logins refuse it.
+// is one, too: those who begin logins refuse it. What an embed or an object element shows is a part of another page.
 func isPage(r *http.Request) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || isWebSocket(r) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || isWebSocket(r) || isEmbedded(r) {
 		return false
 	}
 	return isNavigation(r)
