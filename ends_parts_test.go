@@ -89,6 +89,26 @@ func TestEndsOfAnother(t *testing.T) {
 	}
 }
 
+// TestEndOfAUserLasts: that a user's sessions were ended is known as long as any of them could last, also at an
+// instance that starts then.
+func TestEndOfAUserLasts(t *testing.T) {
+	p := newParts(t)
+	k, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
+	e := p.endsOf(&failing{mapStorage: p.storage})
+	if err := e.endUser(t.Context(), "auth0|ada", p.clock.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []time.Duration{maxLifetime - 3*time.Hour, 2 * time.Hour, time.Hour - time.Minute} {
+		p.clock.Add(after) // after an hour, a clock that was set ahead is believed
+		if err := e.ended.Learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if started := p.endsOf(&failing{mapStorage: p.storage}); !e.has(k.session) || !started.has(k.session) {
+		t.Errorf("it is known: %t; at one that starts: %t", e.has(k.session), started.has(k.session))
+	}
+}
+
 // TestEndIsWrittenLater: an end that the storage does not take is an error, and is written as soon
 // as the storage takes it, also by an instance that has not been asked anything before.
 func TestEndIsWrittenLater(t *testing.T) {

@@ -321,3 +321,23 @@ func TestEncodeInFrontLeavesOneLineOfVary(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoStandsInFrontOnEachServer: a block that two servers share has what stands in front of it on each of them,
+// whichever is asked first.
+func TestWhoStandsInFrontOnEachServer(t *testing.T) {
+	block := new(Handler)
+	server := func(handlers ...caddyhttp.MiddlewareHandler) *caddyhttp.Server {
+		return &caddyhttp.Server{Routes: caddyhttp.RouteList{{Handlers: append(handlers, block)}}}
+	}
+	plain, behind := server(), server(new(inFrontAround))
+	check := &frontCheck{block: block}
+	for range 2 {
+		for server, others := range map[*caddyhttp.Server]bool{plain: false, behind: true} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), httptest.NewRecorder(), server)
+			if check.hasOthers(r) != others {
+				t.Errorf("others are in front: %t, want %t", !others, others)
+			}
+		}
+	}
+}

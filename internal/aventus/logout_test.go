@@ -25,6 +25,7 @@ func logoutClaims(clock *testClock) m {
 func TestVerifyLogout(t *testing.T) {
 	clock := newClock()
 	v := NewLogoutVerifier(testIssuer, "app", cachedKeys(clock), clock.Now)
+	atOther := NewLogoutVerifier("https://other.example.com/", "app", cachedKeys(clock), clock.Now) // the same client
 	claims := logoutClaims(clock)
 	payload := string(must(json.Marshal(claims)))
 	typed := func(typ any, claims any) string {
@@ -58,7 +59,7 @@ func TestVerifyLogout(t *testing.T) {
 		if err != nil || got != test.want || got.Issued.Sub(clock.Now()).Abs() > MaxLogoutAge {
 			t.Errorf("%s: %+v, %v; want %+v", what, got, err, test.want)
 		}
-		if !v.IsFor(PartiesOf(test.token)) {
+		if !v.IsFor(PartiesOf(test.token)) || atOther.IsFor(PartiesOf(test.token)) {
 			t.Errorf("%s: it is for somebody else", what)
 		}
 	}
