@@ -171,7 +171,8 @@ func TestBrowserSignedOut(t *testing.T) {
 func TestBrowserForms(t *testing.T) {
 	const provider, elsewhere = "logout /logout\nlogout_provider", "logout /logout ELSEWHERE/bye?a=1&b='"
 	for name, tc := range map[string]struct{ lines, to, form, sees string }{
-		"the login":         {"unauthenticated redirect", "/private?step=2", "Form", "auth0|ada is at /private?step=2"},
+		"the login": {"unauthenticated redirect", "/private?step=2", "Form",
+			"auth0|ada is at /private?step=2"},
 		"the logout":        {provider, "/logout", "Form", "You are signed out"},
 		"the logout by GET": {provider, "/logout", "Query", "You are signed out"},
 		"elsewhere":         {elsewhere, "/logout", "Form", "elsewhere at /bye?a=1&b=%27"},
