@@ -122,7 +122,7 @@ func listSessions(ctx context.Context, f func(listed) error) error {
 	families := make(map[records.ID]listed)
 	for _, n := range allNeighbours() {
 		err := n.keeper.store.list(ctx, func(about listed) error {
-			if seen[about.id] || n.keeper.ends.hasListed(about) {
+			if seen[about.id] || !n.keeper.ends.canEndListed(about) {
 				return nil
 			}
 			seen[about.id] = true
@@ -169,7 +169,7 @@ func revokeSessions(ctx context.Context, id, sub string) (bool, error) {
 	for _, n := range all {
 		about, found, err := n.keeper.store.find(ctx, id, n.keeper.lifetime)
 		failed = append(failed, err)
-		if found && !n.keeper.ends.hasListed(about) {
+		if found && n.keeper.ends.canEndListed(about) {
 			err := n.keeper.endListed(ctx, about)
 			if err == nil {
 				n.meter.revoked(about.Sub, about.Site, about.ID)

@@ -24,7 +24,6 @@ type backchannel struct {
 	ends     *ends
 	used     *records.Once                       // the ids of logout tokens
 	remember func(context.Context) time.Duration // how long a session that has ended could have lasted, at most
-	expect   func() time.Duration                // the same, as far as it is known without the storage
 	busy     chan struct{}                       // limits the valid tokens in progress
 	waiting  chan struct{}                       // limits the tokens that wait for keys
 	answers  *answers
@@ -83,7 +82,7 @@ func (bc *backchannel) take(w http.ResponseWriter, r *http.Request, token string
 	case room <- struct{}{}:
 	default:
 		if err == nil {
-			bc.ends.endLaterAt(said, bc.now(), bc.expect())
+			bc.ends.endLaterAt(said, bc.now())
 		}
 		return bc.answer(w, r, fmt.Errorf("%w: too many logout tokens at once", records.ErrStorage))
 	}
@@ -140,7 +139,7 @@ func logoutToken(w http.ResponseWriter, r *http.Request) (string, error) {
 func (bc *backchannel) verify(ctx context.Context, token string) (aventus.Logout, error) {
 	said, err := bc.verifier.Verify(ctx, token)
 	if err == nil {
-		bc.ends.expectAt(said, bc.now(), bc.expect())
+		bc.ends.expectAt(said, bc.now())
 	}
 	return said, err
 }

@@ -37,7 +37,7 @@ func TestLogoutTokenRequests(t *testing.T) {
 			verifier: aventus.NewLogoutVerifier("https://auth.example.com/", "the-client",
 				aventus.NewKeySet("https://127.0.0.1:1/jwks.json", p.clock.Now), p.clock.Now),
 			ends: p.keeper.ends, used: p.once, remember: func(context.Context) time.Duration { return maxLifetime },
-			expect: longestLifetime, busy: make(chan struct{}, 1), waiting: make(chan struct{}, 1),
+			busy: make(chan struct{}, 1), waiting: make(chan struct{}, 1),
 			answers: p.answers, meter: p.meter, now: p.clock.Now,
 		}
 		if c.busy {

@@ -90,16 +90,18 @@ func (e *ends) endAt(ctx context.Context, said aventus.Logout, now time.Time, li
 	return errors.Join(failed...)
 }
 
-// expectAt ends at this instance alone what endAt is about to end, and does not access the storage.
-func (e *ends) expectAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
-	for _, name := range e.namedBy(said, now, lifetime) {
+// expectAt ends at this instance alone what endAt is about to end, and does not access the storage. How long the
+// sessions could last does not matter until then.
+func (e *ends) expectAt(said aventus.Logout, now time.Time) {
+	for _, name := range e.namedBy(said, now, 0) {
 		e.ended.ExpectBefore(name.id, name.since, name.until)
 	}
 }
 
-// endLaterAt is expectAt where no endAt follows: the ends are written in the background.
-func (e *ends) endLaterAt(said aventus.Logout, now time.Time, lifetime time.Duration) {
-	for _, name := range e.namedBy(said, now, lifetime) {
+// endLaterAt is expectAt where no endAt follows: the ends are written in the background. Since only the storage could
+// tell how long other instances' sessions last, they are noted for as long as any may.
+func (e *ends) endLaterAt(said aventus.Logout, now time.Time) {
+	for _, name := range e.namedBy(said, now, maxLifetime) {
 		e.ended.EndLater(name.id, name.since, name.until)
 	}
 	go e.ended.Begin() // what begins it writes them
@@ -165,6 +167,12 @@ func (e *ends) hasListed(about listed) bool {
 		e.ended.HasPartial() && e.hasName(about.Sub, about.ServerSession, about.Created)
 }
 
+// canEndListed reports whether there is something to end: a session that goes on, or an end that is still to be
+// written for the other instances.
+func (e *ends) canEndListed(about listed) bool {
+	return !e.hasListed(about) || e.isAnyUnwritten(about.Sub, about.ServerSession, about.id, about.family)
+}
+
 // end ends the session of an id, which would have lived until then.
 func (e *ends) end(ctx context.Context, id records.ID, until time.Time) error {
 	e.ended.Begin()
@@ -228,10 +236,14 @@ func (e *ends) after(s *session) time.Time {
 	return after
 }
 
-// isUnwritten reports whether a session's end holds here, and is still to be written for the other
-// instances.
+// isUnwritten reports whether a session's end holds here, by any of the ids that it can be ended by, and is still to
+// be written for the other instances.
 func (e *ends) isUnwritten(s *session) bool {
-	return e.ended.IsUnwritten(s.id) || s.isShared() && e.isFamilyUnwritten(s.family)
+	return e.isAnyUnwritten(s.subject(), s.serverSession(), s.id, s.family)
+}
+
+func (e *ends) isAnyUnwritten(sub, sid string, ids ...records.ID) bool {
+	return slices.ContainsFunc(append(ids, e.names(sub, sid)...), e.ended.IsUnwritten)
 }
 
 // subjectID is the id that ends all sessions of a user.

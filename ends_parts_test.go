@@ -110,7 +110,8 @@ func TestEndOfAUserLasts(t *testing.T) {
 }
 
 // TestEndIsWrittenLater: an end that the storage does not take is an error, and is written as soon
-// as the storage takes it, also by an instance that has not been asked anything before.
+// as the storage takes it, also by an instance that has not been asked anything before. Until then, a logout and an
+// operator find a session that is to be ended.
 func TestEndIsWrittenLater(t *testing.T) {
 	for how := range endings(newParts(t), new(session)) {
 		synctest.Test(t, func(t *testing.T) {
@@ -124,11 +125,24 @@ func TestEndIsWrittenLater(t *testing.T) {
 			if err := endings(p, k.session)[how](e); !errors.Is(err, errBrokenStorage) {
 				t.Errorf("%s: %v", how, err)
 			}
+			canEnd := func() (bool, bool) {
+				by := *p.keeper
+				by.ends = e
+				return held{k, present{neighbour: &neighbour{keeper: &by}}}.canEnd(), e.canEndListed(listed{
+					id: k.id, family: k.family, Created: k.created, Sub: k.subject(), ServerSession: k.serverSession(),
+				})
+			}
+			if s, about := canEnd(); !s || !about {
+				t.Errorf("%s, unwritten: a logout finds it %t, an operator %t", how, s, about)
+			}
 			storage.is.Store(false)
 			time.Sleep(records.LearnInterval + time.Second)
 			synctest.Wait()
 			if !e.has(k.session) || !other.has(k.session) {
 				t.Errorf("%s: known here %t, and to others %t", how, e.has(k.session), other.has(k.session))
+			}
+			if s, about := canEnd(); s || about {
+				t.Errorf("%s, written: a logout finds it %t, an operator %t", how, s, about)
 			}
 		})
 	}

@@ -15,7 +15,7 @@ const bearer = "Bearer "
 type grant struct {
 	bearer  string // the Authorization that goes on: "Bearer ", and the access token
 	scope   string // what was granted; empty if the server did not say
-	idToken []byte // the claims of the ID token that the access token has not, as JSON; may be empty
+	idToken []byte // what the ID token says further (claims.Further), as JSON; may be empty
 
 	who    sync.Once
 	sub    string // the subject that the claims name
@@ -55,16 +55,13 @@ func (g *grant) idClaims() claims.Claims {
 // allClaims returns all that is known of the person.
 func (g *grant) allClaims() claims.Claims { return g.parsed().access.Join(g.parsed().other) }
 
-// claim returns the value at a path, of the access token if that has one, or else of the ID token.
+// claim returns the value at a path, of the access token if that decides it, or else of the ID token.
 func (g *grant) claim(path string) (value any, ok bool) {
-	if value, ok = g.accessClaims().Lookup(path); ok {
-		return value, true
+	parsed := g.parsed()
+	if parsed.access.Decide(path, parsed.other) {
+		return parsed.access.Lookup(path)
 	}
-	// Whether an address was verified is what the token says that names it.
-	if _, named := g.accessClaims().Lookup("email"); named && path == "email_verified" {
-		return nil, false
-	}
-	return g.parsed().other.Lookup(path)
+	return parsed.other.Lookup(path)
 }
 
 // subject returns the person's identifier at the authorization server, or "" if no token

@@ -1,7 +1,6 @@
 package aventusauth
 
 import (
-	"context"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -33,8 +32,7 @@ func (p *parts) handOvers() *handOvers {
 		renewer: new(renewalParts).renewer(p.clock.Now), tickets: logins.tickets, requests: requests,
 		logouts: &logouts{
 			path: "/logout", own: logins.replacer.own, blocks: logins.replacer.blocks, replacer: logins.replacer,
-			answers:  p.answers,
-			remember: func(context.Context) time.Duration { return p.keeper.lifetime },
+			answers: p.answers,
 		},
 		used: p.once, replacer: logins.replacer, now: p.clock.Now, meter: p.meter,
 	}

@@ -179,6 +179,24 @@ func TestIDTokenIsNoLogoutToken(t *testing.T) {
 	w.expect(b.get("/"), http.StatusOK)
 }
 
+// TestLogoutTokenAfterRenewal: at the login, both tokens name the session at the server. After a renewal, the access
+// token does not any more, and a logout token that names that session alone ends what came of it.
+func TestLogoutTokenAfterRenewal(t *testing.T) {
+	inAccess := map[string]any{"sid": "the-sid"}
+	w := toldOfLogouts(t, setup{block: "scope offline_access", issuer: func(s *aventustest.Server) {
+		s.TokenLifetime = time.Hour
+		s.Claims = func(aventustest.User) map[string]any { return inAccess }
+		s.IDClaims = func(aventustest.User) map[string]any { return map[string]any{"sid": "the-sid"} }
+	}})
+	b := w.browser()
+	b.login("/")
+	inAccess = nil
+	w.clock.Add(61 * time.Minute)
+	w.expect(b.get("/"), http.StatusOK)
+	w.expectTold(w.issuer.LogoutToken("the-client", "", "the-sid"), http.StatusOK)
+	w.expect(b.get("/"), http.StatusFound)
+}
+
 // TestReplayedLogoutToken: a token that was seen on the way signs nobody out again.
 func TestReplayedLogoutToken(t *testing.T) {
 	w := toldOfLogouts(t, setup{})

@@ -60,12 +60,14 @@ func TestForeignAddress(t *testing.T) {
 	}
 }
 
+// said returns the Authorization with an access token of these claims.
+func said(payload string) string {
+	return bearer + "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
+}
+
 // TestVerifiedByTheOtherToken: the ID token of a login said that an address was verified. It says nothing of the
-// address that a renewed access token names.
+// address that a renewed access token names; nor does an access token that names none say it of the ID token's.
 func TestVerifiedByTheOtherToken(t *testing.T) {
-	said := func(payload string) string {
-		return bearer + "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".c2ln"
-	}
 	for access, want := range map[string]bool{
 		`{}`:                                false,
 		`{"email":"ceo@example.com"}`:       false,
@@ -78,8 +80,44 @@ func TestVerifiedByTheOtherToken(t *testing.T) {
 			t.Errorf("%s: %t", access, got)
 		}
 	}
-	g := &grant{bearer: said(`{}`), idToken: []byte(`{"email":"ada@example.com","email_verified":true}`)}
-	if !claims.Holds(g.claim, "email", []string{"*@example.com"}) {
-		t.Error("what the ID token says of both does not count")
+	for _, c := range []struct {
+		id, access, renewed string
+		want                bool
+	}{
+		{`{"email":"ada@example.com","email_verified":true}`, `{}`, `{}`, true},
+		{`{"email":"ada@example.com","email_verified":true}`, `{"email_verified":false}`, `{}`, true},
+		{`{"email":"b@example.com","email_verified":false}`, `{"email_verified":true}`, `{}`, false},
+		{`{"email":"b@example.com","email_verified":false}`, `{}`, `{"email_verified":true}`, false},
+		{`{"email":"b@example.com","email_verified":false}`, `{}`, `{"email":null,"email_verified":true}`, false},
+		{`{"email":"b@example.com"}`, `{"email_verified":true}`, `{"email_verified":true}`, false},
+	} {
+		further, err := claims.Further([]byte(c.id), said(c.access)[len(bearer):])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, access := range []string{c.access, c.renewed} {
+			g := &grant{bearer: said(access), idToken: further}
+			if got := claims.Holds(g.claim, "email", []string{"*@example.com"}); got != c.want {
+				t.Errorf("ID token %s, access token %s: %t", c.id, access, got)
+			}
+		}
+	}
+}
+
+// TestRoleTakenAway: a renewed access token that lacks a role takes it away, also where the ID token of the login
+// named it, too. What that alone named stays.
+func TestRoleTakenAway(t *testing.T) {
+	const admin = `{"roles":["admin"]}`
+	for access, want := range map[string]bool{
+		admin: false, `{"roles":[]}`: false, `{}`: true, `{"roles":null}`: true,
+	} {
+		further, err := claims.Further([]byte(admin), said(access)[len(bearer):])
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &grant{bearer: said(`{}`), idToken: further}
+		if got := claims.Holds(g.claim, "roles", []string{"admin"}); got != want {
+			t.Errorf("the access token of the login says %s: %t", access, got)
+		}
 	}
 }

@@ -139,7 +139,10 @@ func (h *Handler) setUp(in surroundings) error {
 	}
 
 	// How sessions begin and end.
-	own := &neighbour{sites: sites, cookies: cookies, keeper: keeper, server: server, meter: meter}
+	own := &neighbour{
+		sites: sites, cookies: cookies, keeper: keeper, server: server, meter: meter, keep: ring.Keep,
+	}
+	keeper.longest = longestOf(own)
 	own.takesLogouts = cfg.backchannelPath != ""
 	own.logoutPath, own.logoutProvider = cfg.logoutPath, cfg.logoutProvider
 	answers.otherAccount = func(r *http.Request) string { return in.peers.blocks.otherAccount(own, r) }
@@ -157,8 +160,7 @@ func (h *Handler) setUp(in surroundings) error {
 	own.requests = requests
 	logouts := &logouts{
 		path: cfg.logoutPath, returnURL: cfg.logoutURL, provider: cfg.logoutProvider,
-		own: own, blocks: &in.peers.blocks, replacer: replacer,
-		remember: longestOf(ring), answers: answers,
+		own: own, blocks: &in.peers.blocks, replacer: replacer, answers: answers,
 	}
 	handOvers := &handOvers{
 		sites: sites, cookies: cookies, answers: answers, keeper: keeper, renewer: renewer,
@@ -169,7 +171,7 @@ func (h *Handler) setUp(in surroundings) error {
 	backchannel := &backchannel{
 		path: cfg.backchannelPath, blocks: &in.peers.backchannels,
 		verifier: aventus.NewLogoutVerifier(cfg.issuer, cfg.ClientID, keySet, in.now), ends: keeper.ends,
-		used: shared.used, remember: longestOf(ring), expect: longestLifetime,
+		used: shared.used, remember: keeper.longest,
 		busy: make(chan struct{}, logoutsAtOnce), waiting: make(chan struct{}, logoutsAtOnce),
 		answers: answers, meter: meter, now: in.now,
 	}

@@ -28,6 +28,9 @@ type keeper struct {
 	cookies  *cookies
 	meter    *meter
 
+	// how long a session of other blocks, instances and configs may last, at most
+	longest func(context.Context) time.Duration
+
 	lifetime, idle time.Duration // idle is zero where it is off
 	inStorage      bool          // all sessions rest there
 	now            func() time.Time
@@ -350,24 +353,24 @@ func (kp *keeper) forget(k *keptSession) { kp.memory.forget(k.cookie) }
 // end ends a session everywhere, and with it what other hosts hold of its family in the same browser. It
 // has ended here even if that fails.
 func (kp *keeper) end(ctx context.Context, k *keptSession) error {
-	return errors.Join(kp.endBy(ctx, k, kp.ends.end), kp.endFamily(ctx, k.session))
+	return errors.Join(kp.endBy(ctx, k, kp.ends.end), kp.endFamily(ctx, k.family))
 }
 
 // endListed ends a session of which only the index is read, with its family.
 func (kp *keeper) endListed(ctx context.Context, about listed) error {
 	err := kp.ends.end(ctx, about.id, about.Expires)
-	family := &session{family: about.family, created: about.Created, expires: about.Expires}
-	return errors.Join(err, kp.endFamily(ctx, family))
+	return errors.Join(err, kp.endFamily(ctx, about.family))
 }
 
-// endFamily ends what hosts hold of a session's family.
-func (kp *keeper) endFamily(ctx context.Context, s *session) error {
-	if !s.isShared() {
+// endFamily ends what hosts hold of a family, if it is one.
+func (kp *keeper) endFamily(ctx context.Context, family records.ID) error {
+	if family == (records.ID{}) {
 		return nil
 	}
-	// The login host makes the sessions of a family. Its block may have another lifetime than this one.
-	now, lifetime := kp.now(), max(kp.lifetime, s.expires.Sub(s.created))
-	return kp.ends.endFamily(ctx, s.family, now, now.Add(lifetime+records.ClockSkew))
+	// The login host makes the sessions of a family. Its block may have another lifetime than this one, and each of
+	// them has an end of its own.
+	now := kp.now()
+	return kp.ends.endFamily(ctx, family, now, now.Add(kp.longest(ctx)+records.ClockSkew))
 }
 
 // endReplaced ends a session as end does, but for its family, where a new one may live on the same grant: no
@@ -391,7 +394,7 @@ func (kp *keeper) endBy(
 func (kp *keeper) endNewest(ctx context.Context, at site, k *keptSession) (*session, error) {
 	ended := make(chan error, 2)
 	go func() { ended <- kp.ends.end(ctx, k.id, k.last()) }()
-	go func() { ended <- kp.endFamily(ctx, k.session) }()
+	go func() { ended <- kp.endFamily(ctx, k.family) }()
 	newest := kp.store.newest(ctx, at, k)
 	err := errors.Join(<-ended, <-ended)
 	if k.handle != nil {

@@ -193,7 +193,9 @@ func TestKeeperEndsForAsLong(t *testing.T) {
 			return by.end(t.Context(), k.with(known))
 		}},
 		"of the same family": {records.ID{1}, func(p *parts, k *keptSession, by *keeper) error {
-			other, _ := p.session(func(s *session) { s.refresh, s.family = "refresh", k.family })
+			other, _ := p.session(func(s *session) {
+				s.refresh, s.family, s.expires = "refresh", k.family, s.created.Add(time.Hour)
+			})
 			by.lifetime = time.Hour
 			return by.end(t.Context(), other)
 		}},
@@ -294,9 +296,8 @@ func TestFamilyEndsForAsLong(t *testing.T) {
 	k, cookie := p.session(func(s *session) { s.refresh, s.family = "refresh", records.ID{1} })
 	short := *p.keeper
 	short.lifetime = time.Hour
-	lo := &logouts{remember: func(context.Context) time.Duration { return p.keeper.lifetime }}
 	by := present{&neighbour{keeper: &short}, p.at()}
-	if err := lo.endFamily(t.Context(), by, k.family); err != nil {
+	if err := endFamily(t.Context(), by, k.family); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -394,7 +395,7 @@ func TestLogoutTokenEndsOnce(t *testing.T) {
 	e := p.keeper.ends
 	said := aventus.Logout{Subject: "auth0|ada", Issued: p.clock.Now()}
 	k, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
-	e.expectAt(said, p.clock.Now(), 24*time.Hour)
+	e.expectAt(said, p.clock.Now())
 	_, seen := e.hasMeanwhile(k.session, nil, k.created, records.ID{})
 	p.clock.Add(10 * time.Second)
 	after, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })

@@ -36,7 +36,6 @@ type logouts struct {
 	own      *neighbour
 	blocks   *neighbours
 	replacer *replacer
-	remember func(context.Context) time.Duration // how long a session may last
 	answers  *answers
 }
 
@@ -168,7 +167,7 @@ func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, 
 		// What is left of one that is over, or was replaced, tells which others are of its family.
 		for _, family := range b.keeper.familiesIn(ctx, b.at, cookies) {
 			if !slices.ContainsFunc(sessions, func(s held) bool { return s.family == family }) {
-				failed = append(failed, lo.endFamily(ctx, b, family))
+				failed = append(failed, endFamily(ctx, b, family))
 			}
 		}
 		// What endReplaced would end at the next login.
@@ -182,13 +181,11 @@ func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, 
 
 // endFamily ends a family of which the browser has no session here, unless it has ended within the last minutes:
 // whoever plays such a cookie back has nothing written each time.
-func (lo *logouts) endFamily(ctx context.Context, b present, family records.ID) error {
-	ends, now := b.keeper.ends, b.keeper.now()
-	if ends.hasFamilyUntil(family, now) {
+func endFamily(ctx context.Context, b present, family records.ID) error {
+	if b.keeper.ends.hasFamilyUntil(family, b.keeper.now()) {
 		return nil
 	}
-	// The login host makes its sessions. That one's block may have another lifetime.
-	return ends.endFamily(ctx, family, now, now.Add(lo.remember(ctx)+records.ClockSkew))
+	return b.keeper.endFamily(ctx, family)
 }
 
 // endHanded ends the session of a ticket, which the browser has at another host, if the ticket is brought for the
@@ -199,7 +196,7 @@ func (lo *logouts) endHanded(r *http.Request, at site, d *handle, first bool) (i
 		return false, err
 	}
 	if s == nil { // deleted, also where its end could not be written
-		return !lo.own.keeper.ends.isUnwritten(&session{id: d.id, family: d.family}), nil
+		return !lo.own.keeper.ends.isAnyUnwritten("", "", d.id, d.family), nil
 	}
 	handed := held{&keptSession{session: s, handle: d}, present{lo.own, at}}
 	if !handed.canEnd() {
@@ -223,7 +220,7 @@ func (lo *logouts) endAgain(r *http.Request, at site) error {
 		var failed []error
 		for _, family := range b.keeper.familiesIn(ctx, at, cookies) {
 			if b.keeper.ends.isFamilyUnwritten(family) {
-				failed = append(failed, lo.endFamily(ctx, b, family))
+				failed = append(failed, endFamily(ctx, b, family))
 			}
 		}
 		return errors.Join(failed...)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // neighbour is a block as the others of its config know it: one whose sessions a browser may hold.
@@ -16,6 +17,9 @@ type neighbour struct {
 	keeper  *keeper
 	server  *authServer
 	meter   *meter
+
+	// how long what is sealed with its keys may last, by any instance and config: see [keyring.Ring.Keep]
+	keep func(context.Context) (time.Duration, error)
 
 	takesLogouts   bool          // of the authorization server: backchannel_logout
 	logoutPath     string        // empty: none

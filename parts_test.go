@@ -81,6 +81,7 @@ func newParts(t *testing.T) *parts {
 		ends: &ends{ended: ended, issuer: "https://auth.example.com/"}, memory: newMemory(1 << 20), lastUses: lastUses,
 		confirm: func(context.Context) {},
 		cookies: p.cookies, meter: p.meter, lifetime: 24 * time.Hour, now: p.clock.Now,
+		longest: func(context.Context) time.Duration { return 24 * time.Hour },
 	}
 	return p
 }

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
 // peers holds what the blocks of one config share with each other.
@@ -63,24 +61,18 @@ func allNeighbours() []*neighbour {
 	return all
 }
 
-// longestLifetime returns how long a session of any block that is loaded may last.
-func longestLifetime() time.Duration {
-	longest := defaultLifetime
-	for _, n := range allNeighbours() {
-		longest = max(longest, n.keeper.lifetime)
-	}
-	return longest
-}
-
-// longestOf returns a function that returns how long a session may last that was made by any block that is loaded
-// or, as far as its keys are those of the ring, by other instances and other configs on the same storage.
-func longestOf(ring *keyring.Ring) func(context.Context) time.Duration {
-	return func(ctx context.Context) time.Duration {
-		keep, err := ring.Keep(ctx)
-		if err != nil {
-			return maxLifetime // it cannot be told for now
+// longestOf returns a function that returns how long a session may last that was made by a block, by any that is
+// loaded, or by other instances and other configs with the same keys.
+func longestOf(own *neighbour) func(context.Context) time.Duration {
+	return func(ctx context.Context) (longest time.Duration) {
+		for _, n := range append(allNeighbours(), own) {
+			keep, err := n.keep(ctx)
+			if err != nil || keep == 0 {
+				return maxLifetime // it cannot be told for now or, of fixed keys, at all
+			}
+			longest = max(longest, n.keeper.lifetime, keep)
 		}
-		return min(max(longestLifetime(), keep), maxLifetime)
+		return min(longest, maxLifetime)
 	}
 }
 

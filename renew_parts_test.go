@@ -632,13 +632,15 @@ func (p *oneRecord) putSealed(ctx context.Context, at site, d *handle, s *sessio
 
 // slowUses are the uses of one of two instances, as [records.Once] registers them: a use is written, and then those of
 // the other are read, so that of two at once, both may find the other's.
-type slowUses struct{ mine, theirs *sync.Map }
+type slowUses struct {
+	mine, theirs *sync.Map
+	wait         func() // for the storage
+}
 
 func (u slowUses) Use(ids ...records.ID) (bool, error) {
-	const took = 2 * time.Second
-	time.Sleep(took / 2)
+	u.wait()
 	u.mine.Store(ids[0], true)
-	time.Sleep(took / 2)
+	u.wait()
 	_, isUsed := u.theirs.Load(ids[0])
 	return !isUsed, nil
 }
@@ -653,11 +655,12 @@ func TestNoneIsFirst(t *testing.T) {
 			s := renewable(time.Now().Truncate(time.Second), time.Hour)
 			shared, uses := &oneRecord{renewalParts: renewalParts{record: s.copy()}}, [2]sync.Map{}
 			time.Sleep(2 * time.Hour)
+			wait := func() { time.Sleep(time.Second) }
 			var both sync.WaitGroup
 			var went atomic.Int64
 			for i := range uses {
 				rn := new(renewalParts).renewer(time.Now)
-				rn.records, rn.server, rn.uses = shared, shared, slowUses{&uses[i], &uses[1-i]}
+				rn.records, rn.server, rn.uses = shared, shared, slowUses{&uses[i], &uses[1-i], wait}
 				both.Go(func() {
 					k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
 					if refused == nil && k != nil && k.token() == "new" {

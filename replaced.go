@@ -76,7 +76,7 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 		if rp.mayShareGrant(s, old) {
 			rp.report(old.by.keeper.endReplaced(r.Context(), old.keptSession))
 			if old.family != s.family { // the user of that one is not known
-				rp.report(old.by.keeper.endFamily(r.Context(), old.session))
+				rp.report(old.by.keeper.endFamily(r.Context(), old.family))
 			}
 		} else {
 			rp.report(old.by.keeper.end(r.Context(), old.keptSession))

@@ -87,15 +87,33 @@ func Of(token string) Claims {
 	return c
 }
 
-// Join returns the claims together with those that only other has. The result describes
-// a person, not a grant: use Scopes and Grants only on an access token's own claims.
+// Decide reports whether, at a path, these claims count, and not those of another token of the same person: if they
+// have one there. Whether an address was verified (email_verified, phone_number_verified) is decided by the token that
+// names the address, and by that one alone, since the other may mean another address.
+func (c Claims) Decide(path string, other Claims) bool {
+	if of, ok := strings.CutSuffix(path, "_verified"); ok && (c.has(of) || other.has(of)) {
+		path = of
+	}
+	return c.has(path)
+}
+
+func (c Claims) has(path string) bool {
+	_, ok := c.Lookup(path)
+	return ok
+}
+
+// Join returns the claims together with those of other that count beside them: see [Claims.Decide]. The result
+// describes a person, not a grant: use Scopes and Grants only on an access token's own claims.
 func (c Claims) Join(other Claims) Claims {
 	top := make(map[string]any, len(c.top)+len(other.top))
-	for _, claims := range []Claims{other, c} {
-		for name, value := range claims.top {
-			if value != nil {
-				top[name] = value
-			}
+	for name, value := range other.top {
+		if value != nil && !c.Decide(name, other) {
+			top[name] = value
+		}
+	}
+	for name, value := range c.top {
+		if value != nil && c.Decide(name, other) {
+			top[name] = value
 		}
 	}
 	return Claims{top}

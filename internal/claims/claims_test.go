@@ -325,8 +325,9 @@ func FuzzClaims(f *testing.F) {
 			}
 		}
 		token := "e30." + base64.RawURLEncoding.EncodeToString(payload) + ".AA"
-		if further, err := Further(payload, token); len(token) <= MaxSize && (err != nil || further != nil) {
-			t.Errorf("%s further, %v", further, err)
+		further, err := Further(payload, token)
+		if want := sidOf(c); len(token) <= MaxSize && (err != nil || string(further) != want) {
+			t.Errorf("%s further, %v; want %s", further, err, want)
 		}
 	})
 }
@@ -339,23 +340,64 @@ func textOf(v any) string {
 	return text(v)
 }
 
+// sidOf returns the claims with nothing but sid, as JSON, or "" without one.
+func sidOf(c Claims) string {
+	if c.top["sid"] == nil {
+		return ""
+	}
+	data, _ := json.Marshal(map[string]any{"sid": c.top["sid"]})
+	return string(data)
+}
+
 // TestFurtherSID: the ID token's word counts about the session at the server, whatever
-// kinds of values the two tokens have there.
+// kinds of values the two tokens have there, and whatever a renewed access token says.
 func TestFurtherSID(t *testing.T) {
 	token := func(payload string) string {
 		return "e30." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".AA"
 	}
 	for _, tc := range []struct{ id, access, want string }{
 		{`{"sub":"a","sid":"s"}`, `{"sub":"a"}`, `{"sid":"s"}`},
-		{`{"sub":"a","sid":"s"}`, `{"sub":"a","sid":"s"}`, ``},
+		{`{"sub":"a","sid":"s"}`, `{"sub":"a","sid":"s"}`, `{"sid":"s"}`},
 		{`{"sub":"a","sid":"s"}`, `{"sub":"a","sid":"t"}`, `{"sid":"s"}`},
 		{`{"sub":"a"}`, `{"sub":"a","sid":"t"}`, ``},
 		{`{"sub":"a","sid":["s"]}`, `{"sub":"a","sid":["t"]}`, `{"sid":["s"]}`},
-		{`{"sub":"a","sid":{"s":[]}}`, `{"sub":"a","sid":{"s":[]}}`, ``},
+		{`{"sub":"a","sid":{"s":[]}}`, `{"sub":"a","sid":{"s":[]}}`, `{"sid":{"s":[]}}`},
 	} {
 		got, err := Further([]byte(tc.id), token(tc.access))
 		if err != nil || string(got) != tc.want {
 			t.Errorf("%s beside %s: %s, %v; want %s", tc.id, tc.access, got, err, tc.want)
+		}
+	}
+}
+
+// TestVerifiedByWhoNamesIt: of two tokens, the one that names an address says whether it was verified, and the other
+// says nothing of it.
+func TestVerifiedByWhoNamesIt(t *testing.T) {
+	for _, tc := range []struct{ access, id, further, all string }{
+		{`{"email_verified":true}`, `{"email":"a","email_verified":false}`,
+			`{"email":"a","email_verified":false}`, `{"email":"a","email_verified":false}`},
+		{`{"email_verified":true}`, `{"email":"a"}`, `{"email":"a"}`, `{"email":"a"}`},
+		{`{"email":null,"email_verified":true}`, `{"email":"a"}`, `{"email":"a"}`, `{"email":"a"}`},
+		{`{"email":"b"}`, `{"email":"a","email_verified":true}`, ``, `{"email":"b"}`},
+		{`{"email":"b","email_verified":false}`, `{"email":"a","email_verified":true}`, ``,
+			`{"email":"b","email_verified":false}`},
+		{`{}`, `{"email":"a","email_verified":true}`, `{"email":"a","email_verified":true}`,
+			`{"email":"a","email_verified":true}`},
+		{`{"email_verified":true}`, `{"email_verified":false}`, ``, `{"email_verified":true}`},
+		{`{}`, `{"email_verified":true}`, `{"email_verified":true}`, `{"email_verified":true}`},
+		{`{"phone_number_verified":true}`, `{"phone_number":"1","phone_number_verified":false}`,
+			`{"phone_number":"1","phone_number_verified":false}`,
+			`{"phone_number":"1","phone_number_verified":false}`},
+		{`{"_verified":1}`, `{"":2,"_verified":3}`, `{"":2,"_verified":3}`, `{"":2,"_verified":3}`},
+	} {
+		token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(tc.access)) + ".AA"
+		further, err := Further([]byte(tc.id), token)
+		if err != nil || string(further) != tc.further {
+			t.Errorf("%s beside %s: further %s, %v; want %s", tc.id, tc.access, further, err, tc.further)
+		}
+		all, err := json.Marshal(parse(t, tc.access).Join(parse(t, tc.id)))
+		if err != nil || string(all) != tc.all {
+			t.Errorf("%s beside %s: all %s, %v; want %s", tc.id, tc.access, all, err, tc.all)
 		}
 	}
 }

@@ -10,10 +10,10 @@ import (
 // (OpenID Connect Core 1.0, sections 2 and 3.3.2.11).
 var aboutIDToken = []string{"iss", "aud", "exp", "iat", "nbf", "jti", "azp", "nonce", "at_hash", "c_hash"}
 
-// Further returns, as JSON, the claims about a person that an ID token's payload has and the
-// access token has not: only these need to be kept. It is an error if the two tokens name
-// two people. If they name two sessions (sid), the ID token's counts (OpenID Connect
-// Back-Channel Logout 1.0, section 2.4).
+// Further returns, as JSON, the claims about a person that an ID token's payload has and that the
+// access token does not [Claims.Decide]: only these need to be kept. It is an error if the two tokens name
+// two people. Which session they came of (sid) is always kept: if they name two, the ID token's counts
+// (OpenID Connect Back-Channel Logout 1.0, section 2.4), and a renewed access token may name none.
 func Further(payload []byte, accessToken string) ([]byte, error) {
 	id, err := Parse(payload)
 	if err != nil {
@@ -25,8 +25,7 @@ func Further(payload []byte, accessToken string) ([]byte, error) {
 	}
 	further := make(map[string]any)
 	for name, value := range id.top {
-		known := access.top[name]
-		if value != nil && (known == nil || name == "sid" && text(value) != text(known)) {
+		if value != nil && (name == "sid" || !access.Decide(name, id)) {
 			further[name] = value
 		}
 	}

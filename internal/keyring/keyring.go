@@ -37,7 +37,8 @@ const (
 	storageLock = "aventus_auth/keys"
 
 	// The least time between two reads of the storage for values that name an unknown
-	// key: another instance may have made that key, but anyone can make one up.
+	// key: another instance may have made that key, but anyone can make one up. Also how long what a read has said
+	// of lifetimes counts.
 	reloadInterval = 10 * time.Second
 )
 
@@ -156,11 +157,18 @@ func Stored(storage certmagic.Storage, cache *Cache, clock *records.Clock, keep 
 }
 
 // Keep returns the longest lifetime of any value that is sealed with the keys in the storage, by any user of them.
-// For fixed keys, it is unknown, and zero.
+// Another instance may have begun to seal some that last longer, so what was read some seconds ago does not count. For
+// fixed keys, it is unknown, and zero.
 func (r *Ring) Keep(ctx context.Context) (time.Duration, error) {
 	set, err := r.current(ctx)
-	if err != nil {
+	if err != nil || r.storage == nil {
 		return 0, err
+	}
+	if !within(r.now(), set.looked, reloadInterval) {
+		set = r.look(ctx, set)
+	}
+	if !within(r.now(), set.read, reloadInterval) {
+		return 0, fmt.Errorf("reading %s again has failed", File)
 	}
 	return time.Duration(min(set.keep, math.MaxInt64/int64(time.Second))) * time.Second, nil
 }

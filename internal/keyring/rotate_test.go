@@ -434,6 +434,30 @@ func TestRotationsGoOn(t *testing.T) {
 	}
 }
 
+// TestKeepOfAnother: an instance that has read the file knows what another one has begun to seal since, and says so if
+// it cannot know.
+func TestKeepOfAnother(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	short := newInstance(s, clock, day)
+	short.seal(t)
+	expect := func(what string, want time.Duration) {
+		t.Helper()
+		got, err := short.ring.Keep(t.Context())
+		if got != want || (err == nil) != (want > 0) {
+			t.Errorf("%s: %s, %v; want %s", what, got, err, want)
+		}
+	}
+	expect("alone", day)
+	newInstance(s, clock, 90*day).seal(t)
+	clock.Add(reloadInterval)
+	s.fail("all")
+	expect("while the storage fails", 0)
+	expect("at once again", 0)
+	s.fail("")
+	clock.Add(reloadInterval)
+	expect("after another", 90*day)
+}
+
 // The file knows the longest life of all that was sealed, before it is sealed.
 func TestKeep(t *testing.T) {
 	s, clock := newStorage(t), newClock()
