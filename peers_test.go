@@ -1,9 +1,11 @@
 package aventusauth
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -16,6 +18,32 @@ func TestThreeBlocks(t *testing.T) {
 	b := w.browser()
 	b.login("/")
 	w.expect(b.get("/"), http.StatusOK)
+}
+
+// TestLongestOfAllBlocks: an end is noted for as long as a session of any block may last, wherever the block stands in
+// the config, and of any config with the same keys.
+func TestLongestOfAllBlocks(t *testing.T) {
+	const day = 24 * time.Hour
+	block := func(lifetime, keep time.Duration) *neighbour {
+		return &neighbour{keeper: &keeper{lifetime: lifetime}, keep: func(context.Context) (time.Duration, error) {
+			return keep, nil
+		}}
+	}
+	all := new(peers)
+	configs.LoadOrStore(t, all)
+	t.Cleanup(func() { _, _ = configs.Delete(t) })
+	own, keep := block(day, day), 2*day
+	for _, lifetime := range []time.Duration{time.Hour, 30 * day, time.Hour} {
+		all.blocks.join(block(lifetime, keep))
+	}
+	if longest := longestOf(own)(t.Context()); longest != 30*day {
+		t.Errorf("it is noted for %s", longest)
+	}
+	all.blocks.join(block(day, 60*day))
+	all.blocks.join(block(day, day))
+	if longest := longestOf(own)(t.Context()); longest != 60*day {
+		t.Errorf("it is noted for %s, with keys that last longer", longest)
+	}
 }
 
 // TestPeersOfTheConfig: a block that is gone with a reload takes its cookie's name
