@@ -1,8 +1,10 @@
 package aventusauth
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -267,4 +269,27 @@ func TestCallbackOfAnotherPath(t *testing.T) {
 	b := w.browser()
 	w.expect(b.get(strings.Replace(b.begin("/b"), "/oauth2/callback", "/oauth2/a", 1)), http.StatusBadRequest)
 	w.expectTokenRequests(0)
+}
+
+// TestCallbackPathWrittenOtherwise: of blocks whose redirect URIs have one path, the first gets the callbacks of
+// all, also where their queries differ, or how they write the path. Each login ends at its own block.
+func TestCallbackPathWrittenOtherwise(t *testing.T) {
+	uris := []string{"/oauth2/callback", "/oauth2/callback?x=b", "/oauth2/c%61llback"}
+	for _, further := range []string{"", "session {\nname s%s\n}"} { // one login, or three
+		w := newWorld(t, setup{sites: func(w *world) string {
+			blocks := ""
+			for i, uri := range uris {
+				w.issuer.Clients[0].RedirectURIs = append(w.issuer.Clients[0].RedirectURIs, w.site+uri)
+				block := w.directive(fmt.Sprintf("/%d/*", i), strings.Replace(further, "%s", strconv.Itoa(i), 1))
+				blocks += strings.Replace(block, "/oauth2/callback", uri, 1) + "\n"
+			}
+			return w.site + " {\n" + blocks + "reverse_proxy " + w.app + "\n}"
+		}})
+		for i := range uris {
+			b, page := w.browser(), fmt.Sprintf("/%d/", i)
+			a := b.get(b.get(b.get(page).location()).location())
+			w.expect(a, http.StatusSeeOther)
+			w.expect(b.get(page), http.StatusOK)
+		}
+	}
 }

@@ -11,9 +11,9 @@ import (
 
 // isPage reports whether a request is a browser's visit of a page, as opposed to
 // what a script, an image or an API client asks for. A visit that is fetched ahead
-// is one, too: those who begin logins refuse it.
+// is one, too: those who begin logins refuse it. What an embed or an object element shows is a part of another page.
 func isPage(r *http.Request) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead || isWebSocket(r) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || isWebSocket(r) || isEmbedded(r) {
 		return false
 	}
 	return isNavigation(r)
@@ -25,6 +25,15 @@ func isForm(r *http.Request) bool {
 		return false
 	}
 	return isNavigation(r)
+}
+
+// mayBeGetForm reports whether a navigation may be a form that a page of the site submits by GET. The URL of such
+// a form has a query, if an empty one (https://html.spec.whatwg.org/#submit-mutate-action). So has that of many a
+// link, and nothing tells them apart.
+func mayBeGetForm(r *http.Request) bool {
+	orig := original(r)
+	return orig.Method == http.MethodGet && (orig.URL.RawQuery != "" || orig.URL.ForceQuery) &&
+		r.Header.Get("Sec-Fetch-Site") == "same-origin" && isNavigation(r)
 }
 
 // mayFollowForm reports whether a tab's visit may be a redirect that answers a form of another origin. The
@@ -47,14 +56,14 @@ func isNavigation(r *http.Request) bool {
 
 // mayRenewByVisit reports whether a request is a page visit that can go through the
 // authorization server and come back: a browser's own word, and not ahead of time. A frame cannot, as
-// the authorization server's pages are shown in none. A service worker that passes a visit on makes its
-// destination "empty".
+// the authorization server's pages are shown in none. Nor can what may be a form, as answers.sendForm has it, and
+// the token is still good. A service worker that passes a visit on makes its destination "empty".
 func mayRenewByVisit(r *http.Request) bool {
 	if dest, ok := r.Header["Sec-Fetch-Dest"]; ok && !slices.Equal(dest, []string{"document"}) &&
 		!(slices.Equal(dest, []string{"empty"}) && r.Header.Get("Sec-Fetch-Mode") == "same-origin") {
 		return false
 	}
-	return r.Method == http.MethodGet && navigates(r) && isPage(r) && !isFetchedAhead(r)
+	return r.Method == http.MethodGet && navigates(r) && isPage(r) && !isFetchedAhead(r) && !mayBeGetForm(r)
 }
 
 // navigates reports whether the browser says that a request is a navigation

@@ -40,6 +40,8 @@ func TestGate(t *testing.T) {
 	page := []string{"Sec-Fetch-Mode", "navigate", "Accept", "text/html"}
 	fetch := []string{"Sec-Fetch-Mode", "cors", "Accept", "*/*"}
 	socket := []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-Fetch-Mode", "websocket"}
+	inside := append([]string{"Sec-Fetch-Site", "same-origin"}, page...) // from a page of the site
+	outside := append([]string{"Sec-Fetch-Site", "cross-site"}, page...)
 	ahead := append([]string{"Sec-Purpose", "prefetch"}, page...)
 	for _, c := range []struct {
 		what           string
@@ -51,6 +53,7 @@ func TestGate(t *testing.T) {
 		want           string // "next", the code of a failure, or the status of what the module answers itself
 	}{
 		{"a page", "auto", "GET", "/private", page, false, nil, "Found"},
+		{"a link with a query", "auto", "GET", "/private?q=x", inside, false, nil, "Found"},
 		{"a script's request", "auto", "GET", "/private", fetch, false, nil, "login_required"},
 		{"a form", "auto", "POST", "/private", page, false, nil, "login_required"},
 		{"a WebSocket", "auto", "GET", "/private", socket, false, nil, "login_required"},
@@ -78,6 +81,15 @@ func TestGate(t *testing.T) {
 		{"a script's request when the token is due", "auto", "GET", "/private", fetch, true, func(p *parts, _ *gate) {
 			p.clock.Add(58 * time.Minute)
 		}, "next"},
+		{"a link when the token is due", "auto", "GET", "/private", inside, true, func(p *parts, _ *gate) {
+			p.clock.Add(58 * time.Minute)
+		}, "Found"},
+		{"what may be a form when the token is due", "auto", "GET", "/private?q=x", inside, true,
+			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "next"},
+		{"what may be a form without fields when the token is due", "auto", "GET", "/private?", inside, true,
+			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "next"},
+		{"another site's link when the token is due", "auto", "GET", "/private?q=x", outside, true,
+			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "Found"},
 		{"a page that is fetched ahead when the token is due", "auto", "GET", "/private", ahead, true,
 			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "next"},
 		{"a session that has expired", "auto", "GET", "/private", fetch, true, func(p *parts, _ *gate) {

@@ -40,6 +40,10 @@ func TestAnonymous(t *testing.T) {
 		{"a page in an app's web view", "GET", []string{
 			"Sec-Fetch-Mode", "navigate", "X-Requested-With", "com.example",
 		}, true, false},
+		{"a page in a frame", "GET", []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe"}, true, false},
+		{"an object", "GET", []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "object", "Accept", "text/html"},
+			false, false},
+		{"an embed", "GET", []string{"Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "embed"}, false, false},
 		{"an old browser", "GET", []string{"Accept", "text/html,application/xhtml+xml,*/*;q=0.8"}, true, false},
 		{"curl", "GET", []string{"Accept", "*/*"}, false, false},
 		{"any text", "GET", []string{"Accept", "text/*"}, false, false},

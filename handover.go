@@ -214,7 +214,7 @@ func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *
 	}
 	hr.cookies.bind(w, b, hr.now())
 	to += sealed
-	if isForm(r) {
+	if isForm(r) || v.aim == toEndSession && mayBeGetForm(r) {
 		return hr.answers.sendForm(w, to, "")
 	}
 	return hr.answers.redirect(w, to, status)

@@ -106,6 +106,13 @@ func TestLogoutOfNobody(t *testing.T) {
 			len(g.issuer.AuthorizeRequests()) > 0 {
 			t.Errorf("it ends with %d %s\n%s", a.StatusCode, a.body, strings.Join(trail, "\n"))
 		}
+		// A form, by GET too, is led there by a page.
+		a = b.do("GET", g.wiki+"/logout?", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Site", "same-origin",
+			"Sec-Fetch-Dest", "document")
+		g.expect(a, http.StatusOK)
+		if to := `content="0; url=` + g.login + "/oauth2/callback?" + requestParam; !strings.Contains(a.body, to) {
+			t.Errorf("a form is answered %s", a.body)
+		}
 		// A script cannot be led to another host.
 		g.expect(b.do("POST", g.wiki+"/logout", "Sec-Fetch-Mode", "cors", "Sec-Fetch-Site", "same-origin",
 			"Sec-Fetch-Dest", "empty"), http.StatusOK)

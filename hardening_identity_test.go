@@ -231,6 +231,26 @@ func TestClaimsOfNobody(t *testing.T) {
 	}
 }
 
+// TestUserOfAnotherHandler: a password for the whole site in front names its own user by the placeholders that name
+// ours, and Caddy asks it first. Apps, and the access log, would take each visitor for that user.
+func TestUserOfAnotherHandler(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		return w.site + " {\n@preview header Authorization *\nroute {\nbasic_auth @preview {\n" +
+			"preview $2a$04$/LE3jnMO9A66uUm9ciUd..FiD0pJ/AWTW1fcvzGU2xOPM4GTQQG5K\n}\n" +
+			w.directive("/sign-in", "") + "\n" + w.directive("", "unauthenticated pass") +
+			"\nreverse_proxy " + w.app + " {\nheader_up X-User-Id {http.auth.user.id}\n}\n}\n}"
+	}})
+	b := w.browser()
+	b.login("/sign-in")
+	w.requests()
+	for want, by := range map[string]*browser{"auth0|ada": b, "": w.browser()} {
+		w.expect(by.do("GET", "/", "Authorization", "Basic cHJldmlldzpwdw=="), http.StatusOK)
+		if got := w.requests()[0].Header.Get("X-User-Id"); got != want {
+			t.Errorf("the app is told %q, want %q", got, want)
+		}
+	}
+}
+
 // TestIDTokenGrantsNothing: what an ID token calls scopes and permissions are none,
 // but its claims count as claims.
 func TestIDTokenGrantsNothing(t *testing.T) {

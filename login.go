@@ -159,7 +159,7 @@ func (c *callbacks) servedAt(own *handOvers, r *http.Request) []*handOvers {
 	return slices.DeleteFunc(c.list(), func(other *handOvers) bool {
 		there, err := other.sites.of(r)
 		return err != nil || other == own || there.host() != hostOf(r) ||
-			there.route() != own.sites.with(own.sites.redirectURI).route()
+			!there.isRoutedAs(own.sites.with(own.sites.redirectURI))
 	})
 }
 
@@ -170,7 +170,7 @@ func (c *callbacks) sharing(ls *logins, r *http.Request, at site) []*handOvers {
 	var others []*handOvers
 	for _, other := range c.list() {
 		there, err := other.sites.of(r)
-		if err != nil || other.logins == ls || there.route() != at.route() {
+		if err != nil || other.logins == ls || !there.isRoutedAs(at) {
 			continue
 		}
 		if host := there.host(); host == at.host() || host == hostOf(r) {

@@ -141,7 +141,7 @@ func (lo *logouts) goOn(w http.ResponseWriter, r *http.Request, blocks []present
 	switch {
 	case to == "":
 		return lo.showSignedOut(w)
-	case isForm(r) && !isPath(to) && !strings.HasPrefix(to, at.origin+"/"):
+	case (isForm(r) || mayBeGetForm(r)) && !isPath(to) && !strings.HasPrefix(to, at.origin+"/"):
 		return lo.answers.sendForm(w, to, forgetImage)
 	}
 	return lo.answers.redirect(w, to, http.StatusSeeOther)

@@ -49,6 +49,10 @@ func TestLogoutTells(t *testing.T) {
 		"a form, to one like this":  {"POST", "", form, false, like, true, "OK", like, true},
 		"to the server":             {"GET", "", visit, true, "", true, "See Other", server, true},
 		"a form, to the server":     {"POST", "", form, true, "", true, "OK", server, true},
+		"a GET form":                {"GET", "?", visit, true, "", true, "OK", server, true},
+		"a GET form with a field":   {"GET", "?a=b", visit, false, elsewhere, true, "OK", elsewhere, true},
+		"a GET form, to a page":     {"GET", "?", visit, false, "/bye", true, "See Other", "/bye", true},
+		"a query that was typed":    {"GET", "?", typed, true, "", true, "See Other", server, true},
 		"to the server, by nobody":  {"GET", "", visit, true, "", false, "See Other", server, false},
 		"to the server, and a page": {"GET", "", visit, true, "/bye", true, "See Other", server, true},
 

@@ -13,7 +13,7 @@ type peers struct {
 	errors    errorRoutesOfServers // read once for all
 	blocks    neighbours           // a logout ends the sessions of all at a host
 	resources resources            // one of them describes the others at its host
-	callbacks callbacks            // one of them gets the callbacks of all that have its redirect URI
+	callbacks callbacks            // one of them gets the callbacks of all that have its path
 	handlers  roster[*Handler]     // for the doctor
 
 	backchannels backchannels // a logout token is for the block whose client it names

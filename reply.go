@@ -48,9 +48,7 @@ func (a *answers) fail(w http.ResponseWriter, r *http.Request, f failure, cause 
 	}
 	was.failed = &f
 	stripIdentity(r, a.cookies, a.tokenHeader) // the error's routes may lead to an upstream, too
-	if !was.introduced {
-		was.introduce(r, nil)
-	}
+	was.introduce(r, was.user)
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Set("http.aventus_auth.error", f.code)
 	repl.Set("http.aventus_auth.error_description", f.description)

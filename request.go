@@ -54,18 +54,23 @@ func asSent(r *http.Request) *sent {
 	return was
 }
 
+// userPlaceholders is how the names of all placeholders begin that say who a user is.
+const userPlaceholders = "http.auth.user."
+
 // introduce sets the placeholders {http.auth.user.*}, by what is known of the user. They are empty
 // for an anonymous request, whose user is nil. Of several blocks, the last one set the token that
 // goes on; the placeholders say whose that is.
 func (was *sent) introduce(r *http.Request, user *grant) {
 	was.user = user
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	// What another handler has set, such as a basic_auth in front or between two blocks, would hide this user.
+	repl.DeleteByPrefix(userPlaceholders)
 	if was.introduced {
 		return
 	}
 	was.introduced = true
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	repl.Map(func(key string) (any, bool) {
-		name, ok := strings.CutPrefix(key, "http.auth.user.")
+		name, ok := strings.CutPrefix(key, userPlaceholders)
 		switch {
 		case !ok:
 			return nil, false

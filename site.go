@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -36,8 +37,7 @@ func (s site) isLoginHost() bool { return s.origin == s.login }
 
 // callbackAt returns the URL of the callback's path at a host of the login.
 func (s site) callbackAt(origin string) string {
-	path, _, _ := strings.Cut(s.route(), "?")
-	return origin + path
+	return origin + s.route()
 }
 
 // host returns the host of the site, without port and brackets.
@@ -47,10 +47,19 @@ func (s site) host() string {
 	return strings.Trim(host, "[]")
 }
 
-// route returns the path of the redirect URI, and its query.
+// route returns the path of the redirect URI, as it is written.
 func (s site) route() string {
 	_, rest, _ := strings.Cut(s.redirectURI, "://")
-	return rest[strings.IndexByte(rest, '/'):]
+	path, _, _ := strings.Cut(rest[strings.IndexByte(rest, '/'):], "?")
+	return path
+}
+
+// isRoutedAs reports whether two sites have one path for their callbacks, however each of them writes it: that is
+// what the gate goes by.
+func (s site) isRoutedAs(other site) bool {
+	path, _ := url.PathUnescape(s.route()) // parseRedirectURI has accepted it
+	otherPath, _ := url.PathUnescape(other.route())
+	return path == otherPath
 }
 
 // sites tells which site a request is for.

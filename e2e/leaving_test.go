@@ -42,8 +42,9 @@ func newLeaving(t *testing.T, lines string) *leaving {
 		fmt.Fprintf(w,
 			`<!DOCTYPE html>%s is at %s <a href="%s">Link</a>
 			<form method="post" action="%s"><button>Form</button></form>
+			<form action="%s"><button>Query</button></form>
 			<img src="%s" alt="" loading="lazy"><script type="speculationrules">%s</script>`, says, r.RequestURI, to,
-			to, image, q.Get("rules"))
+			to, to, image, q.Get("rules"))
 	}))
 	t.Cleanup(app.Close)
 	l := &leaving{secure: &secure{authority: newAuthority(t)},
@@ -168,11 +169,15 @@ func TestBrowserSignedOut(t *testing.T) {
 // TestBrowserForms: forms get where they lead, though the page's policy is form-action
 // 'self'.
 func TestBrowserForms(t *testing.T) {
-	for name, tc := range map[string]struct{ lines, to, sees string }{
-		"the login":  {"unauthenticated redirect", "/private?step=2", "auth0|ada is at /private?step=2"},
-		"the logout": {"logout /logout\nlogout_provider", "/logout", "You are signed out"},
-		"elsewhere":  {"logout /logout ELSEWHERE/bye?a=1&b='", "/logout", "elsewhere at /bye?a=1&b=%27"},
-		"a path":     {"logout /logout /public/bye", "/logout", "whoever has left"},
+	const provider, elsewhere = "logout /logout\nlogout_provider", "logout /logout ELSEWHERE/bye?a=1&b='"
+	for name, tc := range map[string]struct{ lines, to, form, sees string }{
+		"the login": {"unauthenticated redirect", "/private?step=2", "Form",
+			"auth0|ada is at /private?step=2"},
+		"the logout":        {provider, "/logout", "Form", "You are signed out"},
+		"the logout by GET": {provider, "/logout", "Query", "You are signed out"},
+		"elsewhere":         {elsewhere, "/logout", "Form", "elsewhere at /bye?a=1&b=%27"},
+		"elsewhere by GET":  {elsewhere, "/logout", "Query", "elsewhere at /bye?a=1&b=%27"},
+		"a path":            {"logout /logout /public/bye", "/logout", "Form", "whoever has left"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLeaving(t, tc.lines)
@@ -182,7 +187,7 @@ func TestBrowserForms(t *testing.T) {
 				b.sees("auth0|ada is at /page")
 			}
 			b.visit(l.site + "/public/page?to=" + tc.to)
-			b.click("Form")
+			b.click(tc.form)
 			b.sees(tc.sees)
 		})
 	}

@@ -30,7 +30,7 @@ func CheckLogin(payload []byte, params map[string]string, now time.Time) error {
 	if wantsOrganization {
 		// organization is an id or a name. Names are compared without regard to case, and no name begins
 		// with org_.
-		claim, same := "org_name", strings.EqualFold
+		claim, same := "org_name", sameFolded
 		if strings.HasPrefix(organization, "org_") {
 			claim, same = "org_id", func(a, b string) bool { return a == b }
 		}
@@ -53,6 +53,12 @@ func CheckLogin(payload []byte, params map[string]string, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// sameFolded reports whether two texts are the same but for the case of their letters. Unicode folds some into others
+// of another length, such as the Kelvin sign into k: to the server, those are different names.
+func sameFolded(a, b string) bool {
+	return len(a) == len(b) && strings.EqualFold(a, b)
 }
 
 // SessionExpiry returns the time at which a session must end according to the payload of its

@@ -91,6 +91,8 @@ func TestCheckLogin(t *testing.T) {
 		{"organization", "acme", `{"org_name":"Acme"}`, true},
 		{"organization", "acme", `{"org_name":"acme2"}`, false},
 		{"organization", "acme", `{"org_id":"acme"}`, false},
+		{"organization", "acme-books", `{"org_name":"acme-boo\u212as"}`, false}, // the Kelvin sign
+		{"organization", "acme-books", `{"org_name":"acme-book\u017f"}`, false}, // the long s
 		{"max_age", "0", `{"auth_time":1800000000}`, true},
 		{"max_age", "0", `{"auth_time":1799999940}`, true},
 		{"max_age", "0", `{"auth_time":1799999939}`, false},
