@@ -96,9 +96,10 @@ func BenchmarkSessionsInTurn(b *testing.B) {
 				taken := heapInUse() - before - size
 				r := benchRequest(serverOf(h), "https://example.com/page")
 				w := httptest.NewRecorder()
+				replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 				ask := func(cookie string) {
 					resetRequest(r, cookie)
-					caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], introduced: true})
+					caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], placeholders: replacer})
 					if err := h.ServeHTTP(w, r, nothing); err != nil {
 						b.Fatal(err)
 					}
@@ -137,9 +138,11 @@ func BenchmarkSessionsAtOnce(b *testing.B) {
 				}
 				asker := func() func(cookie string) error {
 					r, w := benchRequest(serverOf(h), "https://example.com/page"), httptest.NewRecorder()
+					replacer := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 					return func(cookie string) error {
 						resetRequest(r, cookie)
-						caddyhttp.SetVar(r.Context(), sentVar, &sent{cookies: r.Header["Cookie"], introduced: true})
+						caddyhttp.SetVar(r.Context(), sentVar,
+							&sent{cookies: r.Header["Cookie"], placeholders: replacer})
 						return h.ServeHTTP(w, r, nothing)
 					}
 				}

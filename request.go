@@ -30,12 +30,12 @@ const sentVar = "aventus_auth.sent"
 // sent holds the header lines that a request came with, and the identity that was found for it. As a
 // placeholder, it is empty: its content is for this module alone.
 type sent struct {
-	cookies, authorization []string    // the lines of these headers
-	introduced             bool        // the placeholders ask for the user
-	user                   *grant      // the last block's word; nil: an anonymous request's
-	failed                 *failure    // what the request ended with
-	serverSaid             serverWords // at the callback
-	visited                string      // the origin of another host, whose page the request is for; may be empty
+	cookies, authorization []string        // the lines of these headers
+	placeholders           *caddy.Replacer // asks for the user; nil: not yet
+	user                   *grant          // the last block's word; nil: an anonymous request's
+	failed                 *failure        // what the request ended with
+	serverSaid             serverWords     // at the callback
+	visited                string          // the origin of another host, whose page the request is for; may be empty
 }
 
 // serverWords are what the authorization server says at the callback: a code, and words that are meant for the
@@ -62,14 +62,16 @@ const userPlaceholders = "http.auth.user."
 // goes on; the placeholders say whose that is.
 func (was *sent) introduce(r *http.Request, user *grant) {
 	was.user = user
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	isFirst := was.placeholders == nil
+	if isFirst {
+		was.placeholders = r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	}
 	// What another handler has set, such as a basic_auth in front or between two blocks, would hide this user.
-	repl.DeleteByPrefix(userPlaceholders)
-	if was.introduced {
+	was.placeholders.DeleteByPrefix(userPlaceholders)
+	if !isFirst {
 		return
 	}
-	was.introduced = true
-	repl.Map(func(key string) (any, bool) {
+	was.placeholders.Map(func(key string) (any, bool) {
 		name, ok := strings.CutPrefix(key, userPlaceholders)
 		switch {
 		case !ok:
