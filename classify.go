@@ -56,14 +56,14 @@ func isNavigation(r *http.Request) bool {
 
 // mayRenewByVisit reports whether a request is a page visit that can go through the
 // authorization server and come back: a browser's own word, and not ahead of time. A frame cannot, as
-// the authorization server's pages are shown in none. Nor can what may be a form, as answers.sendForm has it, and
-// the token is still good. A service worker that passes a visit on makes its destination "empty".
+// the authorization server's pages are shown in none. A service worker that passes a visit on makes its destination
+// "empty".
 func mayRenewByVisit(r *http.Request) bool {
 	if dest, ok := r.Header["Sec-Fetch-Dest"]; ok && !slices.Equal(dest, []string{"document"}) &&
 		!(slices.Equal(dest, []string{"empty"}) && r.Header.Get("Sec-Fetch-Mode") == "same-origin") {
 		return false
 	}
-	return r.Method == http.MethodGet && navigates(r) && isPage(r) && !isFetchedAhead(r) && !mayBeGetForm(r)
+	return r.Method == http.MethodGet && navigates(r) && isPage(r) && !isFetchedAhead(r)
 }
 
 // navigates reports whether the browser says that a request is a navigation

@@ -201,6 +201,11 @@ func (e *ends) endFamily(ctx context.Context, family records.ID, now, until time
 	return e.ended.EndBefore(ctx, family, now.Add(records.ClockSkew), until)
 }
 
+// expectFamily ends the same at this instance, for a caller that is about to call endFamily.
+func (e *ends) expectFamily(family records.ID, now time.Time) {
+	e.ended.ExpectBefore(family, now.Add(records.ClockSkew), now.Add(maxLifetime))
+}
+
 // learn asks the storage which sessions other instances have ended. If that fails, the ends known so far count.
 func (e *ends) learn(ctx context.Context) { _ = e.ended.Learn(ctx) }
 

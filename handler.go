@@ -146,10 +146,12 @@ func (g *gate) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddy
 	return g.answers.refuse(w, r, &refusal{failure: errLoginRequired})
 }
 
-// renewsByVisit reports whether a page visit is to go through the authorization
-// server, and come back with a new token.
+// renewsByVisit reports whether a page visit is to go through the authorization server, and come back with a new
+// token. What may be a form cannot on some sites (see answers.sendForm), and waits for another visit as long as the
+// token is good for a while.
 func (g *gate) renewsByVisit(r *http.Request, was *sent, k *keptSession, now time.Time) bool {
-	return g.unauthenticated != "deny" && g.handOvers.isDue(was, k, now) && mayRenewByVisit(r)
+	return g.unauthenticated != "deny" && g.handOvers.isDue(was, k, now) && mayRenewByVisit(r) &&
+		!(mayBeGetForm(r) && now.Add(renewForms).Before(k.tokenEnds))
 }
 
 // refuseTunnel answers a CONNECT. It does not use the error routes: they would be

@@ -145,11 +145,17 @@ func TestRequestWithoutHost(t *testing.T) {
 		}
 	}
 	// A health check is refused by no matcher that does not look at the host.
-	newWorld(t, setup{matcher: "/private/*"})
-	r := p.request("GET", "/health")
-	r.Host = ""
-	if got, err := handlers()[0].house.gate.matching.protects(r); got || err != nil {
-		t.Errorf("a health check: protected %t, error %v", got, err)
+	for matcher, want := range map[string]bool{
+		"path /private/*": false, "not path /health /assets/*": false, "path_regexp ^/p": false, "method POST": false,
+		"not host public.test": true, "path /{host}/*": true, "not {\nhost public.test\npath /health\n}": true,
+		"expression {host}.startsWith('p')": true,
+	} {
+		newWorld(t, setup{matcher: "@m", caddyfile: "@m " + matcher + "\n%s\nreverse_proxy %app"})
+		r := p.request("GET", "/health")
+		r.Host = ""
+		if got, err := handlers()[0].house.gate.matching.protects(r); got != want || err != nil {
+			t.Errorf("%s: a health check is protected: %t, error %v", matcher, got, err)
+		}
 	}
 }
 

@@ -373,6 +373,7 @@ func (kp *keeper) endFamily(ctx context.Context, family records.ID) error {
 	// The login host makes the sessions of a family. Its block may have another lifetime than this one, and each of
 	// them has an end of its own.
 	now := kp.now()
+	kp.ends.expectFamily(family, now) // the storage is asked first
 	return kp.ends.endFamily(ctx, family, now, now.Add(kp.longest(ctx)+records.ClockSkew))
 }
 

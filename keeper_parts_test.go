@@ -363,6 +363,22 @@ func TestFamilyEndsForAsLong(t *testing.T) {
 	}
 }
 
+// TestFamilyEndsBeforeTheStorage: a family has ended here before the storage is asked for how long to note it.
+func TestFamilyEndsBeforeTheStorage(t *testing.T) {
+	p := newParts(t)
+	ofFamily := func(s *session) { s.refresh, s.family = "refresh", records.ID{1} }
+	k, _ := p.session(ofFamily)
+	other, _ := p.session(ofFamily)
+	known := false
+	p.keeper.longest = func(context.Context) time.Duration {
+		known = p.keeper.hasEnded(other.session)
+		return time.Hour
+	}
+	if err := p.keeper.end(t.Context(), k); err != nil || !known {
+		t.Errorf("error %v; it is known: %t", err, known)
+	}
+}
+
 // TestLogoutTokenEndsInPart: that one of the ends could not be recorded which a logout token means is an error.
 func TestLogoutTokenEndsInPart(t *testing.T) {
 	const issuer, sub, sid = "https://auth.example.com/", "auth0|ada", "the-sid"

@@ -66,10 +66,16 @@ const (
 	// logoutPatience is how long a visitor waits for their logout to be recorded.
 	logoutPatience = 5 * time.Second
 
-	// maxUses is how often one renewal tries to be the first to use a refresh token, and lostLeast is the least that
-	// it waits, beyond the time that the first has to send it, before it tries again.
+	// maxUses is how often one renewal tries to be the first to use a refresh token. lostLeast is the least that it
+	// waits, beyond the time that the first has to send it, before it tries again, and lostMost is how much longer it
+	// waits at most.
 	maxUses   = 4
 	lostLeast = 500 * time.Millisecond
+	lostMost  = 10 * time.Second
+
+	// renewForms is how long before its end a token is renewed by visits, too, that may be forms: with a page whose
+	// links all have a query, no other visit may come.
+	renewForms = time.Minute
 
 	// awaitOther is how long a renewal waits for what comes of another instance's, which has noted that it sends
 	// the refresh token, and awaitPause is how often it looks.

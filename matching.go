@@ -112,12 +112,29 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 // ignoresHost reports whether no matcher can look at the host.
 func (m *matching) ignoresHost() bool {
 	for _, set := range m.sets {
-		for _, matcher := range set {
-			switch matcher.(type) {
-			case *caddyhttp.MatchPath, *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
-			default:
-				return false
+		if !ignoresHost(set) {
+			return false
+		}
+	}
+	return true
+}
+
+func ignoresHost(set caddyhttp.MatcherSet) bool {
+	for _, matcher := range set {
+		switch matcher := matcher.(type) {
+		case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
+		case *caddyhttp.MatchPath:
+			if slices.ContainsFunc(*matcher, func(path string) bool { return strings.Contains(path, "{") }) {
+				return false // a placeholder
 			}
+		case *caddyhttp.MatchNot:
+			for _, set := range matcher.MatcherSets {
+				if !ignoresHost(set) {
+					return false
+				}
+			}
+		default:
+			return false
 		}
 	}
 	return true

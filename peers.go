@@ -66,6 +66,9 @@ func allNeighbours() []*neighbour {
 func longestOf(own *neighbour) func(context.Context) time.Duration {
 	return func(ctx context.Context) (longest time.Duration) {
 		for _, n := range append(allNeighbours(), own) {
+			if n.server.issuer != own.server.issuer {
+				continue // whose sessions end by other names
+			}
 			keep, err := n.keep(ctx)
 			if err != nil || keep == 0 {
 				return maxLifetime // it cannot be told for now or, of fixed keys, at all

@@ -21,13 +21,12 @@ func TestThreeBlocks(t *testing.T) {
 }
 
 // TestLongestOfAllBlocks: an end is noted for as long as a session of any block may last, wherever the block stands in
-// the config, and of any config with the same keys.
+// the config, and of any config with the same keys. Blocks of other authorization servers do not count.
 func TestLongestOfAllBlocks(t *testing.T) {
 	const day = 24 * time.Hour
 	block := func(lifetime, keep time.Duration) *neighbour {
-		return &neighbour{keeper: &keeper{lifetime: lifetime}, keep: func(context.Context) (time.Duration, error) {
-			return keep, nil
-		}}
+		return &neighbour{server: new(authServer), keeper: &keeper{lifetime: lifetime},
+			keep: func(context.Context) (time.Duration, error) { return keep, nil }}
 	}
 	all := new(peers)
 	configs.LoadOrStore(t, all)
@@ -41,8 +40,15 @@ func TestLongestOfAllBlocks(t *testing.T) {
 	}
 	all.blocks.join(block(day, 60*day))
 	all.blocks.join(block(day, day))
+	fixed := block(day, 0)
+	fixed.server = &authServer{issuer: "https://other.example.com/"}
+	all.blocks.join(fixed)
 	if longest := longestOf(own)(t.Context()); longest != 60*day {
 		t.Errorf("it is noted for %s, with keys that last longer", longest)
+	}
+	all.blocks.join(block(day, 0))
+	if longest := longestOf(own)(t.Context()); longest != maxLifetime {
+		t.Errorf("it is noted for %s, with keys of which that is not known", longest)
 	}
 }
 

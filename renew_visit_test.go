@@ -56,6 +56,21 @@ func TestRenewalByVisit(t *testing.T) {
 	}
 }
 
+// TestRenewalByVisitOfForms: a visit that may be a form renews the token in its last minute alone.
+func TestRenewalByVisitOfForms(t *testing.T) {
+	w := newWorld(t, setup{issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour }})
+	b := w.browser()
+	b.login("/")
+	visit := func() answer {
+		return b.do("GET", "/page?q", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document",
+			"Sec-Fetch-Site", "same-origin", "Accept", "text/html")
+	}
+	w.clock.Add(58 * time.Minute)
+	w.expect(visit(), http.StatusOK)
+	w.clock.Add(time.Minute)
+	w.expect(visit(), http.StatusFound)
+}
+
 // TestRenewalByVisitWhenIdle: an idle time under four minutes, with which the cookie is sealed anew more
 // than once a minute, keeps no visit from renewing the token.
 func TestRenewalByVisitWhenIdle(t *testing.T) {

@@ -122,9 +122,9 @@ func sendWithin(attempt uint32) time.Duration { return 4 * time.Second << min(at
 
 // lostPause returns how much longer a process waits that was not the first, having lost before so many times, if
 // registering the use took so long. The pauses differ, so that these processes do not all register the next attempt at
-// once: by more than that takes, and by twice as much each time.
+// once: by more than that takes, and by twice as much each time, up to lostMost.
 func lostPause(before uint32, took time.Duration) time.Duration {
-	return lostLeast + rand.N(max(lostLeast, 8*took)<<before)
+	return lostLeast + rand.N(min(max(lostLeast, 8*took)<<before, lostMost))
 }
 
 // settled reports whether a session's record, which may be nil, shows that there is nothing left to renew. It

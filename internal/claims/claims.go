@@ -91,8 +91,10 @@ func Of(token string) Claims {
 // have one there. Whether an address was verified (email_verified, phone_number_verified) is decided by the token that
 // names the address, and by that one alone, since the other may mean another address.
 func (c Claims) Decide(path string, other Claims) bool {
-	if of, ok := strings.CutSuffix(path, "_verified"); ok && (c.has(of) || other.has(of)) {
-		path = of
+	if path == "email_verified" || path == "phone_number_verified" {
+		if of := strings.TrimSuffix(path, "_verified"); c.has(of) || other.has(of) {
+			path = of
+		}
 	}
 	return c.has(path)
 }

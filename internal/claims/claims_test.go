@@ -388,7 +388,9 @@ func TestVerifiedByWhoNamesIt(t *testing.T) {
 		{`{"phone_number_verified":true}`, `{"phone_number":"1","phone_number_verified":false}`,
 			`{"phone_number":"1","phone_number_verified":false}`,
 			`{"phone_number":"1","phone_number_verified":false}`},
-		{`{"_verified":1}`, `{"":2,"_verified":3}`, `{"":2,"_verified":3}`, `{"":2,"_verified":3}`},
+		{`{"_verified":1}`, `{"":2,"_verified":3}`, `{"":2}`, `{"":2,"_verified":1}`},
+		// These are no address's.
+		{`{"kyc_verified":false}`, `{"kyc":1,"kyc_verified":true}`, `{"kyc":1}`, `{"kyc":1,"kyc_verified":false}`},
 	} {
 		token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(tc.access)) + ".AA"
 		further, err := Further([]byte(tc.id), token)

@@ -218,7 +218,7 @@ func (r *Ring) with(ctx context.Context, id [4]byte) (*keySet, error) {
 func (r *Ring) look(ctx context.Context, seen *keySet) *keySet {
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
-	if set := r.cache.set.Load(); set != seen {
+	if set := r.cache.set.Load(); set != nil && set != seen { // nil: forgotten meanwhile
 		return set
 	}
 	newer := new(keySet)

@@ -458,6 +458,21 @@ func TestKeepOfAnother(t *testing.T) {
 	expect("after another", 90*day)
 }
 
+// TestLookAfterForget: whoever has waited to read the keys again has keys, also if they were forgotten meanwhile.
+func TestLookAfterForget(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	i := newInstance(s, clock, day)
+	i.seal(t)
+	seen, err := i.ring.current(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.ring.cache.Forget()
+	if set := i.ring.look(t.Context(), seen); set == nil || set.keep != seen.keep {
+		t.Errorf("the keys are %v", set)
+	}
+}
+
 // The file knows the longest life of all that was sealed, before it is sealed.
 func TestKeep(t *testing.T) {
 	s, clock := newStorage(t), newClock()
