@@ -97,7 +97,7 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	host, port := splitHost(r.Host)
 	switch {
 	case r.Host == "":
-		return !m.ignoresHost(), nil
+		return !ignoreHost(m.sets), nil
 	case hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "":
 		return true, nil
 	}
@@ -109,18 +109,9 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	return m.matchesPath(r)
 }
 
-// ignoresHost reports whether no matcher can look at the host.
-func (m *matching) ignoresHost() bool {
-	for _, set := range m.sets {
-		if !ignoresHost(set) {
-			return false
-		}
-	}
-	return true
-}
-
-func ignoresHost(set caddyhttp.MatcherSet) bool {
-	for _, matcher := range set {
+// ignoreHost reports whether none of the matchers can look at the host.
+func ignoreHost(sets []caddyhttp.MatcherSet) bool {
+	for _, matcher := range slices.Concat(sets...) {
 		switch matcher := matcher.(type) {
 		case *caddyhttp.MatchPathRE, *caddyhttp.MatchMethod:
 		case *caddyhttp.MatchPath:
@@ -128,10 +119,8 @@ func ignoresHost(set caddyhttp.MatcherSet) bool {
 				return false // a placeholder
 			}
 		case *caddyhttp.MatchNot:
-			for _, set := range matcher.MatcherSets {
-				if !ignoresHost(set) {
-					return false
-				}
+			if !ignoreHost(matcher.MatcherSets) {
+				return false
 			}
 		default:
 			return false

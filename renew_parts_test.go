@@ -607,6 +607,15 @@ func TestAwaitsAnother(t *testing.T) {
 	}
 }
 
+// TestLostPause: a pause has a bound, however long registering a use takes and however often that was in vain.
+func TestLostPause(t *testing.T) {
+	for range 100 {
+		if pause := lostPause(maxUses-1, time.Minute); pause < lostLeast || pause >= lostLeast+lostMost {
+			t.Fatalf("the pause lasts %s", pause)
+		}
+	}
+}
+
 // oneRecord is a session's record and its authorization server, which two instances share.
 type oneRecord struct {
 	mu sync.Mutex
