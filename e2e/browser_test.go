@@ -237,7 +237,7 @@ func TestBrowserTwoTabs(t *testing.T) {
 		wanted := map[*tab]string{one: fmt.Sprint("/app/one?round=", round), two: fmt.Sprint("/app/two?round=", round)}
 		var wait sync.WaitGroup
 		for b, path := range wanted {
-			wait.Go(func() { b.run(fmt.Sprintf("location = %q", e.site+path)) })
+			wait.Go(func() { b.leave(fmt.Sprintf("location = %q", e.site+path)) })
 		}
 		wait.Wait()
 		for b, path := range wanted {

@@ -96,10 +96,19 @@ func (b *tab) click(label string) {
 	}
 }
 
+// leave runs statements that lead away from the page. A browser may throw its answer away with the page, which is then
+// an error that says nothing: where the tab is afterwards, isAt and sees tell.
+func (b *tab) leave(statements string) {
+	b.t.Helper()
+	if err := b.driver.run(statements); err != nil {
+		b.t.Logf("%s: %v", statements, err)
+	}
+}
+
 // back presses the back button.
 func (b *tab) back() {
 	b.t.Helper()
-	b.run("history.back()")
+	b.leave("history.back()")
 }
 
 // sees waits until the page says all of this.

@@ -174,7 +174,7 @@ func (m *many) tabsAtOnce(b *tab) {
 	}
 	var all sync.WaitGroup
 	for i, tab := range tabs {
-		all.Go(func() { tab.run(fmt.Sprintf("location = %q", fmt.Sprintf("%s/tab/%d?n=%d", m.at(names[i%3]), i, i))) })
+		all.Go(func() { tab.leave(fmt.Sprintf("location = %q", fmt.Sprintf("%s/tab/%d?n=%d", m.at(names[i%3]), i, i))) })
 	}
 	all.Wait()
 	for i, tab := range tabs {

@@ -154,7 +154,7 @@ func TestBrowserSignedOut(t *testing.T) {
 				}
 				// Chromium (156) was not done with it: once in some dozens, under load. The page that says
 				// "signed out" has it forget again whenever it is loaded.
-				b.evaluate("history.forward(); ''")
+				b.leave("history.forward()")
 				b.sees(tc.sees)
 				b.forgetLoaded()
 				b.evaluate("new Image().src = '" + l.site + "/logout?forget'; ''")
