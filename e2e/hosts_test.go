@@ -174,7 +174,8 @@ func (m *many) tabsAtOnce(b *tab) {
 	}
 	var all sync.WaitGroup
 	for i, tab := range tabs {
-		all.Go(func() { tab.leave(fmt.Sprintf("location = %q", fmt.Sprintf("%s/tab/%d?n=%d", m.at(names[i%3]), i, i))) })
+		to := fmt.Sprintf("%s/tab/%d?n=%d", m.at(names[i%3]), i, i)
+		all.Go(func() { tab.leave(fmt.Sprintf("location = %q", to)) })
 	}
 	all.Wait()
 	for i, tab := range tabs {
