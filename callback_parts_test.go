@@ -285,3 +285,68 @@ func TestUnkeptTokenOfTheSameGrant(t *testing.T) {
 		t.Errorf("%q is revoked", got)
 	}
 }
+
+// TestUnkeptTokenOfAnotherBlocksGrant: the refresh token of a login is not revoked, neither one that came unasked nor
+// that of a login which starts over since its session has ended, where another block's session in the browser may live
+// on the same grant. Where that is over, or of another person, it is.
+func TestUnkeptTokenOfAnotherBlocksGrant(t *testing.T) {
+	of := func(sub, sid string) string { return unsigned(t, map[string]any{"sub": sub, "sid": sid}) }
+	for _, c := range []struct {
+		what       string
+		has        string // the other block's session
+		isOver     bool
+		startsOver bool
+		revoked    bool
+	}{
+		{"unasked, and the same person", of("auth0|ada", "one"), false, false, false},
+		{"unasked, and the other session is over", of("auth0|ada", "one"), true, false, true},
+		{"it starts over, and the same person", of("auth0|ada", "one"), false, true, false},
+		{"it starts over, and the other session is over", of("auth0|ada", "one"), true, true, true},
+		{"it starts over, and another person", of("auth0|grace", "two"), false, true, true},
+	} {
+		p := newParts(t)
+		ls := p.logins()
+		ls.asksForRefresh = c.startsOver
+		revoked := p.answering(ls, map[string]any{
+			"access_token": of("auth0|ada", "three"), "token_type": "Bearer", "refresh_token": "unkept",
+		})
+		other := *p.keeper
+		other.cookies = &cookies{session: "other", binding: bindingName}
+		ls.replacer.blocks.join(&neighbour{
+			sites: p.sites, cookies: other.cookies, keeper: &other, server: ls.server, meter: p.meter,
+		})
+		p.keeper = &other
+		k, has := p.session(func(s *session) { s.bearer = bearer + c.has })
+		if c.isOver {
+			if err := other.end(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, state, cookie := p.begin(ls, "/page")
+		want := "See Other"
+		if c.startsOver {
+			said := aventus.Logout{SessionID: "three", Issued: p.clock.Now()}
+			if err := other.ends.endAt(t.Context(), said, p.clock.Now(), time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			want = "Found"
+		}
+		if _, got := p.finishing(ls, state, cookie+"; "+has); got != want {
+			t.Fatalf("%s: %s, want %s", c.what, got, want)
+		}
+		if c.revoked {
+			if got := <-revoked; got != "unkept" {
+				t.Errorf("%s: %q is revoked", c.what, got)
+			}
+			continue
+		}
+		for range 5 { // one in the background would be done before all of these
+			ls.server.revoke(t.Context(), &session{refresh: "later"})
+		}
+		for range len(revoked) {
+			if got := <-revoked; got != "later" {
+				t.Errorf("%s: %q is revoked", c.what, got)
+			}
+		}
+	}
+}
