@@ -71,24 +71,29 @@ func TestLongTokenIsSaid(t *testing.T) {
 }
 
 // TestNoRefreshTokenIsSaid: sessions end with their tokens though a refresh token was asked for. The log says so
-// once, and not where one came, or where none was asked for.
+// once for each block, and again with the next config, but not where one came, or where none was asked for.
 func TestNoRefreshTokenIsSaid(t *testing.T) {
 	const message = "the authorization server gave no refresh token, though scope has offline_access"
 	for scope, gives := range map[string]bool{"offline_access": false, "offline_access email": true, "email": false} {
-		w := newWorld(t, setup{
-			block: "scope " + scope, issuer: func(s *aventustest.Server) { s.NoRefresh = !gives },
-		})
-		w.browser().login("/")
-		w.browser().login("/")
+		blocks := twoBlocks("scope "+scope, "scope "+scope+"\nsession {\nname two\n}")
+		blocks.issuer = func(s *aventustest.Server) { s.NoRefresh = !gives }
+		w := newWorld(t, blocks)
 		want := 0
-		if scope == "offline_access" {
-			want = 1
-			if line := w.logLine(message); !strings.Contains(line, "allow refresh tokens (offline access)") {
-				t.Error(line)
+		for range 2 {
+			for _, path := range []string{"/a/", "/b/"} {
+				w.browser().login(path)
+				w.browser().login(path)
+				if scope == "offline_access" {
+					want++
+				}
+				if n := strings.Count(w.log(), message); n != want {
+					t.Errorf("%s, after the login at %s: it was said %d times, want %d", scope, path, n, want)
+				}
 			}
+			w.run(w.config)
 		}
-		if n := strings.Count(w.log(), message); n != want {
-			t.Errorf("%s: it was said %d times", scope, n)
+		if want > 0 && strings.Count(w.log(), "allow refresh tokens (offline access)") != want {
+			t.Errorf("%s: nothing says what can be done", scope)
 		}
 	}
 }
