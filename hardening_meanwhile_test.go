@@ -197,7 +197,7 @@ func TestForeignAddressInFull(t *testing.T) {
 }
 
 // TestLogoutDuringCallback: a logout in one tab, while the code of another tab's login is being exchanged, is not
-// undone by the session that would come of it, by whichever block, and however often the browser has signed out before.
+// undone by the session that would come of it, by any block, and however often the browser has signed out before.
 func TestLogoutDuringCallback(t *testing.T) {
 	for _, path := range []string{"/a/page", "/b/page"} { // of the block that has the logout, and of another
 		held := aventustest.NewHold()

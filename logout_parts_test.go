@@ -134,8 +134,8 @@ func TestLogoutSaysWhat(t *testing.T) {
 	}
 }
 
-// TestLogoutOfOverwritten: a logout ends the sessions whose cookies the logins of other tabs have overwritten, those of
-// the other blocks at its host among them, but not what other browsers and hosts have.
+// TestLogoutOfOverwritten: a logout ends the sessions whose cookies the logins of other tabs have overwritten, also of
+// other blocks at its host, but not what other browsers and hosts have.
 func TestLogoutOfOverwritten(t *testing.T) {
 	two := &cookies{session: "two", binding: bindingName}
 	prefixed := &cookies{session: hostPrefix + "session", binding: hostPrefix + bindingName}
