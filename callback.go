@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -199,6 +200,9 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 
 // keep keeps the session that a login has made, and sets its cookie. Where several hosts share it, it may be
 // another tab's: see replacer.join. It also returns the sessions before that are to be ended.
+//
+// If the browser has left meanwhile, its session of before goes on, and the new one ends. A session that hosts share
+// does not: another tab may have joined it, and it ends no session of the same person.
 func (ls *logins) keep(
 	w http.ResponseWriter, r *http.Request, at site, l *login, s *session,
 ) (k *keptSession, before []*keptSession, err error) {
@@ -210,6 +214,9 @@ func (ls *logins) keep(
 	}
 	if k, err = ls.keeper.save(w, r.Context(), at, s, at.origin+l.returnTo); err != nil {
 		return nil, nil, err
+	}
+	if err := r.Context().Err(); err != nil { // the browser has left, and does not get the cookie
+		return nil, nil, errors.Join(err, ls.keeper.end(context.WithoutCancel(r.Context()), k))
 	}
 	return k, ls.replacer.remember(at, l, k), nil
 }
