@@ -390,3 +390,32 @@ func TestRevokeByCommand(t *testing.T) {
 		t.Errorf("%d lines say that sessions were revoked, want 3", n)
 	}
 }
+
+// TestRevokeUncounted: a user's sessions end by the command also while they cannot be counted, since a record
+// cannot be read or the storage lists nothing; and what could not be ended is not said to have ended.
+func TestRevokeUncounted(t *testing.T) {
+	w := newWorld(t, setup{admin: true, block: "session {\nstore storage\n}"})
+	w.onEngine()
+	for _, tc := range []struct {
+		operation, prefix string
+		status            int
+		says              string
+	}{
+		{"load", "aventus_auth/sessions", 0, `All sessions of "auth0|ada" have ended`},
+		{"list", "aventus_auth/sessions", 0, "a fault of the test"},
+		{"store", "aventus_auth/ended", 1, "HTTP 503"}, // ended at this instance alone
+	} {
+		b := w.browser()
+		b.login("/")
+		w.expect(b.get("/"), http.StatusOK)
+		recovers := faultAt(t, tc.operation, tc.prefix)
+		r := runCaddy(t, t.TempDir(), nil, "aventus-auth", "revoke", "--address=localhost:"+w.adminPort,
+			"--sub=auth0|ada")
+		recovers()
+		if r.status != tc.status || !strings.Contains(r.stdout+r.stderr, tc.says) ||
+			tc.status != 0 && strings.Contains(r.stdout, "ended") {
+			t.Errorf("%s: the command ends with %d and says\n%s%s", tc.operation, r.status, r.stdout, r.stderr)
+		}
+		w.expect(b.get("/"), http.StatusFound)
+	}
+}
