@@ -129,7 +129,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if token.RefreshToken != "" && !ls.asksForRefresh {
 		// With an edited authorize URL, a visitor can ask for it. It would let the
 		// session outlast its token.
-		ls.replacer.revokeUnkept(r, at, l, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
+		ls.replacer.revokeDropped(r, at, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
 		token.RefreshToken = ""
 	}
 	if token.RefreshToken == "" && ls.asksForRefresh {
@@ -170,7 +170,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
 	if ended || ls.replacer.timesLeft(at, l) != left {
-		ls.replacer.revokeUnkept(r, at, l, s)
+		ls.replacer.revokeDropped(r, at, s)
 		if l.restarts >= maxRestarts {
 			return ls.answers.fail(w, r, errLoginLost, errors.New(
 				"the authorization server has ended the session meanwhile, or the person has signed out"))

@@ -298,16 +298,22 @@ func TestUnkeptTokenOfAnotherBlocksGrant(t *testing.T) {
 		has        string // the other block's session
 		isOver     bool
 		startsOver bool
+		hosts      bool // several share the login
 		revoked    bool
 	}{
-		{"unasked, and the same person", of("auth0|ada", "one"), false, false, false},
-		{"unasked, and the other session is over", of("auth0|ada", "one"), true, false, true},
-		{"it starts over, and the same person", of("auth0|ada", "one"), false, true, false},
-		{"it starts over, and the other session is over", of("auth0|ada", "one"), true, true, true},
-		{"it starts over, and another person", of("auth0|grace", "two"), false, true, true},
+		{"unasked, and the same person", of("auth0|ada", "one"), false, false, false, false},
+		{"unasked, and the other session is over", of("auth0|ada", "one"), true, false, false, true},
+		{"unasked, where hosts share the login", of("auth0|ada", "one"), true, false, true, true},
+		{"it starts over, and the same person", of("auth0|ada", "one"), false, true, false, false},
+		{"it starts over, and the other session is over", of("auth0|ada", "one"), true, true, false, true},
+		{"it starts over, and another person", of("auth0|grace", "two"), false, true, false, true},
+		{"it starts over, where hosts share the login", of("auth0|grace", "two"), false, true, true, true},
 	} {
 		p := newParts(t)
 		ls := p.logins()
+		if c.hosts {
+			p.sites.hosts = newHostGroup("example.com", []string{"wiki.example.net"})
+		}
 		ls.asksForRefresh = c.startsOver
 		revoked := p.answering(ls, map[string]any{
 			"access_token": of("auth0|ada", "three"), "token_type": "Bearer", "refresh_token": "unkept",

@@ -85,17 +85,25 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 	}
 }
 
-// revokeUnkept revokes the refresh token of a session that a login has made, if it is not kept, unless that may end
-// what the browser has: by its cookies, by its latest logins, or, at hosts that share a login, by one of several tabs
-// that is just being kept.
-func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session) {
+// revokeDropped revokes the refresh token of a session that a login has made, and that is dropped before anything else
+// may live on its grant, unless another session does that the browser has by its cookies.
+func (rp *replacer) revokeDropped(r *http.Request, at site, s *session) {
 	brought, _ := heldBy(r.Context(), rp.blocks.atHost(rp.own, r, at), asSent(r).cookies)
+	sharesGrant := func(old held) bool { return old.canEnd() && rp.mayShareGrant(s, old) }
+	if !slices.ContainsFunc(brought, sharesGrant) {
+		go rp.own.server.revoke(context.WithoutCancel(r.Context()), s)
+	}
+}
+
+// revokeUnkept is revokeDropped for a session beside which others may be made. It revokes nothing either where that
+// may end what the browser has by its latest logins, or, at hosts that share a login, by one of several tabs that is
+// just being kept.
+func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session) {
 	latest := slices.ContainsFunc(rp.latest.of(jarID(present{rp.own, at}, l.browser)), func(k *keptSession) bool {
 		return rp.now().Before(k.expires) && !rp.own.keeper.hasEnded(k.session)
 	})
-	sharesGrant := func(old held) bool { return old.canEnd() && rp.mayShareGrant(s, old) }
-	if rp.own.sites.hosts == nil && !latest && !slices.ContainsFunc(brought, sharesGrant) {
-		go rp.own.server.revoke(context.WithoutCancel(r.Context()), s)
+	if rp.own.sites.hosts == nil && !latest {
+		rp.revokeDropped(r, at, s)
 	}
 }
 
