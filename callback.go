@@ -208,7 +208,7 @@ func (ls *logins) keep(
 		}
 		return k, before, err
 	}
-	if k, err = ls.keeper.save(w, r.Context(), at, s, at.origin+l.returnTo); err != nil {
+	if k, err = ls.keeper.save(w, r.Context(), at, asSent(r).cookies, s, at.origin+l.returnTo); err != nil {
 		return nil, nil, err
 	}
 	return k, ls.replacer.remember(at, l, k), nil

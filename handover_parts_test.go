@@ -388,7 +388,7 @@ func TestHandOverTells(t *testing.T) {
 				h.t.Fatal(err)
 			}
 			w := httptest.NewRecorder()
-			if _, err := h.keeper.save(w, h.t.Context(), there, k.session, "/"); err != nil {
+			if _, err := h.keeper.save(w, h.t.Context(), there, nil, k.session, "/"); err != nil {
 				h.t.Fatal(err)
 			}
 			h.signedIn = cookieIn(w)

@@ -113,6 +113,11 @@ const (
 	// drop longer ones (draft-ietf-httpbis-rfc6265bis, section 5.6).
 	maxCookie = 4096
 
+	// maxCookies is how long the cookies of a site are to be together when a login adds its session's. nginx as a
+	// proxy in front, Apache and many app servers take 8 KB in one line, or in the whole header, and Caddy refuses
+	// some 20 KB, the logout's too. A quarter is left to cookies that come later, or that the callback is not sent.
+	maxCookies = 6 << 10
+
 	// maxAnswerHeader is how long the header of an answer of the module's own may be. nginx takes no
 	// longer one by default (proxy_buffer_size, on most platforms), and answers 502 in its place.
 	maxAnswerHeader = 4096
