@@ -73,9 +73,9 @@ const (
 	lostLeast = 500 * time.Millisecond
 	lostMost  = 10 * time.Second
 
-	// renewForms is how long before its end a token is renewed by visits, too, that may be forms: with a page whose
-	// links all have a query, no other visit may come.
-	renewForms = time.Minute
+	// renewAtLast is how long before its end a token is renewed by visits, too, that may be forms, or whose URL is
+	// too long to come back whole: with a page whose links are all of that kind, no other visit may come.
+	renewAtLast = time.Minute
 
 	// awaitOther is how long a renewal waits for what comes of another instance's, which has noted that it sends
 	// the refresh token, and awaitPause is how often it looks.
