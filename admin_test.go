@@ -13,8 +13,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // TestAdmin lists sessions on Caddy's admin endpoint, and ends one, and all of a
@@ -188,6 +191,79 @@ func TestAdminStorageFails(t *testing.T) {
 		}
 		recovers()
 	}
+	// Nor by an instance that has just started, and cannot read the keys.
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	recovers := faultAt(t, "load", keyring.File)
+	w.onEngine()
+	for _, c := range []struct{ method, query string }{{"GET", ""}, {"DELETE", "?id=" + sessions[0].ID}} {
+		w.expect(ask(c.method, c.query), http.StatusServiceUnavailable)
+	}
+	recovers()
+	w.expect(ask("GET", ""), http.StatusOK)
+}
+
+// TestRevokeBesideABrokenStorage: while a reload goes on, there may be two storages. One that cannot be read keeps no
+// session in the other from ending by its id, whichever is asked first. What it may hold itself is not said to be
+// none, and is not left out of the list as if there were no others.
+func TestRevokeBesideABrokenStorage(t *testing.T) {
+	for what, c := range map[string]struct {
+		breaks  func(*parts)
+		unknown int // for an id that neither has
+	}{
+		"its records": {(*parts).breakRecords, http.StatusServiceUnavailable},
+		"its keys": {func(p *parts) {
+			p.keeper.store.indexBox = p.keyless("session index")
+		}, http.StatusNotFound},
+	} {
+		for _, isFirst := range []bool{true, false} {
+			broken, good := newParts(t), newParts(t)
+			for _, p := range []*parts{broken, good} { // with folders, which the list of an id that is not found has
+				p.keeper.store.shelf = records.NewShelf(&certmagic.FileStorage{Path: t.TempDir()},
+					"aventus_auth/sessions", records.NewClock(p.clock.Now, p.clock.Elapsed))
+			}
+			ofBroken, _ := broken.session(func(s *session) { s.refresh = "refresh" })
+			ofGood, cookie := good.session(func(s *session) { s.refresh = "refresh" })
+			c.breaks(broken)
+			blocks := []*parts{broken, good}
+			if !isFirst {
+				slices.Reverse(blocks)
+			}
+			all := new(peers)
+			for _, p := range blocks {
+				all.blocks.join(p.logins().replacer.own)
+			}
+			configs.LoadOrStore(t, all)
+			for _, ask := range []struct {
+				method, query string
+				want          int
+			}{
+				{"GET", "", http.StatusServiceUnavailable},
+				{"DELETE", "?id=" + ofBroken.name(), http.StatusServiceUnavailable},
+				{"DELETE", "?id=" + strings.Repeat("0", 32), c.unknown},
+				{"DELETE", "?id=" + ofGood.name(), http.StatusNoContent},
+			} {
+				w := httptest.NewRecorder()
+				err := new(adminAPI).serve(w, httptest.NewRequest(ask.method, adminPath+ask.query, nil))
+				var answered caddy.APIError
+				if errors.As(err, &answered) {
+					w.Code = answered.HTTPStatus
+				}
+				if w.Code != ask.want {
+					t.Errorf("%s, asked first %t: %s %s: status %d, want %d; %v", what, isFirst, ask.method, ask.query,
+						w.Code, ask.want, err)
+				}
+			}
+			if _, err := configs.Delete(t); err != nil {
+				t.Fatal(err)
+			}
+			if k, err := good.load(cookie); k != nil || err != nil {
+				t.Errorf("%s, asked first %t: the session in the other goes on: %t, error %v", what, isFirst,
+					k != nil, err)
+			}
+		}
+	}
 }
 
 // TestListInPieces: a list is sent as it is found, whole and as JSON. What fails before anything was sent is an
@@ -312,5 +388,34 @@ func TestRevokeByCommand(t *testing.T) {
 	}
 	if n := strings.Count(w.log(), `"msg":"revoked"`); n != 3 {
 		t.Errorf("%d lines say that sessions were revoked, want 3", n)
+	}
+}
+
+// TestRevokeUncounted: a user's sessions end by the command also while they cannot be counted, since a record
+// cannot be read or the storage lists nothing; and what could not be ended is not said to have ended.
+func TestRevokeUncounted(t *testing.T) {
+	w := newWorld(t, setup{admin: true, block: "session {\nstore storage\n}"})
+	w.onEngine()
+	for _, tc := range []struct {
+		operation, prefix string
+		status            int
+		says              string
+	}{
+		{"load", "aventus_auth/sessions", 0, `All sessions of "auth0|ada" have ended`},
+		{"list", "aventus_auth/sessions", 0, "a fault of the test"},
+		{"store", "aventus_auth/ended", 1, "HTTP 503"}, // ended at this instance alone
+	} {
+		b := w.browser()
+		b.login("/")
+		w.expect(b.get("/"), http.StatusOK)
+		recovers := faultAt(t, tc.operation, tc.prefix)
+		r := runCaddy(t, t.TempDir(), nil, "aventus-auth", "revoke", "--address=localhost:"+w.adminPort,
+			"--sub=auth0|ada")
+		recovers()
+		if r.status != tc.status || !strings.Contains(r.stdout+r.stderr, tc.says) ||
+			tc.status != 0 && strings.Contains(r.stdout, "ended") {
+			t.Errorf("%s: the command ends with %d and says\n%s%s", tc.operation, r.status, r.stdout, r.stderr)
+		}
+		w.expect(b.get("/"), http.StatusFound)
 	}
 }

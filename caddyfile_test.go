@@ -125,6 +125,8 @@ func TestBadCaddyfile(t *testing.T) {
 		{good + "logout /bye?x", "logout needs a path of its own that begins with a slash", ":6"},
 		{good + "logout /bye //evil.test", "logout return url must be a path on this site", ":6"},
 		{good + "logout /bye http://example.com/", "logout return url must be a path on this site", ":6"},
+		{good + "logout /bye /bye", "logout return url leads to /bye, which is a path of the block's own", ":6"},
+		{good + "logout /bye /me\nprofile /me", "logout return url leads to /me", ":6"},
 		{good + "logout /cb", "logout has the path /cb, which is another's already", ":6"},
 		{"logout /cb\n" + good, "redirect_uri has the path /cb, which is another's already", ":6"},
 		{good + "logout_provider\nissuer https://a.test/", "logout_provider needs a logout", ":6"},
@@ -265,6 +267,46 @@ func TestBadCaddyfile(t *testing.T) {
 		if _, err := adapt("example.com {\n" + directive + "\n}"); err == nil ||
 			!strings.Contains(err.Error(), "Caddyfile:") {
 			t.Errorf("%q: %v", directive, err)
+		}
+	}
+}
+
+// TestLogoutReturnsElsewhere: a logout leads to none of the block's own paths at the site, where it would sign out
+// again without end, or show an error to whoever has signed out; it may lead there at another host, as far as the
+// hosts are known.
+func TestLogoutReturnsElsewhere(t *testing.T) {
+	const good = `"client_id":"abc","client_secret":"s"`
+	const site, wherever = "https://example.com", "https://{http.request.host}"
+	t.Setenv("TEST_PATH", "/bye")
+	for _, c := range []struct {
+		redirectURI, returnURL, further string
+		leadsTo                         string // the path of the block's own; empty: none, so it loads
+	}{
+		{site, "/bye", "", "/bye"},
+		{site, "/bye?x=1#y", "", "/bye"},
+		{site, "/b%79e", "", "/bye"},
+		{site, "{env.TEST_PATH}", "", "/bye"},
+		{site, "/cb", "", "/cb"},
+		{site, "/me", `,"profile":"/me"`, "/me"},
+		{site, "/ended", `,"scopes":["openid"],"backchannel_logout":"/ended"`, "/ended"},
+		{site, "https://EXAMPLE.com./bye", "", "/bye"},
+		{site, "https://wiki.example.com/bye", `,"hosts":["*.example.com"]`, "/bye"},
+		{wherever, "/bye", "", "/bye"},
+		{"http://localhost:8080", "http://localhost:8080/bye", "", "/bye"},
+
+		{site, "/", "", ""},
+		{site, "/bye/", "", ""},
+		{site, "/#/bye", "", ""},
+		{site, "/%zz", "", ""},
+		{site, "https://example.com:8443/bye", "", ""},
+		{site, "https://wiki.example.com/bye", "", ""},
+		{wherever, "https://example.com/bye", "", ""},
+	} {
+		err := validate(t, `{`+good+`,"redirect_uri":"`+c.redirectURI+`/cb","logout":{"path":"/bye","return_url":"`+
+			c.returnURL+`"}`+c.further+`}`)
+		if (err == nil) != (c.leadsTo == "") ||
+			err != nil && !strings.Contains(err.Error(), "logout return url leads to "+c.leadsTo+", which is a path") {
+			t.Errorf("%+v: %v", c, err)
 		}
 	}
 }

@@ -41,6 +41,8 @@ func TestCallbackRefused(t *testing.T) {
 		"neither":             {with(callback, "code", ""), "invalid_callback"},
 		"empty code":          {with(callback, "code", "") + "&code=", "invalid_callback"},
 		"another issuer":      {callback + "&iss=https://evil.test/", "invalid_callback"},
+		"another issuer's error": {with(callback, "code", "") + "&error=access_denied&error_description=evil&" +
+			"iss=https://evil.test/", "invalid_callback"},
 		"a semicolon":         {callback + ";x=1", "invalid_state"}, // it is part of the state
 		"a bad percent":       {strings.Replace(callback, "code=", "code=%zz", 1), "invalid_callback"},
 		"a bad percent, iss":  {callback + "&iss=100%", "invalid_callback"},

@@ -79,13 +79,30 @@ func revokeByCommand(fl caddycmd.Flags, out io.Writer) (int, error) {
 		}
 		return code, err
 	}
+	// What has ended is listed no more, so they are counted before. The end itself needs no record.
+	theirs, uncounted := countSessions(fl, sub)
+	code, err := askAdmin(fl, http.MethodDelete, adminPath+"?"+url.Values{"sub": {sub}}.Encode(), out)
+	switch {
+	case err != nil:
+	case uncounted != nil:
+		_, err = fmt.Fprintf(out, "All sessions of %q have ended, in the storage and in cookies. "+
+			"How many is not known, since those in the storage could not be counted: %v\n", sub, uncounted)
+	default:
+		_, err = fmt.Fprintf(out, "Sessions of %q in the storage: %d have ended. "+
+			"Any in cookies, which cannot be counted, have ended, too.\n", sub, theirs)
+	}
+	return code, err
+}
+
+// countSessions returns how many sessions of a user are in the storage.
+func countSessions(fl caddycmd.Flags, sub string) (int, error) {
 	var list bytes.Buffer
-	if code, err := askAdmin(fl, http.MethodGet, adminPath, &list); err != nil {
-		return code, err
+	if _, err := askAdmin(fl, http.MethodGet, adminPath, &list); err != nil {
+		return 0, err
 	}
 	var sessions []listed
 	if err := json.Unmarshal(list.Bytes(), &sessions); err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("reading the sessions: %w", err)
+		return 0, err
 	}
 	theirs := 0
 	for _, s := range sessions {
@@ -93,12 +110,7 @@ func revokeByCommand(fl caddycmd.Flags, out io.Writer) (int, error) {
 			theirs++
 		}
 	}
-	code, err := askAdmin(fl, http.MethodDelete, adminPath+"?"+url.Values{"sub": {sub}}.Encode(), out)
-	if err == nil {
-		_, err = fmt.Fprintf(out, "Sessions of %q in the storage: %d have ended. "+
-			"Any in cookies, which cannot be counted, have ended, too.\n", sub, theirs)
-	}
-	return code, err
+	return theirs, nil
 }
 
 // askAdmin sends a request to the admin API of a running Caddy, and prints the answer.

@@ -191,8 +191,8 @@ type Logout struct {
 	// embedded or prefetched is refused. Required.
 	Path string `json:"path,omitempty"`
 
-	// Where to go from there: a path or an https URL. Default: a small page that
-	// says that the person is signed out.
+	// Where to go from there: a path, but none of the block's own, or an https URL.
+	// Default: a small page that says that the person is signed out.
 	ReturnURL string `json:"return_url,omitempty"`
 }
 

@@ -77,15 +77,12 @@ func (s *settings) sealedFor() []doctor.Setting {
 	return all
 }
 
-var oneOfEachStatus = append([]failure(nil),
-	errCallback, errLoginRequired, errScope, errMethod, errGone, errInternal, errToken, errStorage, errTokenTimeout)
-
-// refusalsOf says what the error routes of a server can do with a refusal of each status, at each of
-// the hosts.
+// refusalsOf says what the error routes of a server can do with a refusal of each kind, at each of
+// the hosts: they may go by its status, or by its code.
 func refusalsOf(server *caddyhttp.Server, hosts []string) (unsafe string, found bool) {
 	e, at := errorRoutesAt(server, hosts)
 	for _, at := range at {
-		for _, f := range oneOfEachStatus {
+		for _, f := range failures {
 			if v := e.verdict(f, at); v.unsafe != "" {
 				return v.unsafe, true
 			}

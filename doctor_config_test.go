@@ -457,7 +457,10 @@ func TestDoctorErrorRoutes(t *testing.T) {
 		"handle_errors {\nreverse_proxy localhost:1\n}": "warn reverse_proxy could answer",
 		"handle_errors 404 {\nfile_server\n" +
 			"}": "pass they show nothing that is protected",
-		"handle_errors 403 {\nfile_server\n}":                                "warn file_server",
+		"handle_errors 403 {\nfile_server\n}": "warn file_server",
+		"handle_errors 421 {\nfile_server\n}": "warn file_server",
+		"handle_errors 403 {\n@claim vars {http.aventus_auth.error} insufficient_claim\nhandle @claim {\n" +
+			"file_server\n}\nrespond no\n}": "warn file_server",
 		"handle_errors {\nrewrite * /{err.status_code}.html\nfile_server\n}": "pass they show nothing",
 	} {
 		doc := examine(t, "https://a.example.com {\n"+block+routes+"\n}\nhttps://b.example.com {\nrespond hi\n"+

@@ -268,8 +268,18 @@ func TestDoctorKeyFile(t *testing.T) {
 			t.Errorf("%s: it left %q of %q", tc.what, left, before)
 		}
 	}
-	// Where the config has the keys, the file is no matter.
-	keys := strings.Replace(onStorage(w, "keys", stored(good)), "client_id", "session {\nkey "+strings.Repeat("a", 43)+
-		"\n}\nclient_id", 1)
-	doctorOf(t, keys).expect(t, 0, map[string]string{"keys": "skip session { key } gives them"})
+	// Where the config has the keys of all blocks, the file is no matter.
+	config := onStorage(w, "keys", stored(good))
+	of, own := w.directive("", ""), w.directive("", "session {\nkey "+strings.Repeat("a", 43)+"\n}")
+	for _, c := range []struct {
+		blocks string
+		status int
+		want   string
+	}{
+		{own + "\n" + own, 0, "skip session { key } gives them"},
+		{own + "\n" + of, 1, "FAIL permission denied" + next},
+		{of + "\n" + own, 1, "FAIL permission denied" + next},
+	} {
+		doctorOf(t, strings.Replace(config, of, c.blocks, 1)).expect(t, c.status, map[string]string{"keys": c.want})
+	}
 }

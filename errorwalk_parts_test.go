@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -540,6 +541,32 @@ func TestErrorRoutesMayAnswer(t *testing.T) {
 // over3 makes a request one as HTTP/3 has it, with a body whose length is not known.
 func over3(r *http.Request) {
 	r.ProtoMajor, r.ContentLength, r.Body = 3, -1, io.NopCloser(strings.NewReader("x"))
+}
+
+// TestErrorRoutesOfEachError: error routes that go by the error's code may answer one error, and not another of the
+// same status, whichever comes first.
+func TestErrorRoutesOfEachError(t *testing.T) {
+	for _, pair := range [][]failure{ // of the first one, they could show what was asked for
+		{errClaim, errScope}, {errBearer, errLoginRequired}, {errCallback, errState}, {errToken, errServer},
+		{errRenewal, errStorage},
+	} {
+		p, unsafe := newParts(t), pair[0].code
+		e, _ := p.errorRoutesIn("http://example.com:8080 {\nhandle_errors {\n" +
+			"@files vars {http.aventus_auth.error} " + unsafe + "\nhandle @files {\nfile_server\n}\n" +
+			"handle {\nrewrite * /{err.status_code}.html\nfile_server\n}\n}\n}\n")
+		for range 2 {
+			pages := &errorPages{all: new(errorRoutesOfServers), logger: zap.NewNop()}
+			for _, f := range append(pair, pair...) {
+				r := caddyhttp.PrepareRequest(p.request("GET", "/secret"), caddy.NewReplacer(),
+					httptest.NewRecorder(), e.server)
+				want := f.code != unsafe
+				if pages.mayAnswer(httptest.NewRecorder(), r, f) != want {
+					t.Errorf("%s of %d: the error routes are used: %t", f.code, f.status, !want)
+				}
+			}
+			slices.Reverse(pair)
+		}
+	}
 }
 
 // TestErrorRoutesOfSubroutesTell is TestErrorRoutesTell for what JSON alone can say: error routes of a subroute,

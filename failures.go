@@ -88,6 +88,13 @@ var (
 		"Your session cannot be renewed for the moment. Try again soon."}
 )
 
+// failures are all of them.
+var failures = []failure{
+	errLoginRequired, errBadHost, errUnlisted, errMethod, errForcedLogout, errUnaskedLogout, errNotOut, errInternal,
+	errStorage, errCallback, errState, errLoginLost, errDenied, errServerBusy, errServer, errTokenTimeout, errToken,
+	errTokenInvalid, errOverThere, errGone, errTokenTooLong, errBearer, errScope, errClaim, errRenewal,
+}
+
 // failureOf returns the failure that a visitor sees of a failed request to the authorization server.
 func failureOf(kind aventus.Kind) failure {
 	switch kind {

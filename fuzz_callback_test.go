@@ -104,7 +104,7 @@ func FuzzCallback(f *testing.F) {
 		"code=x&state=STATE.1", "code=x&state=SESSION", "code=x&state=STATE&state=STATE",
 		"code=x&code=y&state=STATE",
 		"code=x&state=STATEx", "code=x&state=xSTATE", "code=x;state=STATE",
-		"code=x&state=STATE&iss=https://evil.test/",
+		"code=x&state=STATE&iss=https://evil.test/", "error=x&state=STATE&iss=https://evil.test/",
 		"code=x&state=STATE&iss=https%3A%2F%2Fauth.homelyfe.com", "code=x&state=STATE&%zz", "code=x&state=STATE%00",
 		"co%64e=x&st%61te=STATE&code=y",
 		"", "&&", "code=x&state=", "code=x", "error=&state=STATE", "code&state=STATE", "code=x&state=STATE&=1&=2",

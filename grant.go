@@ -88,18 +88,23 @@ func (g *grant) name() {
 }
 
 // known returns the value of a placeholder {http.auth.user.*} by its name. The claims are parsed when the
-// first of them is asked for.
+// first of them is asked for. In text, they have no control characters; but the person's id is as it came, for
+// without them it might be another's.
 func (g *grant) known(name string) any {
 	switch name {
 	case "id":
 		return g.subject()
 	case "scope":
-		return g.scopes()
+		return claims.Shown(g.scopes())
 	}
-	if value, ok := g.claim(name); ok {
+	value, ok := g.claim(name)
+	switch {
+	case !ok:
+		return ""
+	case name == "sub":
 		return value
 	}
-	return ""
+	return claims.Shown(value)
 }
 
 // scopes returns the scopes that were granted, separated by spaces.

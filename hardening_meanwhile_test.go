@@ -197,33 +197,41 @@ func TestForeignAddressInFull(t *testing.T) {
 }
 
 // TestLogoutDuringCallback: a logout in one tab, while the code of another tab's login is being exchanged, is not
-// undone by the session that would come of it.
+// undone by the session that would come of it, by any block, and however often the browser has signed out before.
 func TestLogoutDuringCallback(t *testing.T) {
-	for _, signedIn := range []bool{false, true} {
+	for _, path := range []string{"/a/page", "/b/page"} { // of the block that has the logout, and of another
 		held := aventustest.NewHold()
-		w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer }})
+		blocks := twoBlocks("scope offline_access\nlogout /logout", "scope offline_access\nsession {\nname two\n}")
+		blocks.issuer = func(s *aventustest.Server) { s.TokenFault = held.Answer }
+		w := newWorld(t, blocks)
 		b := w.browser()
-		callback := b.begin("/page")
-		if signedIn {
-			b.login("/")
-		}
-		held.Next()
-		answered := make(chan answer)
-		go func() { answered <- b.get(callback) }()
-		held.Await()
-		w.expect(b.do("POST", "/logout"), http.StatusOK)
-		held.Release()
-		a := <-answered
-		w.expect(a, http.StatusFound)
-		if a.cookie("aventus_session") != nil {
-			t.Errorf("signed in %v: a session is made: %v", signedIn, a.Header)
-		}
-		w.expect(b.do("GET", "/"), http.StatusUnauthorized)
-		await(t, "the revocation", func() bool { return len(w.issuer.Revoked()) > 0 })
-		// It begins anew, and a logout of before does not count any more.
-		a = b.get(b.get(a.location()).location())
-		if a.StatusCode != http.StatusSeeOther || a.location() != w.site+"/page" {
-			t.Errorf("signed in %v: status %d, sent to %s", signedIn, a.StatusCode, a.location())
+		revoked := 0
+		for round, signedIn := range []bool{false, true, false, true} {
+			callback := b.begin(path)
+			if signedIn {
+				b.login(path)
+				revoked++
+			}
+			held.Next()
+			answered := make(chan answer)
+			go func() { answered <- b.get(callback) }()
+			held.Await()
+			w.expect(b.do("POST", "/logout"), http.StatusOK)
+			held.Release()
+			a := <-answered
+			w.expect(a, http.StatusFound)
+			if a.cookie("aventus_session") != nil || a.cookie("two") != nil {
+				t.Errorf("%s, round %d: a session is made: %v", path, round, a.Header)
+			}
+			w.expect(b.do("GET", path), http.StatusUnauthorized)
+			// It begins anew, and a logout of before does not count any more.
+			a = b.get(b.get(a.location()).location())
+			if a.StatusCode != http.StatusSeeOther || a.location() != w.site+path {
+				t.Errorf("%s, round %d: status %d, sent to %s", path, round, a.StatusCode, a.location())
+			}
+			w.expect(b.get("/logout"), http.StatusOK)
+			revoked += 2 // what the callback has got, and the last login
+			await(t, "the revocations", func() bool { return len(w.issuer.Revoked()) == revoked })
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,6 +186,17 @@ func TestServerSessionOfTwoTokens(t *testing.T) {
 		}
 		if got := g.serverSession(); got != c.want {
 			t.Errorf("access token %s, ID token %s: %q, want %q", c.access, c.id, got, c.want)
+		}
+	}
+}
+
+// TestIDIsAsItCame: no two people have the same id in a placeholder, which some letters of one less would make.
+func TestIDIsAsItCame(t *testing.T) {
+	const sub = "auth0|ada\nlovelace"
+	user := &grant{bearer: bearer + unsigned(t, map[string]any{"sub": sub})}
+	for _, name := range []string{"id", "sub"} {
+		if got := fmt.Sprint(user.known(name)); got != sub {
+			t.Errorf("%s is %q", name, got)
 		}
 	}
 }

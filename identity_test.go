@@ -110,6 +110,48 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestControlCharactersInClaims: a claim with a line break goes on in a header, in one line, and cannot make every
+// request of its person fail. Rules and expressions compare it as it came.
+func TestControlCharactersInClaims(t *testing.T) {
+	const name = "Ada\nLovelace"
+	w := newWorld(t, setup{
+		issuer: func(s *aventustest.Server) {
+			s.Claims = func(aventustest.User) map[string]any {
+				return map[string]any{
+					"nick": name, "teams": []string{"a\r\nb", "c"}, "level": 3,
+					"org": map[string]any{"name": "x\x7fy"},
+				}
+			}
+		},
+		caddyfile: `%s
+			@otherwise aventus_claim nick "Ada Lovelace"
+			handle @otherwise {
+				respond "another text is taken for it" 403
+			}
+			handle {
+				@asItCame expression ` + "`" + `{http.auth.user.nick} == "Ada\nLovelace"` + "`" + `
+				request_header X-Nick {http.auth.user.nick}
+				request_header X-Teams {http.auth.user.teams}
+				request_header X-Org {http.auth.user.org}
+				request_header X-Level {http.auth.user.level}
+				request_header @asItCame X-Expression holds
+				reverse_proxy %app
+			}`,
+	})
+	b := w.browser()
+	b.login("/")
+	w.expect(b.get("/"), http.StatusOK)
+	header := w.requests()[0].Header
+	for field, want := range map[string]string{
+		"X-Nick": "Ada Lovelace", "X-Teams": "a  b,c", "X-Org": `{"name":"x y"}`, "X-Level": "3",
+		"X-Expression": "holds",
+	} {
+		if got := header.Get(field); got != want {
+			t.Errorf("%s is %q, want %q", field, got, want)
+		}
+	}
+}
+
 // TestIDToken: its claims join those of the access token, which wins; one that is
 // not good fails the login.
 func TestIDToken(t *testing.T) {

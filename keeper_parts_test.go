@@ -244,6 +244,61 @@ func TestKeeperTouches(t *testing.T) {
 	}
 }
 
+// TestKeeperTouchesWhereItRests: a cookie that is sealed anew holds what the one before it held: the session, or where
+// that rests. So it is as long, and a session in the storage still ends when its record is deleted, also if the block
+// has begun to keep new sessions elsewhere.
+func TestKeeperTouchesWhereItRests(t *testing.T) {
+	for _, c := range []struct {
+		what   string
+		make   func(*session)
+		all    bool
+		inside bool
+	}{
+		{"a small one", nil, false, true},
+		{"all in the storage", nil, true, false},
+		{"with a refresh token", func(s *session) { s.refresh = "refresh" }, false, false},
+		{"too large for a cookie", func(s *session) { s.bearer += strings.Repeat("x", maxCookie) }, false, false},
+		{"of two hosts", ofTwoHosts, false, false},
+	} {
+		for _, all := range []bool{c.all, !c.all} {
+			for _, remembers := range []bool{true, false} {
+				p := newParts(t)
+				p.keeper.idle, p.keeper.inStorage = time.Hour, c.all
+				k, first := p.session(c.make)
+				p.keeper.inStorage = all
+				cookie := first
+				for range 2 {
+					p.clock.Add(15 * time.Minute)
+					if !remembers {
+						p.keeper.memory = newMemory(1 << 20)
+					}
+					used, err := p.load(cookie)
+					if err != nil || used == nil {
+						t.Fatalf("%s, remembered %t: no session, error %v", c.what, remembers, err)
+					}
+					w := httptest.NewRecorder()
+					if err := p.keeper.touch(w, t.Context(), p.at(), used); err != nil {
+						t.Fatal(err)
+					}
+					cookie = cookieIn(w)
+					if len(cookie) != len(first) {
+						t.Errorf("%s, remembered %t: a cookie of %d bytes, after one of %d", c.what, remembers,
+							len(cookie), len(first))
+					}
+				}
+				if err := p.keeper.store.delete(t.Context(), k.name(), k.last()); err != nil {
+					t.Fatal(err)
+				}
+				p.keeper.memory = newMemory(1 << 20)
+				if got, err := p.load(cookie); err != nil || (got != nil) != c.inside {
+					t.Errorf("%s, remembered %t, and its record has gone: goes on %t, error %v", c.what, remembers,
+						got != nil, err)
+				}
+			}
+		}
+	}
+}
+
 // TestKeeperEndsForAsLong: an end is remembered for as long as anything that it ends may last, also where the block
 // that ends it has a shorter lifetime than the one that began it, or knows another expiry than the record has.
 func TestKeeperEndsForAsLong(t *testing.T) {

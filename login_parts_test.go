@@ -92,9 +92,28 @@ func TestCallbackTells(t *testing.T) {
 		{"another issuer", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
 			params["iss"] = "https://evil.test/"
 		}, "invalid_callback", ""},
+		{"an error of another issuer", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			delete(params, "code")
+			params["error"], params["iss"] = "access_denied", "https://evil.test/"
+		}, "invalid_callback", ""},
+		{"an error of no issuer", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
+			delete(params, "code")
+			params["error"], params["iss"] = "access_denied", ""
+		}, "invalid_callback", ""},
+		{"an error of another issuer, to who is signed in",
+			func(p *parts, _ *logins, params map[string]string, cookies *[]string) {
+				delete(params, "code")
+				params["error"], params["iss"] = "temporarily_unavailable", "https://evil.test/"
+				_, cookie := p.session(nil)
+				*cookies = append(*cookies, cookie)
+			}, "invalid_callback", ""},
 		{"an error", func(_ *parts, _ *logins, params map[string]string, _ *[]string) {
 			delete(params, "code")
 			params["error"] = "access_denied"
+		}, "access_denied", ""},
+		{"an error of this issuer", func(_ *parts, ls *logins, params map[string]string, _ *[]string) {
+			delete(params, "code")
+			params["error"], params["iss"] = "access_denied", ls.server.issuer
 		}, "access_denied", ""},
 		{"another browser", func(_ *parts, _ *logins, _ map[string]string, cookies *[]string) {
 			*cookies = nil

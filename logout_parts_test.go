@@ -133,3 +133,45 @@ func TestLogoutSaysWhat(t *testing.T) {
 		t.Errorf("%s, %v", got, w.Header())
 	}
 }
+
+// TestLogoutOfOverwritten: a logout ends the sessions whose cookies the logins of other tabs have overwritten, also of
+// other blocks at its host, but not what other browsers and hosts have.
+func TestLogoutOfOverwritten(t *testing.T) {
+	two := &cookies{session: "two", binding: bindingName}
+	prefixed := &cookies{session: hostPrefix + "session", binding: hostPrefix + bindingName}
+	at := func(uri string) *sites { return newSites(uri, nil, nil, nil) }
+	for what, c := range map[string]struct {
+		cookies *cookies // of the block that made them; nil: the logout's own, or as that has them
+		sites   *sites   // nil: the same
+		browser string
+		ends    bool
+	}{
+		"its own":                           {nil, nil, "this", true},
+		"its own, in another browser":       {nil, nil, "another", false},
+		"another name":                      {two, nil, "this", true},
+		"another name, in another browser":  {two, nil, "another", false},
+		"another port, and its own binding": {prefixed, at("https://example.com:8443/callback"), "this", true},
+		"another host":                      {nil, at("https://other.example.com/callback"), "this", false},
+	} {
+		p := newParts(t)
+		lo := p.gate(new(renewalParts)).logouts
+		made := *lo.replacer
+		if c.cookies != nil || c.sites != nil {
+			other := *lo.own
+			if c.cookies != nil {
+				other.cookies = c.cookies
+			}
+			if c.sites != nil {
+				other.sites = c.sites
+			}
+			lo.blocks.join(&other)
+			made.own = &other
+		}
+		k, _ := p.session(nil)
+		made.remember(*made.own.sites.fixed, &login{browser: browserOf(c.browser)}, k)
+		_, got := p.outcome(lo.leave, p.request("POST", "/logout", "Cookie", made.own.cookies.binding+"=this.1"))
+		if isOver := p.keeper.ends.has(k.session); got != "OK" || isOver != c.ends {
+			t.Errorf("%s: %s, the session has ended: %t", what, got, isOver)
+		}
+	}
+}

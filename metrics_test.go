@@ -300,8 +300,9 @@ func TestMetricsDocumented(t *testing.T) {
 	}
 }
 
-// TestKeyAgeOfTwoStorages: while a reload goes on, there may be two storages. Of their keys, the oldest counts.
-func TestKeyAgeOfTwoStorages(t *testing.T) {
+// TestAgesOfTwoStorages: while a reload goes on, there may be two storages. Of their keys, the oldest counts, and of
+// what has ended, what was learned the longest ago.
+func TestAgesOfTwoStorages(t *testing.T) {
 	before := clock
 	t.Cleanup(func() { clock = before })
 	now := before()
@@ -317,19 +318,24 @@ func TestKeyAgeOfTwoStorages(t *testing.T) {
 		if _, err := box.Seal(t.Context(), nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		now = now.Add(24 * time.Hour)
-	}
-	registry := prometheus.NewRegistry()
-	if err := registry.Register(keyAge{}); err != nil {
-		t.Fatal(err)
-	}
-	for range 20 {
-		metrics, err := registry.Gather()
-		if err != nil {
+		if err := s.ended.Learn(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if got := metrics[0].GetMetric()[0].GetGauge().GetValue(); got != (72 * time.Hour).Seconds() {
-			t.Fatalf("%v seconds", got)
+		now = now.Add(24 * time.Hour)
+	}
+	for name, age := range map[string]prometheus.Collector{"keys": keyAge{}, "what has ended": endsAge{}} {
+		registry := prometheus.NewRegistry()
+		if err := registry.Register(age); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			metrics, err := registry.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := metrics[0].GetMetric()[0].GetGauge().GetValue(); got != (72 * time.Hour).Seconds() {
+				t.Fatalf("%s: %v seconds", name, got)
+			}
 		}
 	}
 }

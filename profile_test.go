@@ -1,8 +1,10 @@
 package aventusauth
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -113,4 +115,71 @@ func TestProfileReadsOnly(t *testing.T) {
 	w.expectTokenRequests(1)
 	w.expect(b.get("/"), http.StatusOK)
 	w.expectTokenRequests(2)
+}
+
+// TestProfileEnds: a page's script is told when the session is over if it is not used until then, and so it is: with
+// idle, that is when it becomes idle, unless it ends earlier. Asking is no use of it. An API client is told when its
+// token expires.
+func TestProfileEnds(t *testing.T) {
+	refreshes, ofItsToken := func(s *session) { s.refresh = "refresh" }, func(s *session) { s.endBy(s.tokenEnds) }
+	for _, c := range []struct {
+		what string
+		idle time.Duration
+		make func(*session) // of the session; nil: it has none, but a token
+		used time.Duration  // when the session was used
+		asks time.Duration
+		want time.Duration
+	}{
+		{"without idle", 0, refreshes, 0, time.Hour, 24 * time.Hour},
+		{"without idle and refresh token", 0, ofItsToken, 0, 0, time.Hour},
+		{"new", time.Hour, refreshes, 0, 0, time.Hour},
+		{"unused", time.Hour, refreshes, 0, 50 * time.Minute, time.Hour},
+		{"used", time.Hour, refreshes, 20 * time.Minute, 50 * time.Minute, 80 * time.Minute},
+		{"used before a quarter of idle", time.Hour, refreshes, 14 * time.Minute, 50 * time.Minute, time.Hour},
+		{"used near the end of its lifetime", 12 * time.Hour, refreshes, 11 * time.Hour, 20 * time.Hour,
+			23 * time.Hour},
+		{"idle until its lifetime ends", 20 * time.Hour, refreshes, 10 * time.Hour, 20 * time.Hour, 24 * time.Hour},
+		{"idle until its token expires", 2 * time.Hour, ofItsToken, 0, 0, time.Hour},
+		{"used at another host", time.Hour, ofTwoHosts, 50 * time.Minute, 70 * time.Minute, 110 * time.Minute},
+		{"an API client", 10 * time.Minute, nil, 0, 20 * time.Minute, time.Hour},
+	} {
+		p := newParts(t)
+		p.keeper.idle = c.idle
+		began := p.clock.Now()
+		token := unsigned(t, map[string]any{"sub": "api-client"})
+		rd := &reader{p.keeper, p.bearers(token, began.Add(time.Hour)), p.clock.Now}
+		pr := &profile{sites: p.sites, reader: rd, answers: p.answers}
+		header := []string{"Authorization", bearer + token}
+		if c.make != nil {
+			k, cookie := p.session(c.make)
+			p.clock.Add(c.used)
+			if k.isShared() {
+				p.keeper.noteUse(t.Context(), k)
+			} else {
+				w := httptest.NewRecorder()
+				if err := p.keeper.touch(w, t.Context(), p.at(), k); err != nil {
+					t.Fatal(err)
+				}
+				cookie = cmp.Or(cookieIn(w), cookie)
+			}
+			header = []string{"Cookie", cookie}
+		}
+		for _, at := range []time.Duration{c.asks, c.want - time.Second, c.want} {
+			p.clock.Add(began.Add(at).Sub(p.clock.Now()))
+			w, got := p.outcome(pr.serve, p.request("GET", "/me", header...))
+			if at == c.want {
+				if got == "OK" {
+					t.Errorf("%s: it goes on at its end: %s", c.what, w.Body)
+				}
+				continue
+			}
+			var told struct {
+				ExpiresAt time.Time `json:"expires_at"`
+			}
+			if err := json.Unmarshal(w.Body.Bytes(), &told); got != "OK" || err != nil ||
+				!told.ExpiresAt.Equal(began.Add(c.want)) {
+				t.Errorf("%s: %s after %s, ends after %s, want %s", c.what, got, at, told.ExpiresAt.Sub(began), c.want)
+			}
+		}
+	}
 }

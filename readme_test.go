@@ -163,7 +163,7 @@ func TestReference(t *testing.T) {
 	}
 }
 
-// TestReferenceErrors compares the table of errors with the failures in the sources.
+// TestReferenceErrors compares the table of errors, and the list of all failures, with those in the sources.
 func TestReferenceErrors(t *testing.T) {
 	status := make(map[string]int)
 	for code := range 600 {
@@ -196,6 +196,13 @@ func TestReferenceErrors(t *testing.T) {
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("the reference has %v, want %v", got, want)
+	}
+	listed := make(map[string]int)
+	for _, f := range failures {
+		listed[f.code] = f.status
+	}
+	if !maps.Equal(listed, want) || len(failures) != len(want) {
+		t.Errorf("the list of all failures has %v, want %v", listed, want)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
 )
 
@@ -46,6 +47,9 @@ const (
 )
 
 func (s *session) marshal() ([]byte, error) {
+	if len(s.token()) > claims.MaxSize { // the parts of a JWT may fit, but nothing would be known of its person
+		return nil, errTooLarge
+	}
 	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.scope)+len(s.bearer)))
 	b.AddUint8(sessionVersion)
 	b.AddBytes(s.id[:])
@@ -131,7 +135,7 @@ func parseSession(plaintext []byte) (*session, bool) {
 	default:
 		return nil, false
 	}
-	if !in.Empty() {
+	if !in.Empty() || len(s.token()) > claims.MaxSize {
 		return nil, false
 	}
 	return s, true

@@ -2,13 +2,19 @@ package aventusauth
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"flag"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/claims"
 )
 
 var updateSealed = flag.Bool("update-sealed", false, "write the golden files of the sealed formats anew")
@@ -246,5 +252,44 @@ func TestSessionRoundTrip(t *testing.T) {
 				t.Errorf("%q: %x opens", token, changed)
 			}
 		}
+	}
+}
+
+// TestTokenAsLongAsItsClaimsAreRead: a session keeps a token of as many characters as its claims are read of, and no
+// longer one, at a login and at a renewal, though the parts of a longer JWT would fit: its person would be a stranger.
+func TestTokenAsLongAsItsClaimsAreRead(t *testing.T) {
+	jwt := func(chars int) string { // short by two at most, which base64 cannot reach
+		payload := `{"sub":"auth0|ada","jti":"`
+		payload += strings.Repeat("x", (chars-len("eyJ9..MTIz"))/4*3-len(payload)-len(`"}`)) + `"}`
+		return "eyJ9." + base64.RawURLEncoding.EncodeToString([]byte(payload)) + ".MTIz"
+	}
+	p := newParts(t)
+	k, _ := p.session(func(s *session) { s.refresh = "first" })
+	for _, tc := range []struct {
+		token string
+		keeps bool
+	}{
+		{jwt(claims.MaxSize), true}, {jwt(claims.MaxSize + 4), false}, {jwt(86_000), false}, {jwt(200_000), false},
+		{strings.Repeat("x", claims.MaxSize-1), true}, {strings.Repeat("x", claims.MaxSize+1), false},
+	} {
+		s := k.session.copy()
+		s.bearer = bearer + tc.token
+		_, atLogin := p.keeper.save(httptest.NewRecorder(), t.Context(), p.at(), nil, s, "/")
+		atRenewal := p.keeper.store.put(t.Context(), p.at(), k.handle, s)
+		if tc.keeps && (atLogin != nil || atRenewal != nil) ||
+			!tc.keeps && (!errors.Is(atLogin, errTooLarge) || !errors.Is(atRenewal, errTooLarge)) {
+			t.Errorf("%d characters: %v, %v", len(tc.token), atLogin, atRenewal)
+		}
+		if known := s.subject() != ""; known != (tc.keeps && tc.token[0] == 'e') {
+			t.Errorf("%d characters: a sub is known: %v", len(tc.token), known)
+		}
+	}
+	sealed := append([]byte{sessionVersion}, make([]byte, 16+6*8+4+3*2)...)
+	sealed = append(sealed, tokenAsJWT)
+	for range 3 {
+		sealed = append(binary.BigEndian.AppendUint16(sealed, 30_000), make([]byte, 30_000)...)
+	}
+	if s, ok := parseSession(sealed); ok {
+		t.Errorf("a session opens whose token has %d characters", len(s.token()))
 	}
 }

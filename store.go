@@ -205,10 +205,11 @@ func useBound(d *handle) []byte { return slices.Concat([]byte("last use\x00"), d
 // fails.
 func (st *sessionStore) list(ctx context.Context, f func(listed) error) error {
 	return st.shelf.Each(ctx, func(name string, record []byte) error {
-		if about, ok := st.about(ctx, name, record); ok {
-			return f(about)
+		about, ok, err := st.about(ctx, name, record)
+		if err != nil || !ok {
+			return err
 		}
-		return nil
+		return f(about)
 	})
 }
 
@@ -222,27 +223,29 @@ func (st *sessionStore) find(ctx context.Context, name string, lifetime time.Dur
 	if err != nil {
 		return listed{}, false, err
 	}
-	about, found := st.about(ctx, name, record)
-	return about, found, nil
+	return st.about(ctx, name, record)
 }
 
-// about reads the index entry of a record.
-func (st *sessionStore) about(ctx context.Context, name string, record []byte) (about listed, ok bool) {
+// about reads the index entry of a record. An error means that there are no keys to read it with.
+func (st *sessionStore) about(ctx context.Context, name string, record []byte) (about listed, ok bool, err error) {
 	meta, _, ok := splitRecord(record)
-	id, err := hex.DecodeString(name)
-	if !ok || err != nil || len(id) != len(about.id) {
-		return listed{}, false
+	id, notHex := hex.DecodeString(name)
+	if !ok || notHex != nil || len(id) != len(about.id) {
+		return listed{}, false, nil
 	}
 	plaintext, _, err := st.indexBox.Open(ctx, string(meta), []byte(name))
+	if errors.Is(err, keyring.ErrInvalid) { // of another client, say
+		return listed{}, false, nil
+	}
 	if err != nil {
-		return listed{}, false
+		return listed{}, false, err
 	}
 	if about, ok = parseListed(plaintext); !ok || !st.now().Before(about.Expires) {
-		return listed{}, false
+		return listed{}, false, nil
 	}
 	if family, err := hex.DecodeString(about.Family); err == nil && len(family) == len(about.family) {
 		about.family = records.ID(family)
 	}
 	about.ID, about.id, about.Family = name, records.ID(id), ""
-	return about, true
+	return about, true, nil
 }

@@ -35,7 +35,7 @@ var subdirectives = []subdirective{
 			if _, err := parseRedirectURI(c.RedirectURI); err != nil {
 				return err
 			}
-			return c.ownPaths()
+			return c.distinctPaths()
 		},
 	},
 	{
@@ -264,13 +264,10 @@ var subdirectives = []subdirective{
 			if err := c.path(c.Logout.Path); err != nil {
 				return err
 			}
-			if to := c.Logout.ReturnURL; to != "" && !c.waits(to) && !isPath(to) {
-				to, _, _ = strings.Cut(to, "#") // a single-page app may route by it
-				if _, err := aventus.CheckURL(to); err != nil {
-					return fmt.Errorf("return url must be a path on this site, or it %w", err)
-				}
+			if err := c.returnURL(c.Logout.ReturnURL); err != nil {
+				return err
 			}
-			return c.ownPaths()
+			return c.distinctPaths()
 		},
 	},
 	{
@@ -293,7 +290,7 @@ var subdirectives = []subdirective{
 			if err := c.path(c.BackchannelLogout); err != nil {
 				return err
 			}
-			return c.ownPaths()
+			return c.distinctPaths()
 		},
 		together: func(c checked) error {
 			if c.BackchannelLogout == "" || c.asksForID() {
@@ -312,7 +309,7 @@ var subdirectives = []subdirective{
 			if err := c.path(c.Profile); err != nil {
 				return err
 			}
-			return c.ownPaths()
+			return c.distinctPaths()
 		},
 	},
 }

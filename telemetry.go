@@ -99,7 +99,7 @@ type meter struct {
 	events *caddyevents.App // nil: none, in tests
 	ctx    caddy.Context
 
-	noRefreshReported atomic.Bool
+	longTokenReported, noRefreshReported atomic.Bool
 }
 
 // start makes the series of the site, at zero. The series of renewals, of API clients and of logout
@@ -213,15 +213,14 @@ func (m *meter) revoked(subject, origin, session string) {
 	m.emit("revoked", data)
 }
 
-var longTokenReported atomic.Bool
-
 // tokenLength reports once that tokens are longer than apps may take. Otherwise, the app's own error
 // is all that anybody learns of it.
 func (m *meter) tokenLength(bytes int) {
-	if bytes > longToken && !longTokenReported.Swap(true) {
-		m.logger.Warn("an access token is longer than 8 KB", zap.Int("bytes", bytes), zap.String("advice",
-			"many app servers refuse headers of that size, and Caddy itself those of more than 16 KiB in total: "+
-				"have the authorization server put less into its tokens, or raise the app's limit"))
+	if bytes > longToken && !m.longTokenReported.Swap(true) {
+		m.logger.Warn("an access token is longer than 8 KB",
+			zap.String("site", m.site), zap.Int("bytes", bytes), zap.String("advice",
+				"many app servers refuse headers of that size, and Caddy itself those of more than 16 KiB in "+
+					"total: have the authorization server put less into its tokens, or raise the app's limit"))
 	}
 }
 

@@ -58,38 +58,55 @@ func (w *world) logLine(message string) string {
 	return found[0]
 }
 
-// TestLongTokenIsSaid: an app that refuses the header says so to visitors alone, in words of its own.
+// expectSaidByBlock signs in twice at each of two blocks, with two configs. It fails the test unless the log has one
+// warning for each block and config, with that advice and the site; or none, unless says.
+func (w *world) expectSaidByBlock(message, advice string, says bool) {
+	w.t.Helper()
+	want := 0
+	for range 2 {
+		for _, path := range []string{"/a/", "/b/"} {
+			w.browser().login(path)
+			w.browser().login(path)
+			if says {
+				want++
+			}
+			said := 0
+			for line := range strings.Lines(w.log()) {
+				if !strings.Contains(line, message) {
+					continue
+				}
+				if said++; !strings.Contains(line, `"level":"warn"`) || !strings.Contains(line, advice) ||
+					!strings.Contains(line, `"site":"`+w.site+`"`) {
+					w.t.Error(line)
+				}
+			}
+			if said != want {
+				w.t.Errorf("after the login at %s, it was said %d times, want %d", path, said, want)
+			}
+		}
+		w.run(w.config)
+	}
+}
+
+// TestLongTokenIsSaid: an app that refuses the header says so to visitors alone, in words of its own. The log says it
+// once for each block, and again with the next config.
 func TestLongTokenIsSaid(t *testing.T) {
-	longTokenReported.Store(false)
-	w := newWorld(t, setup{issuer: func(s *aventustest.Server) { s.TokenChars = 9000 }})
-	w.browser().login("/")
-	w.browser().login("/")
-	if line := w.logLine("an access token is longer than 8 KB"); !strings.Contains(line, `"level":"warn"`) ||
-		!strings.Contains(line, "put less into its tokens") {
-		t.Error(line)
+	for chars, says := range map[int]bool{9000: true, 0: false} {
+		blocks := twoBlocks("", "session {\nname two\n}")
+		blocks.issuer = func(s *aventustest.Server) { s.TokenChars = chars }
+		newWorld(t, blocks).expectSaidByBlock("an access token is longer than 8 KB", "put less into its tokens", says)
 	}
 }
 
 // TestNoRefreshTokenIsSaid: sessions end with their tokens though a refresh token was asked for. The log says so
-// once, and not where one came, or where none was asked for.
+// once for each block, and again with the next config, but not where one came, or where none was asked for.
 func TestNoRefreshTokenIsSaid(t *testing.T) {
-	const message = "the authorization server gave no refresh token, though scope has offline_access"
 	for scope, gives := range map[string]bool{"offline_access": false, "offline_access email": true, "email": false} {
-		w := newWorld(t, setup{
-			block: "scope " + scope, issuer: func(s *aventustest.Server) { s.NoRefresh = !gives },
-		})
-		w.browser().login("/")
-		w.browser().login("/")
-		want := 0
-		if scope == "offline_access" {
-			want = 1
-			if line := w.logLine(message); !strings.Contains(line, "allow refresh tokens (offline access)") {
-				t.Error(line)
-			}
-		}
-		if n := strings.Count(w.log(), message); n != want {
-			t.Errorf("%s: it was said %d times", scope, n)
-		}
+		blocks := twoBlocks("scope "+scope, "scope "+scope+"\nsession {\nname two\n}")
+		blocks.issuer = func(s *aventustest.Server) { s.NoRefresh = !gives }
+		newWorld(t, blocks).expectSaidByBlock(
+			"the authorization server gave no refresh token, though scope has offline_access",
+			"allow refresh tokens (offline access)", scope == "offline_access")
 	}
 }
 

@@ -29,9 +29,8 @@ func (c checked) waits(value string) bool {
 	return !c.expanded && strings.Contains(strings.ReplaceAll(value, hostPlaceholder, ""), "{")
 }
 
-// ownPaths returns an error if callback, logouts and profile do not have distinct paths.
-func (c checked) ownPaths() error {
-	var paths []string
+// ownPaths returns the paths that the block serves itself, as far as they are known.
+func (c checked) ownPaths() (paths []string) {
 	if u, err := parseRedirectURI(c.RedirectURI); err == nil && !c.waits(c.RedirectURI) {
 		paths = append(paths, u.Path)
 	}
@@ -46,6 +45,12 @@ func (c checked) ownPaths() error {
 			paths = append(paths, path)
 		}
 	}
+	return paths
+}
+
+// distinctPaths returns an error if callback, logouts and profile do not have distinct paths.
+func (c checked) distinctPaths() error {
+	paths := c.ownPaths()
 	for i, path := range paths {
 		if !c.waits(path) && slices.Contains(paths[:i], path) {
 			return fmt.Errorf(
@@ -53,6 +58,34 @@ func (c checked) ownPaths() error {
 		}
 	}
 	return nil
+}
+
+// returnURL checks where a logout leads. Its own path would sign out again without end, and at the others, nothing is
+// shown to whoever has signed out.
+func (c checked) returnURL(to string) error {
+	if to == "" || c.waits(to) {
+		return nil
+	}
+	bare, _, _ := strings.Cut(to, "#") // a single-page app may route by it
+	if !isPath(to) {
+		if _, err := aventus.CheckURL(bare); err != nil {
+			return fmt.Errorf("return url must be a path on this site, or it %w", err)
+		}
+	}
+	if u, err := url.Parse(bare); err == nil && c.isAtSite(u) && slices.Contains(c.ownPaths(), u.Path) {
+		return fmt.Errorf("return url leads to %s, which is a path of the block's own: leave it out for a page that "+
+			"says that the person is signed out", u.Path)
+	}
+	return nil
+}
+
+// isAtSite reports whether a URL is at a host of the block, as far as they are known. A path is.
+func (c checked) isAtSite(u *url.URL) bool {
+	if u.Host == "" {
+		return true
+	}
+	own, err := parseRedirectURI(c.RedirectURI)
+	return err == nil && own.Port() == u.Port() && newHostGroup(hostName(own.Host), c.Hosts).has(hostName(u.Host))
 }
 
 // asksForID reports whether an ID token is asked for, as far as the scopes are known.

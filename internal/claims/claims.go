@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // MaxSize limits the size of the tokens and payloads that are read, and thereby the time
@@ -24,6 +25,13 @@ const MaxSize = 64 << 10
 // Claims are the claims of a token. The zero value has none. They are never
 // changed, and safe for concurrent use.
 type Claims struct{ top map[string]any }
+
+// Text is a claim that is a string with control characters, which no header may hold. As text, they are spaces; in an
+// expression, it is the string as it came.
+type Text string
+
+// String implements fmt.Stringer.
+func (t Text) String() string { return oneLine(string(t)) }
 
 // List is a claim that is an array. As text, its elements are joined with commas,
 // as in Caddy's other JWT modules; in an expression it is a list. An element may hold a
@@ -36,14 +44,32 @@ func (l List) String() string {
 	for i, element := range l {
 		texts[i] = text(element)
 	}
-	return strings.Join(texts, ",")
+	return oneLine(strings.Join(texts, ","))
 }
 
 // Object is a claim that is an object. As text, it is JSON.
 type Object map[string]any
 
 // String implements fmt.Stringer.
-func (o Object) String() string { return toJSON(o) }
+func (o Object) String() string { return oneLine(toJSON(o)) }
+
+// Shown returns a claim, as [Claims.Lookup] returns it, for what shows it as text.
+func Shown(claim any) any {
+	if s, ok := claim.(string); ok && strings.ContainsFunc(s, unicode.IsControl) {
+		return Text(s)
+	}
+	return claim
+}
+
+// oneLine returns a text with spaces for its control characters.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
 
 // Parse reads a JWT's payload. Of a duplicate name, the last value counts (RFC 7519,
 // section 4). Invalid UTF-8 is replaced.
