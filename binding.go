@@ -5,40 +5,30 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
-	"fmt"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
-// binding is what a binding cookie holds: a random id of the browser, when a login last began there, and
-// how many have begun shortly after one another. The last two decide nothing but whether a page visit is to
-// renew a token.
+// binding is what a binding cookie holds: a random id of the browser, and when a login last began there, of any block
+// at the host. The latter is no proof of anything: the browser can change it.
 type binding struct {
 	id    string
 	began time.Time
-	count int
 }
 
 const bindingSize = 16
 
 // parseBinding reads a binding cookie's value.
 func parseBinding(value string) (b binding, ok bool) {
-	parts := strings.Split(value, ".")
-	if len(parts) != 3 {
+	id, began, _ := strings.Cut(value, ".")
+	raw, err1 := base64.RawURLEncoding.DecodeString(id)
+	unix, err2 := strconv.ParseInt(began, 10, 64)
+	if err1 != nil || err2 != nil || len(raw) != bindingSize {
 		return binding{}, false
 	}
-	raw, err1 := base64.RawURLEncoding.DecodeString(parts[0])
-	unix, err2 := strconv.ParseInt(parts[1], 10, 64)
-	count, err3 := strconv.ParseUint(parts[2], 10, 16)
-	if err1 != nil || err2 != nil || err3 != nil || len(raw) != bindingSize {
-		return binding{}, false
-	}
-	return binding{parts[0], time.Unix(unix, 0), int(count)}, true
+	return binding{id, time.Unix(unix, 0)}, true
 }
 
 // bindingIn returns the binding of the browser that sent the request, or a new one. One cookie serves every
@@ -56,39 +46,26 @@ func (c *cookies) bindingIn(lines []string) binding {
 
 // bind sets a browser's binding cookie, when a login begins there.
 func (c *cookies) bind(w http.ResponseWriter, b binding, now time.Time) {
-	c.set(w, c.binding, b.next(now).String(), loginLifetime)
+	c.set(w, c.binding, b.id+"."+strconv.FormatInt(now.Unix(), 10), loginLifetime)
 }
 
 // roomForBinding is how much of an answer's header the cookie takes.
 func (c *cookies) roomForBinding() int { return len(c.binding) + 2*bindingSize }
 
-// isWithin reports whether a login began in the browser within a time, by whichever clock that does not
-// differ by more than it.
-func (b binding) isWithin(pause time.Duration, now time.Time) bool {
-	age := now.Sub(b.began)
-	return -pause < age && age < pause
+// isWithin reports whether a login began in the browser within a time. It may have begun at an instance whose clock is
+// ahead of this one's.
+func (b binding) isWithin(span time.Duration, now time.Time) bool {
+	return now.Sub(b.began) < span && !isFuture(b.began, now)
 }
 
-// next returns the binding of a login that begins now.
-func (b binding) next(now time.Time) binding {
-	if !b.isWithin(restartPause+records.ClockSkew, now) {
-		b.count = 0
-	}
-	return binding{b.id, now, min(b.count+1, math.MaxUint16)}
-}
-
-func (b binding) String() string { return fmt.Sprintf("%s.%d.%d", b.id, b.began.Unix(), b.count) }
-
-// beganLately reports whether a login began in the browser within restartPause. An instance whose clock
-// differs takes a moment ago for longer ago: after the second login, what clocks may differ by is added.
-func (c *cookies) beganLately(lines []string, now time.Time) bool {
+// beganLately reports whether a login began in the browser so lately that none is to begin for the sake of a session's
+// token: within a quarter of the time that the token had left then, or within restartPause. Each login that begins so
+// is that much later than the one before by the clock of its instance, so they cannot follow one another without end,
+// whatever they come to, and although the clocks of instances differ.
+func (c *cookies) beganLately(lines []string, s *session, now time.Time) bool {
 	for value := range cookieValues(lines, c.binding) {
 		b, ok := parseBinding(value)
-		pause := restartPause
-		if b.count > 1 {
-			pause += records.ClockSkew
-		}
-		if ok && b.isWithin(pause, now) {
+		if ok && b.isWithin(max(restartPause, s.tokenEnds.Sub(b.began)/4), now) {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -128,7 +129,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if token.RefreshToken != "" && !ls.asksForRefresh {
 		// With an edited authorize URL, a visitor can ask for it. It would let the
 		// session outlast its token.
-		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
+		ls.replacer.revokeUnkept(r, at, l, &session{grant: grant{bearer: bearer}, refresh: token.RefreshToken})
 		token.RefreshToken = ""
 	}
 	if token.RefreshToken == "" && ls.asksForRefresh {
@@ -169,7 +170,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
 	if ended || ls.replacer.timesLeft(at, l) != left {
-		go ls.server.revoke(r.Context(), &session{refresh: token.RefreshToken})
+		ls.replacer.revokeUnkept(r, at, l, s)
 		if l.restarts >= maxRestarts {
 			return ls.answers.fail(w, r, errLoginLost, errors.New(
 				"the authorization server has ended the session meanwhile, or the person has signed out"))
@@ -199,6 +200,9 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 
 // keep keeps the session that a login has made, and sets its cookie. Where several hosts share it, it may be
 // another tab's: see replacer.join. It also returns the sessions before that are to be ended.
+//
+// If the browser has left meanwhile, its session of before goes on, and the new one ends. A session that hosts share
+// does not: another tab may have joined it, and it ends no session of the same person.
 func (ls *logins) keep(
 	w http.ResponseWriter, r *http.Request, at site, l *login, s *session,
 ) (k *keptSession, before []*keptSession, err error) {
@@ -210,6 +214,9 @@ func (ls *logins) keep(
 	}
 	if k, err = ls.keeper.save(w, r.Context(), at, asSent(r).cookies, s, at.origin+l.returnTo); err != nil {
 		return nil, nil, err
+	}
+	if err := r.Context().Err(); err != nil { // the browser has left, and does not get the cookie
+		return nil, nil, errors.Join(err, ls.keeper.end(context.WithoutCancel(r.Context()), k))
 	}
 	return k, ls.replacer.remember(at, l, k), nil
 }

@@ -1,9 +1,11 @@
 package aventusauth
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -284,4 +286,148 @@ func TestUnkeptTokenOfTheSameGrant(t *testing.T) {
 	if got := <-revoked; got != "alone" {
 		t.Errorf("%q is revoked", got)
 	}
+}
+
+// TestUnkeptTokenOfAnotherBlocksGrant: the refresh token of a login is not revoked, neither one that came unasked nor
+// that of a login which starts over since its session has ended, where another block's session in the browser may live
+// on the same grant. Where that is over, or of another person, it is.
+func TestUnkeptTokenOfAnotherBlocksGrant(t *testing.T) {
+	of := func(sub, sid string) string { return unsigned(t, map[string]any{"sub": sub, "sid": sid}) }
+	for _, c := range []struct {
+		what       string
+		has        string // the other block's session
+		isOver     bool
+		startsOver bool
+		revoked    bool
+	}{
+		{"unasked, and the same person", of("auth0|ada", "one"), false, false, false},
+		{"unasked, and the other session is over", of("auth0|ada", "one"), true, false, true},
+		{"it starts over, and the same person", of("auth0|ada", "one"), false, true, false},
+		{"it starts over, and the other session is over", of("auth0|ada", "one"), true, true, true},
+		{"it starts over, and another person", of("auth0|grace", "two"), false, true, true},
+	} {
+		p := newParts(t)
+		ls := p.logins()
+		ls.asksForRefresh = c.startsOver
+		revoked := p.answering(ls, map[string]any{
+			"access_token": of("auth0|ada", "three"), "token_type": "Bearer", "refresh_token": "unkept",
+		})
+		other := *p.keeper
+		other.cookies = &cookies{session: "other", binding: bindingName}
+		ls.replacer.blocks.join(&neighbour{
+			sites: p.sites, cookies: other.cookies, keeper: &other, server: ls.server, meter: p.meter,
+		})
+		p.keeper = &other
+		k, has := p.session(func(s *session) { s.bearer = bearer + c.has })
+		if c.isOver {
+			if err := other.end(t.Context(), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, state, cookie := p.begin(ls, "/page")
+		want := "See Other"
+		if c.startsOver {
+			said := aventus.Logout{SessionID: "three", Issued: p.clock.Now()}
+			if err := other.ends.endAt(t.Context(), said, p.clock.Now(), time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			want = "Found"
+		}
+		if _, got := p.finishing(ls, state, cookie+"; "+has); got != want {
+			t.Fatalf("%s: %s, want %s", c.what, got, want)
+		}
+		if c.revoked {
+			await(t, c.what, func() bool { return len(revoked) > 0 })
+			if got := <-revoked; got != "unkept" {
+				t.Errorf("%s: %q is revoked", c.what, got)
+			}
+			continue
+		}
+		for range 5 { // one in the background would be done before all of these
+			ls.server.revoke(t.Context(), &session{refresh: "later"})
+		}
+		for range len(revoked) {
+			if got := <-revoked; got != "later" {
+				t.Errorf("%s: %q is revoked", c.what, got)
+			}
+		}
+	}
+}
+
+// leftMeanwhile is a storage during whose writes of a session's record the browser leaves.
+type leftMeanwhile struct {
+	*mapStorage
+	leave func()
+}
+
+func (s leftMeanwhile) Store(ctx context.Context, key string, value []byte) error {
+	if strings.HasPrefix(key, "aventus_auth/sessions") {
+		s.leave()
+	}
+	return s.mapStorage.Store(ctx, key, value)
+}
+
+// TestBrowserLeavesTheCallback: who clicks on while the session of a login is written, such as a renewal by visit,
+// goes on with the session that the browser has. The new one, whose cookie reaches nobody, ends. Its refresh token is
+// revoked, unless that may end the other one's grant.
+func TestBrowserLeavesTheCallback(t *testing.T) {
+	for _, signedIn := range []bool{true, false} {
+		p := newParts(t)
+		ls := p.logins()
+		ls.asksForRefresh = true
+		ada := unsigned(t, map[string]any{"sub": "auth0|ada"})
+		revoked := p.answering(ls, map[string]any{
+			"access_token": ada, "token_type": "Bearer", "refresh_token": "new",
+		})
+		_, state, cookie := p.begin(ls, "/page")
+		if signedIn {
+			_, has := p.session(func(s *session) { s.bearer, s.refresh = bearer+ada, "old" })
+			cookie += "; " + has
+		}
+		before := p.recordNames()
+		r := p.request("GET", "/oauth2/callback", "Cookie", cookie)
+		ctx, leave := context.WithCancel(r.Context())
+		p.keeper.store.shelf = records.NewShelf(leftMeanwhile{p.storage, leave}, "aventus_auth/sessions",
+			records.NewClock(p.clock.Now, p.clock.Elapsed))
+		_, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+			return ls.finish(w, r, p.at(), map[string]string{"state": state, "code": "a-code"})
+		}, r.WithContext(ctx))
+		if got != errGone.code {
+			t.Errorf("signed in %t: %s", signedIn, got)
+		}
+		if after := p.recordNames(); !slices.Equal(after, before) {
+			t.Errorf("signed in %t: the records were %q, and are %q", signedIn, before, after)
+		}
+		if !signedIn {
+			await(t, "the revocation", func() bool { return len(revoked) > 0 })
+			if token := <-revoked; token != "new" {
+				t.Errorf("%q is revoked", token)
+			}
+			continue
+		}
+		if k, err := p.load(cookie); err != nil || k == nil {
+			t.Errorf("the session that the browser has is over: %v", err)
+		}
+		for range 5 { // one in the background would be done before all of these
+			ls.server.revoke(t.Context(), &session{refresh: "later"})
+		}
+		for range len(revoked) {
+			if token := <-revoked; token != "later" {
+				t.Errorf("%q is revoked", token)
+			}
+		}
+	}
+}
+
+// recordNames returns the keys of the sessions' records, in order.
+func (p *parts) recordNames() (names []string) {
+	p.storage.mu.Lock()
+	defer p.storage.mu.Unlock()
+	for key := range p.storage.files {
+		if strings.HasPrefix(key, "aventus_auth/sessions") {
+			names = append(names, key)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

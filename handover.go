@@ -175,13 +175,13 @@ func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, aim aim, stat
 }
 
 // isDue reports whether a session's token is to be renewed by a visit of the authorization server: that is
-// how a session without a refresh token lasts. It is not if a login began in this browser within the last
-// minute, which the binding cookie tells: one that came to nothing must not be tried at each visit.
+// how a session without a refresh token lasts. It is not if a login began in this browser a moment ago, which the
+// binding cookie tells: one that came to nothing must not be tried at each visit.
 func (ho *handOvers) isDue(was *sent, k *keptSession, now time.Time) bool {
 	if k.refresh != "" || !k.givenUp.IsZero() {
 		return false
 	}
-	return !now.Before(ho.renewer.dueFrom(k.session)) && !ho.cookies.beganLately(was.cookies, now)
+	return !now.Before(ho.renewer.dueFrom(k.session)) && !ho.cookies.beganLately(was.cookies, k.session, now)
 }
 
 // canWait reports whether a renewal can be left to a later visit.

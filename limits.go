@@ -54,8 +54,8 @@ const (
 	// Retry-After says meanwhile.
 	retryRenewal = 10 * time.Second
 
-	// restartPause is the least time between two visits of one session that go
-	// through the authorization server to have the token renewed.
+	// restartPause is the least time from one visit of a browser that goes through the authorization server to the
+	// next one that does so to have a token renewed.
 	restartPause = time.Minute
 
 	// A note that a refresh token is being spent is believed when it still stands

@@ -56,6 +56,41 @@ func TestRenewalByVisit(t *testing.T) {
 	}
 }
 
+// TestRenewalByVisitOfThreeApps: whoever visits pages of three blocks all the time, each of which has a session of its
+// own, loses none of them, and no script's request fails: with tokens of an hour, and with such of five minutes.
+func TestRenewalByVisitOfThreeApps(t *testing.T) {
+	apps := []string{"a", "b", "c"}
+	for _, lasts := range []time.Duration{5 * time.Minute, time.Hour} {
+		w := newWorld(t, setup{
+			issuer: func(s *aventustest.Server) { s.TokenLifetime = lasts },
+			sites: func(w *world) string {
+				text := w.site + " {\n"
+				for _, app := range apps {
+					text += w.directive("/"+app+"/*", "session {\nname "+app+"_session\n}") + "\n"
+				}
+				return text + "reverse_proxy " + w.app + "\n}\n"
+			},
+		})
+		b := w.browser()
+		for _, app := range apps {
+			b.login("/" + app + "/")
+		}
+		w.clock.Add(lasts - lasts/2 - 20*time.Second)
+		for at := time.Duration(0); at < lasts; at += 20 * time.Second {
+			w.clock.Add(20 * time.Second)
+			for _, app := range apps {
+				a := b.do("POST", "/"+app+"/save", "Sec-Fetch-Mode", "cors")
+				if a.StatusCode != http.StatusOK {
+					t.Fatalf("tokens of %s: %s after the first is due, %s answers %d", lasts, at, app, a.StatusCode)
+				}
+				if a := b.get("/" + app + "/"); a.StatusCode != http.StatusOK {
+					w.expect(b.get(b.get(a.location()).location()), http.StatusSeeOther)
+				}
+			}
+		}
+	}
+}
+
 // TestRenewalByVisitOfForms: a visit that may be a form renews the token in its last minute alone.
 func TestRenewalByVisitOfForms(t *testing.T) {
 	w := newWorld(t, setup{issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour }})

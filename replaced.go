@@ -85,7 +85,7 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 	}
 }
 
-// revokeUnkept revokes the refresh token of a session that a login has made and that is not kept, unless that may end
+// revokeUnkept revokes the refresh token of a session that a login has made, if it is not kept, unless that may end
 // what the browser has: by its cookies, by its latest logins, or, at hosts that share a login, by one of several tabs
 // that is just being kept.
 func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session) {
@@ -93,7 +93,7 @@ func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session)
 	latest := slices.ContainsFunc(rp.latest.of(jarID(present{rp.own, at}, l.browser)), func(k *keptSession) bool {
 		return rp.now().Before(k.expires) && !rp.own.keeper.hasEnded(k.session)
 	})
-	sharesGrant := func(old held) bool { return rp.mayShareGrant(s, old) }
+	sharesGrant := func(old held) bool { return old.canEnd() && rp.mayShareGrant(s, old) }
 	if rp.own.sites.hosts == nil && !latest && !slices.ContainsFunc(brought, sharesGrant) {
 		go rp.own.server.revoke(context.WithoutCancel(r.Context()), s)
 	}
