@@ -108,7 +108,7 @@ func (b *bare) signIn(t *testing.T, at site) string {
 	t.Helper()
 	w := httptest.NewRecorder()
 	token := &oauth2.Token{AccessToken: "opaque", ExpiresIn: 3600}
-	if _, err := b.house.keeper.save(w, t.Context(), at, b.house.keeper.make(token, nil), "/"); err != nil {
+	if _, err := b.house.keeper.save(w, t.Context(), at, nil, b.house.keeper.make(token, nil), "/"); err != nil {
 		t.Fatal(err)
 	}
 	pair, _, _ := strings.Cut(w.Header().Get("Set-Cookie"), ";")

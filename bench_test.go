@@ -306,7 +306,7 @@ func benchToken(size int) string {
 func benchCookie(b *testing.B, h *Handler, size int) string {
 	b.Helper()
 	w := httptest.NewRecorder()
-	_, err := h.house.keeper.save(w, b.Context(), *h.house.gate.sites.fixed,
+	_, err := h.house.keeper.save(w, b.Context(), *h.house.gate.sites.fixed, nil,
 		h.house.keeper.make(&oauth2.Token{AccessToken: benchToken(size), ExpiresIn: 3600}, nil),
 		"https://example.com/page")
 	if err != nil {

@@ -212,7 +212,7 @@ func (ls *logins) keep(
 		}
 		return k, before, err
 	}
-	if k, err = ls.keeper.save(w, r.Context(), at, s, at.origin+l.returnTo); err != nil {
+	if k, err = ls.keeper.save(w, r.Context(), at, asSent(r).cookies, s, at.origin+l.returnTo); err != nil {
 		return nil, nil, err
 	}
 	if err := r.Context().Err(); err != nil { // the browser has left, and does not get the cookie

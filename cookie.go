@@ -107,6 +107,17 @@ func (c *cookies) clears(header http.Header) bool {
 	})
 }
 
+// room returns how long the session's cookie may be beside the others that a request came with. Each block of a host
+// has its share: several logins that come back at once are not sent each other's cookies.
+func (c *cookies) room(lines []string) int {
+	left := maxCookies
+	for _, line := range lines {
+		left -= len(withoutCookies(line, []string{c.session})) + len("; ")
+	}
+	sessions := len(c.own()) - 1 // the binding is the other one
+	return min(maxCookies/sessions, left)
+}
+
 // takeFrom takes the module's own cookies out of a request.
 func (c *cookies) takeFrom(r *http.Request) {
 	lines, own := r.Header["Cookie"], c.own()

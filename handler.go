@@ -89,7 +89,7 @@ func (g *gate) guard(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		return g.answers.refuse(w, r, refused)
 	}
 	if id.session != nil {
-		if g.renewsByVisit(r, was, id.session, now) {
+		if g.renewsByVisit(w, r, at, was, id.session, now) {
 			return g.handOvers.start(w, r, toRenewSession, http.StatusFound)
 		}
 		if err := g.keeper.touch(w, r.Context(), at, id.session); err != nil {
@@ -147,11 +147,15 @@ func (g *gate) serveAnonymous(w http.ResponseWriter, r *http.Request, next caddy
 }
 
 // renewsByVisit reports whether a page visit is to go through the authorization server, and come back with a new
-// token. What may be a form cannot on some sites (see answers.sendForm), and waits for another visit as long as the
-// token is good for a while.
-func (g *gate) renewsByVisit(r *http.Request, was *sent, k *keptSession, now time.Time) bool {
-	return g.unauthenticated != "deny" && g.handOvers.isDue(was, k, now) && mayRenewByVisit(r) &&
-		!(mayBeGetForm(r) && now.Add(renewForms).Before(k.tokenEnds))
+// token. What may be a form cannot on some sites (see answers.sendForm), and a long URL would not come back whole:
+// they leave it to another visit as long as the token is good for a while.
+func (g *gate) renewsByVisit(
+	w http.ResponseWriter, r *http.Request, at site, was *sent, k *keptSession, now time.Time,
+) bool {
+	if g.unauthenticated == "deny" || !g.handOvers.isDue(was, k, now) || !mayRenewByVisit(r) {
+		return false
+	}
+	return !canWait(k, now) || !mayBeGetForm(r) && g.handOvers.comesBackWhole(w, r, at)
 }
 
 // refuseTunnel answers a CONNECT. It does not use the error routes: they would be

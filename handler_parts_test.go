@@ -43,6 +43,7 @@ func TestGate(t *testing.T) {
 	inside := append([]string{"Sec-Fetch-Site", "same-origin"}, page...) // from a page of the site
 	outside := append([]string{"Sec-Fetch-Site", "cross-site"}, page...)
 	ahead := append([]string{"Sec-Purpose", "prefetch"}, page...)
+	long := "/private?q=" + strings.Repeat("x", 1500) // which a login shortens
 	for _, c := range []struct {
 		what           string
 		mode           string // unauthenticated
@@ -92,6 +93,10 @@ func TestGate(t *testing.T) {
 			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "Found"},
 		{"a page that is fetched ahead when the token is due", "auto", "GET", "/private", ahead, true,
 			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "next"},
+		{"a long URL when the token is due", "auto", "GET", long, page, true,
+			func(p *parts, _ *gate) { p.clock.Add(58 * time.Minute) }, "next"},
+		{"a long URL in the token's last minute", "auto", "GET", long, page, true,
+			func(p *parts, _ *gate) { p.clock.Add(59 * time.Minute) }, "Found"},
 		{"a session that has expired", "auto", "GET", "/private", fetch, true, func(p *parts, _ *gate) {
 			p.clock.Add(24 * time.Hour)
 		}, "login_required"},

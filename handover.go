@@ -184,6 +184,30 @@ func (ho *handOvers) isDue(was *sent, k *keptSession, now time.Time) bool {
 	return !now.Before(ho.renewer.dueFrom(k.session)) && !ho.cookies.beganLately(was.cookies, k.session, now)
 }
 
+// canWait reports whether a renewal can be left to a later visit.
+func canWait(k *keptSession, now time.Time) bool { return now.Add(renewAtLast).Before(k.tokenEnds) }
+
+// comesBackWhole reports whether a renewal that start begins leads back to the very URL of a request.
+func (ho *handOvers) comesBackWhole(w http.ResponseWriter, r *http.Request, at site) bool {
+	if at.isLoginHost() {
+		return ho.logins.fits(w, at, &login{returnTo: returnPath(r)})
+	}
+	plaintext, err := (&visit{aim: toRenewSession, host: at.host(), returnTo: returnPath(r)}).marshal()
+	return err == nil && keyring.EncodedLen(len(plaintext)) <= ho.requests.room(w, at, toRenewSession)
+}
+
+// asksAt is the URL to which a host's requests go, up to the request.
+func asksAt(at site) string { return at.callbackAt(at.login) + "?" + requestParam + "=" }
+
+// room returns how long a host's request may be. What fits here fits the ticket, which is longer.
+func (hr *hostRequests) room(w http.ResponseWriter, at site, aim aim) int {
+	room := maxState - keyring.EncodedLen(ticketExtra) + keyring.EncodedLen(0)
+	if aim == toEndSession { // whose path cannot be shortened
+		return room
+	}
+	return min(room, roomIn(w.Header())-len(asksAt(at))-hr.cookies.roomForBinding())
+}
+
 // ask sends a page visit to the login host, for a ticket.
 func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *visit, status int) error {
 	if isFetchedAhead(r) { // as logins.start has it
@@ -195,13 +219,7 @@ func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *
 		browser: browserOf(b.id), page: idOf("page", returnTo), restarts: v.restarts, aim: v.aim, host: at.host(),
 		returnTo: returnTo,
 	}
-	to := at.callbackAt(at.login) + "?" + requestParam + "="
-	// What fits here fits the ticket, which is longer.
-	room := maxState - keyring.EncodedLen(ticketExtra) + keyring.EncodedLen(0)
-	if v.aim != toEndSession { // whose path cannot be shortened
-		room = min(room, roomIn(w.Header())-len(to)-hr.cookies.roomForBinding())
-	}
-	plaintext, err := marshalToFit(room, &v.returnTo, v.marshal)
+	plaintext, err := marshalToFit(hr.room(w, at, v.aim), &v.returnTo, v.marshal)
 	if err != nil {
 		return hr.answers.fail(w, r, errInternal, err)
 	}
@@ -213,7 +231,7 @@ func (hr *hostRequests) ask(w http.ResponseWriter, r *http.Request, at site, v *
 		return hr.answers.fail(w, r, errStorage, err)
 	}
 	hr.cookies.bind(w, b, hr.now())
-	to += sealed
+	to := asksAt(at) + sealed
 	if isForm(r) || v.aim == toEndSession && mayBeGetForm(r) {
 		return hr.answers.sendForm(w, to, "")
 	}
@@ -381,6 +399,8 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 		return ho.tickets.issue(w, r, v, k, false)
 	case isEmbedded(r): // nobody can sign in there
 		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
+	case v.aim == toRenewSession && k != nil && canWait(k, ho.now()) && !ho.logins.fits(w, at, &login{visit: v}):
+		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
 	}
 	return ho.logins.start(w, r, &login{visit: v}, http.StatusFound)
 }

@@ -388,7 +388,7 @@ func TestHandOverTells(t *testing.T) {
 				h.t.Fatal(err)
 			}
 			w := httptest.NewRecorder()
-			if _, err := h.keeper.save(w, h.t.Context(), there, k.session, "/"); err != nil {
+			if _, err := h.keeper.save(w, h.t.Context(), there, nil, k.session, "/"); err != nil {
 				h.t.Fatal(err)
 			}
 			h.signedIn = cookieIn(w)
@@ -472,6 +472,60 @@ func TestRenewalCannotTell(t *testing.T) {
 	w = h.expect("Found", h.callback(w.Header().Get("Location"), h.atFirst))
 	if to := w.Header().Get("Location"); to != "https://"+secondHost+"/page?q=1" {
 		t.Errorf("leads to %s", to)
+	}
+}
+
+// TestRenewalOfALongURL: a page of another host whose URL is too long to come back whole, by what either host has to
+// remember of it, does not renew its token until the last minute.
+func TestRenewalOfALongURL(t *testing.T) {
+	for _, c := range []struct {
+		what  string
+		chars int
+		own   string // a header of the site's at the login host, by which its answers have less room
+		after time.Duration
+		asks  bool // the page's host begins a renewal
+		leads string
+	}{
+		{"short", 100, "", 58 * time.Minute, true, "https://auth.example.com/authorize?"},
+		{"long", 1200, "", 58 * time.Minute, false, ""},
+		{"long at the login host alone", 900, strings.Repeat("x", 2000), 58 * time.Minute, true,
+			"https://" + secondHost + "/page?q=" + strings.Repeat("x", 900)},
+		{"long there, in the last minute", 900, strings.Repeat("x", 2000), 59 * time.Minute, true,
+			"https://auth.example.com/authorize?"},
+	} {
+		h := newHandedOver(t)
+		_, atFirst := h.session(func(s *session) { s.family = records.ID{1} })
+		h.clock.Add(c.after)
+		page := h.at(secondHost, h.parts.request("GET", "/page?q="+strings.Repeat("x", c.chars),
+			"Sec-Fetch-Mode", "navigate"))
+		at, err := h.sites.of(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := h.ho.comesBackWhole(httptest.NewRecorder(), page, at); got != c.asks {
+			t.Errorf("%s: renews by this visit %t", c.what, got)
+		}
+		if !c.asks {
+			continue
+		}
+		w := h.expect("Found", func() (*httptest.ResponseRecorder, string) {
+			return h.outcome(func(w http.ResponseWriter, r *http.Request) error {
+				return h.ho.start(w, r, toRenewSession, http.StatusFound)
+			}, page)
+		})
+		u, err := url.Parse(w.Header().Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w = h.expect("Found", func() (*httptest.ResponseRecorder, string) {
+			return h.outcome(func(w http.ResponseWriter, r *http.Request) error {
+				w.Header().Set("Content-Security-Policy", c.own)
+				return h.ho.finish(w, r)
+			}, h.at(u.Host, h.parts.request("GET", u.RequestURI(), "Cookie", atFirst, "Sec-Fetch-Mode", "navigate")))
+		})
+		if to := w.Header().Get("Location"); !strings.HasPrefix(to, c.leads) {
+			t.Errorf("%s: leads to %.80s", c.what, to)
+		}
 	}
 }
 

@@ -216,6 +216,43 @@ func TestCookieAttributes(t *testing.T) {
 	}
 }
 
+// TestCookiesOfManyBlocks: the cookies of several blocks of one host fit the requests that bring all of them. Else
+// whatever stands in front would refuse each request, also that of the logout (nginx more than 8 KB in one line,
+// Caddy some 20 KB). So it is if all logins come back at the same moment, as when a browser restores its tabs.
+func TestCookiesOfManyBlocks(t *testing.T) {
+	apps := []string{"a", "b", "c", "d", "e", "f", "g"}
+	w := newWorld(t, setup{
+		issuer: func(s *aventustest.Server) { s.TokenChars = 2900 },
+		sites: func(w *world) string {
+			text := w.site + " {\n"
+			for _, app := range apps {
+				text += w.directive("/"+app+"/*", "logout /logout\nsession {\nname "+app+"_session\n}") + "\n"
+			}
+			return text + "reverse_proxy " + w.app + "\n}\n"
+		},
+	})
+	for _, isAtOnce := range []bool{false, true} {
+		b := w.browser()
+		var atOnce []string
+		for _, app := range apps {
+			a := b.get(b.get(b.get("/" + app + "/").location()).location())
+			w.expect(a, http.StatusSeeOther)
+			if isAtOnce { // the next callback is not sent this cookie
+				atOnce = append(atOnce, app+"_session="+a.cookie(app+"_session").Value)
+				b.forgetAt(w.site, app+"_session")
+			}
+		}
+		all := strings.Join(append(atOnce, b.cookieHeader()), "; ")
+		for _, app := range apps {
+			a := w.browser().do("GET", "/"+app+"/", "Cookie", all)
+			if a.StatusCode != http.StatusOK || len(all) > 8000 {
+				t.Errorf("%s, at once %t: status %d, with cookies of %d bytes", app, isAtOnce, a.StatusCode, len(all))
+			}
+		}
+		w.expect(w.browser().do("GET", "/logout", "Cookie", all), http.StatusOK)
+	}
+}
+
 // TestCookieSize: browsers drop a cookie of more than 4,096 bytes, and the visitor goes
 // round for ever (oauth2-proxy and others cut them in pieces instead), and the whole
 // header of the answer is to fit what a proxy in front takes. Every length around the

@@ -180,15 +180,17 @@ func (kp *keeper) lastOf(s *session) time.Time {
 }
 
 // save keeps a new session, and sets its cookie, which holds it, or the handle of its record
-// in the storage. The answer, which leads to location, has to fit what a proxy in front takes.
+// in the storage. The answer, which leads to location, has to fit what a proxy in front takes, and so have the
+// requests that come with the cookie and with the others that the browser has sent.
 func (kp *keeper) save(
-	w http.ResponseWriter, ctx context.Context, at site, s *session, location string,
+	w http.ResponseWriter, ctx context.Context, at site, cookies []string, s *session, location string,
 ) (*keptSession, error) {
 	plaintext, err := s.marshal()
 	if err != nil {
 		return nil, err
 	}
-	room := min(maxCookie-len("="), roomIn(w.Header())-len(location)) - len(kp.cookies.session)
+	name := kp.cookies.session
+	room := min(maxCookie, kp.cookies.room(cookies), roomIn(w.Header())-len(location)) - len(name+"=")
 	// A refresh token never leaves the server.
 	if kp.inStorage || s.refresh != "" || keyring.EncodedLen(len(plaintext)) > room {
 		k, err := kp.put(ctx, at, s)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"golang.org/x/oauth2"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
@@ -170,6 +171,46 @@ func TestKeeperSaves(t *testing.T) {
 				strings.Contains(string(content), "secret-refresh-token") {
 				t.Errorf("%s: %s holds a token", c.what, file)
 			}
+		}
+	}
+}
+
+// TestKeeperSavesBesideOthers: the cookies that a browser sends to a site are no longer together than what stands in
+// front takes. A session that does not fit beside the others rests in the storage, also if the other sessions come
+// at the same moment, so that none of the logins sees the others' cookies.
+func TestKeeperSavesBesideOthers(t *testing.T) {
+	const long = 2250 // an opaque one makes a cookie of some 3,200 bytes
+	before := "session=" + strings.Repeat("x", 3200)
+	for _, c := range []struct {
+		what    string
+		chars   int      // of the token
+		cookies []string // of the request
+		blocks  int
+		inside  bool
+	}{
+		{"alone", long, nil, 1, true},
+		{"in the place of the one before", long, []string{before + "; a=b", before}, 1, true},
+		{"beside an app's", long, []string{"a=b; app=" + strings.Repeat("x", 2800)}, 1, true},
+		{"beside an app's that are long", long, []string{"a=b; app=" + strings.Repeat("x", 3200)}, 1, false},
+		{"beside an app's on two lines", long, []string{
+			"a=" + strings.Repeat("x", 1600), "b=" + strings.Repeat("x", 1600),
+		}, 1, false},
+		{"beside more than there is room for", 10, []string{"app=" + strings.Repeat("x", 9000)}, 1, false},
+		{"of several blocks at once, long", long, nil, 3, false},
+		{"of several blocks at once, short", 1300, nil, 3, true},
+	} {
+		p := newParts(t)
+		names := []string{bindingName, "session", "other", "third"}
+		p.cookies.own = func() []string { return names[:1+c.blocks] }
+		s := p.keeper.make(&oauth2.Token{AccessToken: strings.Repeat("x", c.chars), ExpiresIn: 3600}, nil)
+		w := httptest.NewRecorder()
+		k, err := p.keeper.save(w, t.Context(), p.at(), c.cookies, s, "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (k.handle == nil) != c.inside {
+			t.Errorf("%s: in the cookie %t, which has %d bytes", c.what, k.handle == nil,
+				len(w.Header().Get("Set-Cookie")))
 		}
 	}
 }

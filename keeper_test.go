@@ -172,7 +172,7 @@ func TestRememberedAsSealed(t *testing.T) {
 				AccessToken: "eyJhIjoxfQ.eyJiIjoyfQ.c2lnbmVk", RefreshToken: refresh, ExpiresIn: 3600,
 			}
 			s := b.house.keeper.make(token.WithExtra(map[string]any{"scope": "a b"}), []byte(`{"c":3}`))
-			if _, err := b.house.keeper.save(w, t.Context(), at, s, "/"); err != nil {
+			if _, err := b.house.keeper.save(w, t.Context(), at, nil, s, "/"); err != nil {
 				t.Fatal(err)
 			}
 			remembered := b.house.keeper.memory.all()

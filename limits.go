@@ -73,9 +73,9 @@ const (
 	lostLeast = 500 * time.Millisecond
 	lostMost  = 10 * time.Second
 
-	// renewForms is how long before its end a token is renewed by visits, too, that may be forms: with a page whose
-	// links all have a query, no other visit may come.
-	renewForms = time.Minute
+	// renewAtLast is how long before its end a token is renewed by visits, too, that may be forms, or whose URL is
+	// too long to come back whole: with a page whose links are all of that kind, no other visit may come.
+	renewAtLast = time.Minute
 
 	// awaitOther is how long a renewal waits for what comes of another instance's, which has noted that it sends
 	// the refresh token, and awaitPause is how often it looks.
@@ -112,6 +112,11 @@ const (
 	// maxCookie is how long a cookie's name and value may be together; browsers
 	// drop longer ones (draft-ietf-httpbis-rfc6265bis, section 5.6).
 	maxCookie = 4096
+
+	// maxCookies is how long the cookies of a site are to be together when a login adds its session's. nginx as a
+	// proxy in front, Apache and many app servers take 8 KB in one line, or in the whole header, and Caddy refuses
+	// some 20 KB, the logout's too. A quarter is left to cookies that come later, or that the callback is not sent.
+	maxCookies = 6 << 10
 
 	// maxAnswerHeader is how long the header of an answer of the module's own may be. nginx takes no
 	// longer one by default (proxy_buffer_size, on most platforms), and answers 502 in its place.

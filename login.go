@@ -50,10 +50,7 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 	b := ls.cookies.bindingIn(asSent(r).cookies)
 	l = &login{browser: browserOf(b.id), restarts: l.restarts, known: l.known, returnTo: l.returnTo, visit: l.visit}
 	_, _ = rand.Read(l.nonce[:])
-	to, stateLen, err := ls.authorizeURL(r, at, l, maxState)
-	if over := len(to) + ls.cookies.roomForBinding() - roomIn(w.Header()); err == nil && over > 0 {
-		to, _, err = ls.authorizeURL(r, at, l, stateLen-over)
-	}
+	to, err := ls.authorizeURL(r, at, l, ls.room(w, at))
 	if err != nil {
 		return ls.answers.fail(w, r, errStorage, err)
 	}
@@ -66,18 +63,30 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 	return ls.answers.redirect(w, to, status)
 }
 
+// room returns how long the state of a login may be in the header of an answer.
+func (ls *logins) room(w http.ResponseWriter, at site) int {
+	others := len(ls.server.client.AuthorizeURL(at.redirectURI, "-", "", ls.idNonce(new(login)))) - len("-")
+	return min(maxState, roomIn(w.Header())-others-ls.cookies.roomForBinding())
+}
+
+// fits reports whether a login that start begins returns to its page with nothing dropped of the URL.
+func (ls *logins) fits(w http.ResponseWriter, at site, l *login) bool {
+	plaintext, err := l.marshal()
+	return err == nil && keyring.EncodedLen(len(plaintext)) <= ls.states.room(ls.room(w, at))
+}
+
 // authorizeURL returns the URL of the authorization server for a login, with a state of at most room bytes, if it
-// can. It also returns the state's length.
-func (ls *logins) authorizeURL(r *http.Request, at site, l *login, room int) (to string, stateLen int, err error) {
+// can.
+func (ls *logins) authorizeURL(r *http.Request, at site, l *login, room int) (string, error) {
 	state, err := ls.seal(r.Context(), at, l, room)
 	if err != nil {
-		return "", 0, err
+		return "", err
 	}
 	verifier, err := ls.verifier(r, state, l)
 	if err != nil {
-		return "", 0, err
+		return "", err
 	}
-	return ls.server.client.AuthorizeURL(at.redirectURI, state, verifier, ls.idNonce(l)), len(state), nil
+	return ls.server.client.AuthorizeURL(at.redirectURI, state, verifier, ls.idNonce(l)), nil
 }
 
 // seal returns a state of at most room bytes, if it can.

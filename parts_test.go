@@ -112,7 +112,7 @@ func (p *parts) session(change func(*session)) (k *keptSession, cookie string) {
 		change(s)
 	}
 	w := httptest.NewRecorder()
-	k, err := p.keeper.save(w, p.t.Context(), p.at(), s, "/")
+	k, err := p.keeper.save(w, p.t.Context(), p.at(), nil, s, "/")
 	if err != nil {
 		p.t.Fatal(err)
 	}

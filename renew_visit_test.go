@@ -106,6 +106,39 @@ func TestRenewalByVisitOfForms(t *testing.T) {
 	w.expect(visit(), http.StatusFound)
 }
 
+// TestRenewalByVisitOfLongURLs: a renewal leads back to the very page. One whose URL is too long for that is served,
+// and left to another visit, as long as the token is good for a minute. The longest that renews a token comes back
+// whole.
+func TestRenewalByVisitOfLongURLs(t *testing.T) {
+	policy := "header Content-Security-Policy \"script-src " + strings.Repeat("x", 1600) + "\"\n"
+	for _, header := range []string{"", policy} {
+		w := newWorld(t, setup{caddyfile: header + "%s\nreverse_proxy %app",
+			issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour }})
+		page := func(chars int) string { return "/page?q=" + strings.Repeat("x", chars) }
+		served, renewed := 0, 0
+		for chars := 1500; renewed == 0; chars -= 25 {
+			b := w.browser()
+			b.login("/")
+			w.clock.Add(58 * time.Minute)
+			a := b.get(page(chars))
+			if a.StatusCode == http.StatusOK {
+				served++
+				continue
+			}
+			w.expect(a, http.StatusFound)
+			a = b.get(b.get(a.location()).location())
+			w.expect(a, http.StatusSeeOther)
+			if a.location() != w.site+page(chars) {
+				t.Errorf("a URL of %d characters comes back as %.50s", chars, a.location())
+			}
+			renewed = chars
+		}
+		if served == 0 || renewed < 500 {
+			t.Errorf("a URL of %d characters renews the token, after %d that were longer", renewed, served)
+		}
+	}
+}
+
 // TestRenewalByVisitWhenIdle: an idle time under four minutes, with which the cookie is sealed anew more
 // than once a minute, keeps no visit from renewing the token.
 func TestRenewalByVisitWhenIdle(t *testing.T) {

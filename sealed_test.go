@@ -274,7 +274,7 @@ func TestTokenAsLongAsItsClaimsAreRead(t *testing.T) {
 	} {
 		s := k.session.copy()
 		s.bearer = bearer + tc.token
-		_, atLogin := p.keeper.save(httptest.NewRecorder(), t.Context(), p.at(), s, "/")
+		_, atLogin := p.keeper.save(httptest.NewRecorder(), t.Context(), p.at(), nil, s, "/")
 		atRenewal := p.keeper.store.put(t.Context(), p.at(), k.handle, s)
 		if tc.keeps && (atLogin != nil || atRenewal != nil) ||
 			!tc.keeps && (!errors.Is(atLogin, errTooLarge) || !errors.Is(atRenewal, errTooLarge)) {

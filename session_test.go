@@ -83,7 +83,7 @@ func TestSessionOfAnotherRelease(t *testing.T) {
 	at := *b.house.gate.sites.fixed
 	s := b.house.keeper.make(&oauth2.Token{AccessToken: "eyJhIjoxfQ.eyJiIjoyfQ.c2lnbmVk", ExpiresIn: 3600}, nil)
 	w := httptest.NewRecorder()
-	if _, err := b.house.keeper.save(w, t.Context(), at, s, "/"); err != nil {
+	if _, err := b.house.keeper.save(w, t.Context(), at, nil, s, "/"); err != nil {
 		t.Fatal(err)
 	}
 	k := b.house.keeper.memory.all()[0]

@@ -144,6 +144,9 @@ func (e *Error) Advice() string {
 			"set %s to where it is", e.of, e.of.directive())
 	case e.Status >= 500:
 		return "the authorization server, or what stands in front of it, is broken for now; see its status"
+	case e.renews && code == "unsupported_grant_type":
+		return "the token endpoint may want another kind of body (see token_request), or the authorization server " +
+			"renews no tokens: then leave offline_access out of scope"
 	case e.Status == http.StatusUnsupportedMediaType, code == "unsupported_grant_type", code == "invalid_request":
 		return fmt.Sprintf("%s may want another kind of body: see token_request and token_auth", e.of)
 	case e.of == revokeURL:
@@ -158,7 +161,13 @@ func (e *Error) Advice() string {
 // EndsGrant reports whether the refresh token of a request that failed with this error must not be sent
 // again: the server has refused the grant (RFC 6749, section 5.2), for whatever reason, or it may have
 // used the token and issued another, which is lost. The token stays usable if the error means that the
-// client is unknown, or that the server is busy or broken, or if the answer is not from a token endpoint.
+// client is unknown or speaks in a way that the server does not, or that the server is busy or broken, or if the
+// answer is not from a token endpoint.
+//
+// An invalid_request may mean either. It counts as a refusal: servers have said it of refresh tokens that they do not
+// know any more (DeviantArt; Doorkeeper, issue 510). To keep such a session would be an error at each request for the
+// rest of its lifetime, where a login helps; to end one whose request was wrong costs a login once it is mended. The
+// same goes for unauthorized_client: a login may be good where a renewal is not allowed.
 //
 // A success that is not a token answer, such as a page of HTML, may come from a proxy in front that did
 // not pass the request on, or that replaced the server's answer. In the first case, sending the token
@@ -181,7 +190,9 @@ func (e *Error) EndsGrant() bool {
 		return false
 	}
 	switch code := e.code(); code {
-	case "", "invalid_client", "temporarily_unavailable", "server_error", "too_many_requests", "slow_down":
+	case "", "invalid_client", "unsupported_grant_type", "temporarily_unavailable", "server_error":
+		return false
+	case "too_many_requests", "slow_down":
 		return false
 	case "forbidden", "blocked", "rate_limited", "unauthorized", "internal_error", "service_unavailable":
 		return false // error codes of gateways

@@ -15,11 +15,12 @@ import (
 // TestAdviceOnRefresh: what a refusal means depends on what was sent: a code, or a refresh token.
 func TestAdviceOnRefresh(t *testing.T) {
 	for code, want := range map[string]string{
-		"invalid_grant":       "the refresh token was revoked",
-		"mfa_required":        "wants the person to be present",
-		"access_denied":       "wants the person to be present",
-		"unauthorized_client": "refresh token grant",
-		"invalid_client":      "check client_id, client_secret",
+		"invalid_grant":          "the refresh token was revoked",
+		"mfa_required":           "wants the person to be present",
+		"access_denied":          "wants the person to be present",
+		"unauthorized_client":    "refresh token grant",
+		"unsupported_grant_type": "leave offline_access out",
+		"invalid_client":         "check client_id, client_secret",
 	} {
 		c := newClient(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusForbidden)
