@@ -65,7 +65,7 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 
 // room returns how long the state of a login may be in the header of an answer.
 func (ls *logins) room(w http.ResponseWriter, at site) int {
-	others := len(ls.server.client.AuthorizeURL(at.redirectURI, "-", "", ls.idNonce(new(login)))) - len("-")
+	others := ls.server.client.AuthorizeURLLen(at.redirectURI, ls.idNonce(new(login))) + len(againMark)
 	return min(maxState, roomIn(w.Header())-others-ls.cookies.roomForBinding())
 }
 

@@ -64,7 +64,7 @@ func TestHeaderFitsAProxy(t *testing.T) {
 					inCookie++
 				}
 				w.expect(b.get("/"), http.StatusOK)
-				w.clock.Add(56 * time.Minute)
+				w.clock.Add(time.Hour - renewAtLast + time.Second)
 				check(b.get(page), http.StatusFound) // the renewal by visit
 				check(b.get("/me"), http.StatusOK)
 				check(b.get("/logout"), http.StatusOK)

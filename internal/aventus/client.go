@@ -48,6 +48,8 @@ type Client struct {
 	oauth2  oauth2.Config // not to be copied: its methods store into it, atomically
 	http    http.Client
 	dialect *dialect // the transport of http
+
+	authorizeLen int // the length of an AuthorizeURL without redirect URI, state and nonce
 }
 
 // NewClient returns a client of the server that cfg describes. It does not talk
@@ -68,6 +70,7 @@ func NewClient(cfg Config) *Client {
 		dialect: newDialect(cfg),
 	}
 	c.http.Transport = c.dialect
+	c.authorizeLen = len(c.AuthorizeURL("", "-", "", "")) - len("-") // x/oauth2 leaves an empty state out
 	return c
 }
 
@@ -99,6 +102,16 @@ func (c *Client) AuthorizeURL(redirectURI, state, verifier, nonce string) string
 		params = append(params, oauth2.SetAuthURLParam("nonce", nonce))
 	}
 	return c.oauth2.AuthCodeURL(state, params...)
+}
+
+// AuthorizeURLLen returns the length of an AuthorizeURL without its state, which is as long there as it is: sealed
+// values need no escapes.
+func (c *Client) AuthorizeURLLen(redirectURI, nonce string) int {
+	length := c.authorizeLen + len(url.QueryEscape(redirectURI))
+	if nonce != "" {
+		length += len("&nonce=") + len(nonce)
+	}
+	return length
 }
 
 // redirectTo sets the redirect URI of a single request. [oauth2.Config] has a field for it,

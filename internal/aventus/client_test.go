@@ -141,8 +141,12 @@ func TestAuthorizeURL(t *testing.T) {
 			"https://auth.example.com/authorize?tenant=t%201&", with(map[string]string{"tenant": "t 1"}),
 		},
 	} {
-		got := newClient(t, "https://auth.example.com/oauth/token", tc.change).AuthorizeURL(testRedirect,
-			"a state&more", testVerifier, tc.nonce)
+		const state = "a state&more"
+		client := newClient(t, "https://auth.example.com/oauth/token", tc.change)
+		got := client.AuthorizeURL(testRedirect, state, testVerifier, tc.nonce)
+		if length := client.AuthorizeURLLen(testRedirect, tc.nonce) + len(url.QueryEscape(state)); length != len(got) {
+			t.Errorf("%s: a length of %d, and it has %d", tc.what, length, len(got))
+		}
 		query, ok := strings.CutPrefix(got, tc.base)
 		if !ok {
 			t.Errorf("%s: %s", tc.what, got)
