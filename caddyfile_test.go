@@ -290,7 +290,8 @@ func TestLogoutReturnsElsewhere(t *testing.T) {
 		{site, "/me", `,"profile":"/me"`, "/me"},
 		{site, "/ended", `,"scopes":["openid"],"backchannel_logout":"/ended"`, "/ended"},
 		{site, "https://EXAMPLE.com./bye", "", "/bye"},
-		{site, "https://wiki.example.com/bye", `,"hosts":["*.example.com"]`, "/bye"},
+		{site, "https://example.com:443/bye", "", "/bye"},
+		{site, "https://wiki.example.com/bye", `,"hosts":["wiki.example.com"]`, "/bye"},
 		{wherever, "/bye", "", "/bye"},
 		{"http://localhost:8080", "http://localhost:8080/bye", "", "/bye"},
 
@@ -300,6 +301,7 @@ func TestLogoutReturnsElsewhere(t *testing.T) {
 		{site, "/%zz", "", ""},
 		{site, "https://example.com:8443/bye", "", ""},
 		{site, "https://wiki.example.com/bye", "", ""},
+		{site, "https://auth.example.com/bye", `,"hosts":["*.example.com"]`, ""},
 		{wherever, "https://example.com/bye", "", ""},
 	} {
 		err := validate(t, `{`+good+`,"redirect_uri":"`+c.redirectURI+`/cb","logout":{"path":"/bye","return_url":"`+

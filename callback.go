@@ -202,7 +202,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 // another tab's: see replacer.join. It also returns the sessions before that are to be ended.
 //
 // If the browser has left meanwhile, its session of before goes on, and the new one ends. A session that hosts share
-// does not: another tab may have joined it, and it ends no session of the same person.
+// does not: another tab may have joined it, and it ends no session of the same person, where that is known.
 func (ls *logins) keep(
 	w http.ResponseWriter, r *http.Request, at site, l *login, s *session,
 ) (k *keptSession, before []*keptSession, err error) {

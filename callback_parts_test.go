@@ -319,7 +319,7 @@ func TestUnkeptTokenOfAnotherBlocksGrant(t *testing.T) {
 			"access_token": of("auth0|ada", "three"), "token_type": "Bearer", "refresh_token": "unkept",
 		})
 		other := *p.keeper
-		other.cookies = &cookies{session: "other", binding: bindingName}
+		other.cookies = &cookies{session: "other", binding: bindingName, own: p.cookies.own}
 		ls.replacer.blocks.join(&neighbour{
 			sites: p.sites, cookies: other.cookies, keeper: &other, server: ls.server, meter: p.meter,
 		})

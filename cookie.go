@@ -108,14 +108,20 @@ func (c *cookies) clears(header http.Header) bool {
 }
 
 // room returns how long the session's cookie may be beside the others that a request came with. Each block of a host
-// has its share: several logins that come back at once are not sent each other's cookies.
+// has its share of what the site's own cookies leave: several logins that come back at once are not sent each other's
+// cookies.
 func (c *cookies) room(lines []string) int {
-	left := maxCookies
+	left, shared, sessions := maxCookies, maxCookies, 0
 	for _, line := range lines {
 		left -= len(withoutCookies(line, []string{c.session})) + len("; ")
+		shared -= len(withoutCookies(line, c.own())) + len("; ")
 	}
-	sessions := len(c.own()) - 1 // the binding is the other one
-	return min(maxCookies/sessions, left)
+	for _, name := range c.own() {
+		if strings.TrimPrefix(name, hostPrefix) != bindingName { // which no session has for its name
+			sessions++
+		}
+	}
+	return min(shared/sessions, left)
 }
 
 // takeFrom takes the module's own cookies out of a request.

@@ -119,12 +119,12 @@ func TestControlCharactersInClaims(t *testing.T) {
 			s.Claims = func(aventustest.User) map[string]any {
 				return map[string]any{
 					"nick": name, "teams": []string{"a\r\nb", "c"}, "level": 3,
-					"org": map[string]any{"name": "x\x7fy"},
+					"org": map[string]any{"name": "x\x7fy"}, "role": "admin\n",
 				}
 			}
 		},
 		caddyfile: `%s
-			@otherwise aventus_claim nick "Ada Lovelace"
+			@otherwise aventus_claim nick "Ada�Lovelace"
 			handle @otherwise {
 				respond "another text is taken for it" 403
 			}
@@ -134,6 +134,7 @@ func TestControlCharactersInClaims(t *testing.T) {
 				request_header X-Teams {http.auth.user.teams}
 				request_header X-Org {http.auth.user.org}
 				request_header X-Level {http.auth.user.level}
+				request_header X-Role {http.auth.user.role}
 				request_header @asItCame X-Expression holds
 				reverse_proxy %app
 			}`,
@@ -143,8 +144,8 @@ func TestControlCharactersInClaims(t *testing.T) {
 	w.expect(b.get("/"), http.StatusOK)
 	header := w.requests()[0].Header
 	for field, want := range map[string]string{
-		"X-Nick": "Ada Lovelace", "X-Teams": "a  b,c", "X-Org": `{"name":"x y"}`, "X-Level": "3",
-		"X-Expression": "holds",
+		"X-Nick": "Ada\uFFFDLovelace", "X-Teams": "a\uFFFD\uFFFDb,c", "X-Org": "{\"name\":\"x\uFFFDy\"}",
+		"X-Level": "3", "X-Role": "admin\uFFFD", "X-Expression": "holds",
 	} {
 		if got := header.Get(field); got != want {
 			t.Errorf("%s is %q, want %q", field, got, want)

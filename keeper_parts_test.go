@@ -198,10 +198,12 @@ func TestKeeperSavesBesideOthers(t *testing.T) {
 		{"beside more than there is room for", 10, []string{"app=" + strings.Repeat("x", 9000)}, 1, false},
 		{"of several blocks at once, long", long, nil, 3, false},
 		{"of several blocks at once, short", 1300, nil, 3, true},
+		{"of several blocks at once, beside an app's", 1300, []string{"app=" + strings.Repeat("x", 2000)}, 3, false},
+		{"beside the binding of a block that is reached by http", long, nil, 1, true},
 	} {
 		p := newParts(t)
-		names := []string{bindingName, "session", "other", "third"}
-		p.cookies.own = func() []string { return names[:1+c.blocks] }
+		names := []string{hostPrefix + bindingName, bindingName, "session", "other", "third"}
+		p.cookies.own = func() []string { return names[:2+c.blocks] }
 		s := p.keeper.make(&oauth2.Token{AccessToken: strings.Repeat("x", c.chars), ExpiresIn: 3600}, nil)
 		w := httptest.NewRecorder()
 		k, err := p.keeper.save(w, t.Context(), p.at(), c.cookies, s, "/")

@@ -65,8 +65,8 @@ func (ls *logins) start(w http.ResponseWriter, r *http.Request, l *login, status
 
 // room returns how long the state of a login may be in the header of an answer.
 func (ls *logins) room(w http.ResponseWriter, at site) int {
-	others := ls.server.client.AuthorizeURLLen(at.redirectURI, ls.idNonce(new(login))) + len(againMark)
-	return min(maxState, roomIn(w.Header())-others-ls.cookies.roomForBinding())
+	others := ls.server.client.AuthorizeURLLen(at.redirectURI, ls.idNonce(new(login))) + ls.cookies.roomForBinding()
+	return min(maxState, roomIn(w.Header())-others)
 }
 
 // fits reports whether a login that start begins returns to its page with nothing dropped of the URL.

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -79,13 +80,17 @@ func (c checked) returnURL(to string) error {
 	return nil
 }
 
-// isAtSite reports whether a URL is at a host of the block, as far as they are known. A path is.
+// isAtSite reports whether a URL is at a host of the block, as far as they are known. A path is. Of the hosts that a
+// wildcard stands for, any may be another's.
 func (c checked) isAtSite(u *url.URL) bool {
 	if u.Host == "" {
 		return true
 	}
 	own, err := parseRedirectURI(c.RedirectURI)
-	return err == nil && own.Port() == u.Port() && newHostGroup(hostName(own.Host), c.Hosts).has(hostName(u.Host))
+	port := func(u *url.URL) string {
+		return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	}
+	return err == nil && port(own) == port(u) && newHostGroup(hostName(own.Host), c.Hosts).names[hostName(u.Host)]
 }
 
 // asksForID reports whether an ID token is asked for, as far as the scopes are known.

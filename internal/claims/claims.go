@@ -26,8 +26,8 @@ const MaxSize = 64 << 10
 // changed, and safe for concurrent use.
 type Claims struct{ top map[string]any }
 
-// Text is a claim that is a string with control characters, which no header may hold. As text, they are spaces; in an
-// expression, it is the string as it came.
+// Text is a claim that is a string with control characters, which no header may hold. As text, they are replaced; in
+// an expression, it is the string as it came.
 type Text string
 
 // String implements fmt.Stringer.
@@ -61,11 +61,12 @@ func Shown(claim any) any {
 	return claim
 }
 
-// oneLine returns a text with spaces for its control characters.
+// oneLine returns a text with U+FFFD, the replacement character, for its control characters: spaces at the end of a
+// header would be dropped (RFC 9110, section 5.5), and leave what may be another person's name.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
-			return ' '
+			return unicode.ReplacementChar
 		}
 		return r
 	}, s)
