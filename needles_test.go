@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -186,39 +185,27 @@ func (n needles) in(text string) []string {
 }
 
 // expectSecretsKept fails the test if a secret is in the log. Every world does so in
-// the end. There are three exceptions, and all are documented: what is written into the
-// config itself; Caddy's own lines about a request, which hold its URL, and with it a
-// callback's code and state; and those of what passes a request on, which hold the token
-// where the config has it go on in another header than Authorization.
+// the end. There are two exceptions, and both are documented: what is written into the
+// config itself, and Caddy's own lines about a request, which hold its URL, and with
+// it a callback's code and state.
 func (w *world) expectSecretsKept(secrets []secret) {
 	w.t.Helper()
 	n := newNeedles(slices.DeleteFunc(secrets, func(s secret) bool {
 		return strings.Contains(w.config, s.value) ||
 			strings.Contains(w.config, base64.StdEncoding.EncodeToString([]byte(s.value)))
 	}))
-	var unredacted []string
-	for _, found := range namesTokenHeader.FindAllStringSubmatch(w.config, -1) {
-		name := http.CanonicalHeaderKey(found[1] + found[2])
-		if !strings.Contains(w.config, "request>headers>"+name+" delete") {
-			unredacted = append(unredacted, name)
-		}
-	}
 	for line := range strings.Lines(w.log()) {
-		if found := n.in(line); len(found) > 0 && !n.isCaddys(line, unredacted...) {
+		if found := n.in(line); len(found) > 0 && !n.isCaddys(line) {
 			w.t.Errorf("the log holds %s:\n%s", strings.Join(found, ", "), line)
 			return // one line will do
 		}
 	}
 }
 
-// namesTokenHeader finds the headers that a Caddyfile has the token go on in.
-var namesTokenHeader = regexp.MustCompile(`\btoken_header (\S+)|(\S+) \{http\.request\.header\.Authorization\}`)
-
 // isCaddys reports whether what was found in a line of Caddy's own is but codes and
-// states in its URLs, what a client sent in headers of its own, and what is in those that
-// are named. The lines of a server have the headers as the client sent them; those of a
-// handler have them as it got them, with what the site adds. Cookie and Authorization, Caddy redacts.
-func (n needles) isCaddys(line string, unredacted ...string) bool {
+// states in its URLs, and what a client sent in headers of its own. Those that secrets
+// are meant for, Caddy redacts.
+func (n needles) isCaddys(line string) bool {
 	var entry struct {
 		Logger string `json:"logger"`
 	}
@@ -240,8 +227,8 @@ func (n needles) isCaddys(line string, unredacted ...string) bool {
 		if headers, ok := request["headers"].(map[string]any); ok {
 			take(headers, "Referer")
 			maps.DeleteFunc(headers, func(name string, _ any) bool {
-				return slices.Contains(unredacted, name) ||
-					strings.HasPrefix(entry.Logger, "http.log.") && name != "Cookie" && name != "Authorization"
+				return name != "Cookie" &&
+					name != "Authorization"
 			})
 		}
 	}
