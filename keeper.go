@@ -189,8 +189,7 @@ func (kp *keeper) save(
 	if err != nil {
 		return nil, err
 	}
-	name := kp.cookies.session
-	room := min(maxCookie, kp.cookies.room(cookies), roomIn(w.Header())-len(location)) - len(name+"=")
+	room := min(maxCookie, kp.cookies.room(cookies), roomIn(w.Header())-len(location)) - len(kp.cookies.session+"=")
 	// A refresh token never leaves the server.
 	if kp.inStorage || s.refresh != "" || keyring.EncodedLen(len(plaintext)) > room {
 		k, err := kp.put(ctx, at, s)

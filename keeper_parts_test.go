@@ -147,19 +147,23 @@ func TestKeeperReadsNoUse(t *testing.T) {
 	}
 }
 
+// whereSessionsRest are kinds of sessions, and whether they rest in their cookies.
+var whereSessionsRest = []struct {
+	what   string
+	make   func(*session)
+	all    bool // all sessions are to rest in the storage
+	inside bool
+}{
+	{"a small one", nil, false, true},
+	{"all in the storage", nil, true, false},
+	{"with a refresh token", func(s *session) { s.refresh = "secret-refresh-token" }, false, false},
+	{"too large for a cookie", func(s *session) { s.bearer += strings.Repeat("x", maxCookie) }, false, false},
+	{"of two hosts", ofTwoHosts, false, false},
+}
+
 // TestKeeperSaves: where a session is kept, and that a refresh token never leaves the server.
 func TestKeeperSaves(t *testing.T) {
-	for _, c := range []struct {
-		what   string
-		make   func(*session)
-		all    bool
-		inside bool
-	}{
-		{"a small one", nil, false, true},
-		{"all in the storage", nil, true, false},
-		{"with a refresh token", func(s *session) { s.refresh = "secret-refresh-token" }, false, false},
-		{"too large for a cookie", func(s *session) { s.bearer += strings.Repeat("x", maxCookie) }, false, false},
-	} {
+	for _, c := range whereSessionsRest {
 		p := newParts(t)
 		p.keeper.inStorage = c.all
 		k, cookie := p.session(c.make)
@@ -250,18 +254,7 @@ func TestKeeperTouches(t *testing.T) {
 // that rests. So it is as long, and a session in the storage still ends when its record is deleted, also if the block
 // has begun to keep new sessions elsewhere.
 func TestKeeperTouchesWhereItRests(t *testing.T) {
-	for _, c := range []struct {
-		what   string
-		make   func(*session)
-		all    bool
-		inside bool
-	}{
-		{"a small one", nil, false, true},
-		{"all in the storage", nil, true, false},
-		{"with a refresh token", func(s *session) { s.refresh = "refresh" }, false, false},
-		{"too large for a cookie", func(s *session) { s.bearer += strings.Repeat("x", maxCookie) }, false, false},
-		{"of two hosts", ofTwoHosts, false, false},
-	} {
+	for _, c := range whereSessionsRest {
 		for _, all := range []bool{c.all, !c.all} {
 			for _, remembers := range []bool{true, false} {
 				p := newParts(t)

@@ -85,8 +85,8 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 	}
 }
 
-// revokeDropped revokes the refresh token of a session that a login has made, and that is dropped before anything else
-// may live on its grant, unless another session does that the browser has by its cookies.
+// revokeDropped revokes the refresh token of a session that a login has made, and that is dropped at once, unless that
+// may end what the browser has by its cookies.
 func (rp *replacer) revokeDropped(r *http.Request, at site, s *session) {
 	brought, _ := heldBy(r.Context(), rp.blocks.atHost(rp.own, r, at), asSent(r).cookies)
 	sharesGrant := func(old held) bool { return old.canEnd() && rp.mayShareGrant(s, old) }
