@@ -268,7 +268,7 @@ func TestStrictSNIInTheLog(t *testing.T) {
 	for config, want := range map[string]string{
 		`{` + errors + `, "strict_sni_host": true}`:  "strict_sni_host",
 		`{` + errors + `, "strict_sni_host": false}`: "",
-		`{` + errors + `}`: "",
+		`{` + errors + `}`:                           "",
 	} {
 		routes, _ := p.errorRoutesOf([]byte(config))
 		if _, fails := routes.unguarded(routes.hostsOf(p.request("GET", "/secret"))); fails != want {
