@@ -98,6 +98,18 @@ func TestRenewalByVisitInVain(t *testing.T) {
 	}
 }
 
+// TestBindingOfTheFuture: a login that began while a clock stood far ahead has not begun lately by the one that is right.
+func TestBindingOfTheFuture(t *testing.T) {
+	now := newParts(t).clock.Now()
+	for ahead, want := range map[time.Duration]bool{
+		-time.Minute: true, -time.Hour: false, 0: true, 4 * time.Minute: true, time.Hour: false,
+	} {
+		if (binding{began: now.Add(ahead)}).isWithin(time.Minute+time.Second, now) != want {
+			t.Errorf("%s ahead: within a minute %t", ahead, !want)
+		}
+	}
+}
+
 // TestRenewalByVisitAtManyClocks: instances whose clocks differ send a browser to the authorization server and back
 // once each at most, in whichever order it meets them, also where each time a token comes that is due at once.
 func TestRenewalByVisitAtManyClocks(t *testing.T) {

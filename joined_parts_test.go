@@ -73,6 +73,9 @@ func TestJoining(t *testing.T) {
 			p.rewrite(other, func(s *session) { s.refresh, s.tokenEnds = "", s.tokenCame.Add(20*time.Minute) })
 			s.refresh = ""
 		}, false},
+		{"it has much less left, and can be renewed", func(p *parts, _ *session, other *keptSession) {
+			p.rewrite(other, func(s *session) { s.tokenEnds = s.tokenCame.Add(20 * time.Minute) })
+		}, true},
 		{"its token has died", func(p *parts, s *session, _ *keptSession) { p.clock.Add(time.Hour) }, false},
 	} {
 		for _, brought := range []bool{true, false} { // by the browser's cookie, or this instance has made it

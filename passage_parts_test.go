@@ -189,6 +189,33 @@ func TestClosedStreamWritesNothing(t *testing.T) {
 	}
 }
 
+// TestCookieOfEndedSession: what a session that ended meanwhile is sent is not its cookie anew, but what deletes it.
+func TestCookieOfEndedSession(t *testing.T) {
+	for what, set := range map[string]func(c *cookies, w http.ResponseWriter) (stays bool){
+		"its cookie anew": func(c *cookies, w http.ResponseWriter) bool {
+			c.set(w, c.session, "x", time.Hour)
+			return false
+		},
+		"a logout behind the block": func(c *cookies, w http.ResponseWriter) bool { c.clear(w); return true },
+	} {
+		p := newParts(t)
+		k, _ := p.session(nil)
+		if err := p.keeper.end(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		stays := set(p.cookies, w)
+		own := &privateWriter{
+			ResponseWriter: w, sealed: true, identity: identity{grant: &k.grant, session: k},
+			passage: &passage{cookies: p.cookies, hasEnded: p.keeper.hasEnded, vary: []string{"Cookie"}},
+		}
+		own.WriteHeader(http.StatusOK)
+		if _, got := w.Header()["Set-Cookie"]; got != stays {
+			t.Errorf("%s: the answer has %v", what, w.Header())
+		}
+	}
+}
+
 // TestUseIsNotedWithTheCookie: the other hosts that share a session are told of its use as the browser is, with the
 // header of the answer. A request that ends in the error routes is no use.
 func TestUseIsNotedWithTheCookie(t *testing.T) {
