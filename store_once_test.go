@@ -14,8 +14,8 @@ import (
 )
 
 // failCall has the nth call of the storage from now on fail, and no other; failFrom has all from the nth on fail. The
-// returned function ends that, and says which call was the first; "" if there were fewer. What removes expired files in the background is not counted: it reads and
-// deletes by the hour, and nobody waits for it.
+// returned function ends that, and says which call was the first; "" if there were fewer. What removes expired files
+// in the background is not counted: it reads and deletes by the hour, and nobody waits for it.
 func failCall(t *testing.T, n int) (end func() string) { return failCalls(t, n, n) }
 func failFrom(t *testing.T, n int) (end func() string) { return failCalls(t, n, math.MaxInt) }
 
