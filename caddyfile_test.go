@@ -169,6 +169,9 @@ func TestBadCaddyfile(t *testing.T) {
 		{good + "session {\nname a;b\n}", "session name is not a cookie name", ":7"},
 		{good + "session {\nname aventus_login\n}", "session name is the name of another cookie", ":7"},
 		{good + "session {\nname __Secure-x\n}", "session name must not begin with __Secure-", ":7"},
+		{good + "session {\nname __http-x\n}", "session name must not begin with __Secure- or __Http-", ":7"},
+		{good + `logout /a\b`, "logout needs a path of its own", ":6"}, // a browser asks for /a/b
+		{good + `logout /bye /x/..\bye`, "logout return url has a path that no browser asks for", ":6"},
 		{good + "session {\nlifetime 0s\n}", "session lifetime must be a positive duration", ":7"},
 		{good + "session {\nlifetime -1h\n}", "session lifetime must be a positive duration", ":7"},
 		{good + "session {\nlifetime soon\n}", "session lifetime must be a positive duration", ":7"},
@@ -279,6 +282,7 @@ func TestBadCaddyfile(t *testing.T) {
 func TestLogoutReturnsElsewhere(t *testing.T) {
 	const good = `"client_id":"abc","client_secret":"s"`
 	const site, wherever = "https://example.com", "https://{http.request.host}"
+	const dots = "a path that no browser asks for, but one without the dots"
 	t.Setenv("TEST_PATH", "/bye")
 	for _, c := range []struct {
 		redirectURI, returnURL, further string
@@ -287,6 +291,9 @@ func TestLogoutReturnsElsewhere(t *testing.T) {
 		{site, "/bye", "", "/bye"},
 		{site, "/bye?x=1#y", "", "/bye"},
 		{site, "/b%79e", "", "/bye"},
+		{site, "/x/../bye", "", dots},
+		{site, "/%2e/bye", "", dots},
+		{site, "https://example.com/x/%2E%2e/bye", "", dots},
 		{site, "{env.TEST_PATH}", "", "/bye"},
 		{site, "/cb", "", "/cb"},
 		{site, "/me", `,"profile":"/me"`, "/me"},
@@ -303,13 +310,18 @@ func TestLogoutReturnsElsewhere(t *testing.T) {
 		{site, "/%zz", "", ""},
 		{site, "https://example.com:8443/bye", "", ""},
 		{site, "https://wiki.example.com/bye", "", ""},
+		{site, "https://wiki.example.com/x/../bye", "", ""},
+		{site, "/a..b/bye", "", ""},
 		{site, "https://auth.example.com/bye", `,"hosts":["*.example.com"]`, ""},
 		{wherever, "https://example.com/bye", "", ""},
 	} {
 		err := validate(t, `{`+good+`,"redirect_uri":"`+c.redirectURI+`/cb","logout":{"path":"/bye","return_url":"`+
 			c.returnURL+`"}`+c.further+`}`)
-		if (err == nil) != (c.leadsTo == "") ||
-			err != nil && !strings.Contains(err.Error(), "logout return url leads to "+c.leadsTo+", which is a path") {
+		want := "logout return url leads to " + c.leadsTo + ", which is a path"
+		if c.leadsTo == dots {
+			want = "logout return url has a path that no browser asks for"
+		}
+		if (err == nil) != (c.leadsTo == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}

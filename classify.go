@@ -161,9 +161,9 @@ func isCrossSite(r *http.Request) bool { return r.Header.Get("Sec-Fetch-Site") =
 // opensTunnel reports whether a request is a CONNECT for anything but a WebSocket. In
 // such a tunnel, or in the body that a handler makes of it, a client could send further
 // requests, with any path and any identity. The method that was sent counts, too: what a
-// rewrite makes a POST of it has the same body.
+// rewrite makes a POST of it has the same body. Nor does its case matter: some servers take connect for it.
 func opensTunnel(r *http.Request, sentMethod string) bool {
-	isConnect := r.Method == http.MethodConnect || sentMethod == http.MethodConnect
+	isConnect := strings.EqualFold(r.Method, http.MethodConnect) || strings.EqualFold(sentMethod, http.MethodConnect)
 	return isConnect && !connectsWebSocket(r)
 }
 

@@ -164,6 +164,17 @@ func TestDoctorIPv6(t *testing.T) {
 			t.Errorf("%s: %q, want %q", check, targets[check], want)
 		}
 	}
+
+	// Sites that have addresses, of which none is the redirect URI's host and port, or can be listed in hosts.
+	block = strings.Replace(w.directive("", "accept_bearer"), w.site+"/oauth2/callback", public, 1)
+	doc = examine(t, "https://[2001:db8::1]:8444, https://[2001:db8::2]:8444 {\ntls internal\n"+block+
+		"\nfile_server\nhandle_errors {\nfile_server\n}\n}")
+	for _, c := range doc.Blocks[0].Checks {
+		if said := c["target"] + c["detail"] + c["next"]; strings.Contains(said, "hosts 2001:db8::2") ||
+			strings.Contains(strings.ReplaceAll(said, "[2001:db8::", ""), "2001:db8::") {
+			t.Errorf("%v", c)
+		}
+	}
 }
 
 // TestDoctorCallback: whether something stands before the callback is told where it

@@ -88,12 +88,12 @@ func (g *grant) name() {
 }
 
 // known returns the value of a placeholder {http.auth.user.*} by its name. The claims are parsed when the
-// first of them is asked for. In text, they have no control characters; but the person's id is as it came, for
-// without them it might be another's.
+// first of them is asked for. In text, they are fit for a header; but the person's id keeps its control characters,
+// for without them it might be another's.
 func (g *grant) known(name string) any {
 	switch name {
 	case "id":
-		return g.subject()
+		return claims.ShownID(g.subject())
 	case "scope":
 		return claims.Shown(g.scopes())
 	}
@@ -102,7 +102,7 @@ func (g *grant) known(name string) any {
 	case !ok:
 		return ""
 	case name == "sub":
-		return value
+		return claims.ShownID(value)
 	}
 	return claims.Shown(value)
 }

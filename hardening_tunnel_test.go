@@ -49,7 +49,7 @@ func TestTunnelOfRequests(t *testing.T) {
 // TestConnect: a CONNECT that reaches an app is a body of any length, in which the app, or
 // what stands before it, may see requests that were never judged. None reaches it, with a
 // session or without, wherever the matcher points; only a WebSocket's does (TestStreams
-// in e2e), and HTTP/1.1 has none by CONNECT.
+// in e2e), and HTTP/1.1 has none by CONNECT. Methods are case-sensitive (RFC 9110, section 9.1), but not everywhere.
 func TestConnect(t *testing.T) {
 	for name, s := range map[string]setup{
 		"protected":          {block: "logout /logout\nprofile /me"},
@@ -83,10 +83,12 @@ func TestConnect(t *testing.T) {
 					for _, headers := range [][]string{
 						nil, {"Connection", "Upgrade", "Upgrade", "websocket"}, {"X-Protocol", "websocket"},
 					} {
-						r := request{
-							method: "CONNECT", target: target, body: body, headers: headers,
-						}.withCookie(cookie)
-						expect("HTTP/1.1 "+target, w.http1(r))
+						for _, method := range []string{"CONNECT", "connect"} {
+							r := request{
+								method: method, target: target, body: body, headers: headers,
+							}.withCookie(cookie)
+							expect("HTTP/1.1 "+method+" "+target, w.http1(r))
+						}
 					}
 				}
 				expect("HTTP/2", w.frames([]string{":method", "CONNECT", ":authority", host},
@@ -108,6 +110,7 @@ func TestConnectForAWebSocket(t *testing.T) {
 	}{
 		{"CONNECT", "HTTP/2.0", 2, http.Header{":protocol": {"websocket"}}, false},
 		{"CONNECT", "websocket", 3, nil, false},
+		{"connect", "HTTP/2.0", 2, http.Header{":protocol": {"websocket"}}, true},
 		{"CONNECT", "HTTP/2.0", 2, http.Header{":protocol": {"connect-udp"}}, true},
 		{"CONNECT", "HTTP/2.0", 2, http.Header{":protocol": {"WebSocket"}}, true},
 		{"CONNECT", "HTTP/2.0", 2, http.Header{"Upgrade": {"websocket"}}, true},

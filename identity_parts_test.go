@@ -192,11 +192,15 @@ func TestServerSessionOfTwoTokens(t *testing.T) {
 
 // TestIDIsAsItCame: no two people have the same id in a placeholder, which some letters of one less would make.
 func TestIDIsAsItCame(t *testing.T) {
-	const sub = "auth0|ada\nlovelace"
-	user := &grant{bearer: bearer + unsigned(t, map[string]any{"sub": sub})}
-	for _, name := range []string{"id", "sub"} {
-		if got := fmt.Sprint(user.known(name)); got != sub {
-			t.Errorf("%s is %q", name, got)
+	for sub, want := range map[string]string{
+		"auth0|ada\nlovelace": "auth0|ada\nlovelace",
+		"auth0|\nada\t":       "auth0|\nada\uFFFD", // a header would lose the tab at its end
+	} {
+		user := &grant{bearer: bearer + unsigned(t, map[string]any{"sub": sub})}
+		for _, name := range []string{"id", "sub"} {
+			if got := fmt.Sprint(user.known(name)); got != want {
+				t.Errorf("%s of %q is %q", name, sub, got)
+			}
 		}
 	}
 }

@@ -110,6 +110,42 @@ func TestClaims(t *testing.T) {
 	}
 }
 
+// TestSpacesAtTheEndsOfClaims: no header has spaces at its ends. Without them, a claim that goes on in one would be
+// another's: a name that somebody else has, or a role.
+func TestSpacesAtTheEndsOfClaims(t *testing.T) {
+	const sub = "auth0|ada "
+	w := newWorld(t, setup{
+		issuer: func(s *aventustest.Server) {
+			s.AutoSignIn, s.Users = sub, []aventustest.User{{Sub: sub, Name: "Ada"}}
+			s.Claims = func(aventustest.User) map[string]any {
+				return map[string]any{"nick": " admin", "teams": []string{"a", "admin "}, "blank": " ", "inner": "a b"}
+			}
+		},
+		caddyfile: `%s
+			@asItCame expression ` + "`" + `{http.auth.user.id} == "auth0|ada "` + "`" + `
+			request_header X-User {http.auth.user.id}
+			request_header X-Sub {http.auth.user.sub}
+			request_header X-Nick {http.auth.user.nick}
+			request_header X-Teams {http.auth.user.teams}
+			request_header X-Blank {http.auth.user.blank}
+			request_header X-Inner {http.auth.user.inner}
+			request_header @asItCame X-Expression holds
+			reverse_proxy %app`,
+	})
+	b := w.browser()
+	b.login("/")
+	w.expect(b.get("/"), http.StatusOK)
+	header := w.requests()[0].Header
+	for field, want := range map[string]string{
+		"X-User": "auth0|ada\uFFFD", "X-Sub": "auth0|ada\uFFFD", "X-Nick": "\uFFFDadmin", "X-Teams": "a,admin\uFFFD",
+		"X-Blank": "\uFFFD", "X-Inner": "a b", "X-Expression": "holds",
+	} {
+		if got := header.Get(field); got != want {
+			t.Errorf("%s is %q, want %q", field, got, want)
+		}
+	}
+}
+
 // TestControlCharactersInClaims: a claim with a line break goes on in a header, in one line, and cannot make every
 // request of its person fail. Rules and expressions compare it as it came.
 func TestControlCharactersInClaims(t *testing.T) {

@@ -94,8 +94,7 @@ func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*kep
 		return k, nil
 	}
 	alive := isAlive(k.session, now)
-	// A pause never lies further ahead than it is long, unless the clock was set back.
-	if pause := rn.tries.of(k.id).notBefore.Sub(now); 0 < pause && pause <= retryRenewal {
+	if rn.pauses(k.session) {
 		if alive {
 			return k, nil
 		}
@@ -126,13 +125,25 @@ func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*kep
 	}
 }
 
+// pauses reports whether a session is not to be renewed again yet. A pause never lies further ahead than it is long,
+// unless the clock was set back.
+func (rn *renewer) pauses(s *session) bool {
+	pause := rn.tries.of(s.id).notBefore.Sub(rn.now())
+	return 0 < pause && pause <= retryRenewal
+}
+
+// pause has a session not renewed again for a while.
+func (rn *renewer) pause(s *session) {
+	now := rn.now()
+	rn.tries.note(s.id, now, func(a *attempt) { a.notBefore = now.Add(retryRenewal) })
+}
+
 // renew renews a session's token under a lock that all instances know, and makes
 // the result the session that is remembered. A nil session is over.
 func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *keptSession, err error) {
 	defer func() {
 		if err != nil {
-			now := rn.now()
-			rn.tries.note(k.id, now, func(a *attempt) { a.notBefore = now.Add(retryRenewal) })
+			rn.pause(k.session)
 			rn.logger.Error("renewing a session failed; it is tried again",
 				zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
 			rn.meter.renewal("failed")
@@ -140,6 +151,9 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 	}()
 	if rn.tries.of(k.id).unrecorded {
 		return nil, errUnrecorded
+	}
+	if rn.pauses(k.session) { // a renewal has failed since the request asked
+		return k, nil
 	}
 	// The lock only makes other instances wait: some storage engines have locks that exclude nobody, fail while
 	// another instance holds them, or pass to another holder meanwhile. What makes sure that a token is sent
@@ -200,6 +214,9 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 		rn.logger.Error("a renewed session could not be recorded; it is tried again",
 			zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
 		rn.recordLater(ctx, at, k.handle, noted, renewed)
+	}
+	if !isAlive(renewed, rn.now()) { // by the exp of a server whose clock is behind
+		rn.pause(renewed)
 	}
 	next = rn.memory.replace(k, renewed)
 	rn.meter.renewal("renewed")

@@ -185,6 +185,8 @@ func TestRenewalFails(t *testing.T) {
 		"too slow":           {says(408, `{"error":"request_timeout"}`), 503, 200},
 		"refused with a 200": {says(200, `{"error":"invalid_grant"}`), 302, 302},
 		"grant gone":         {says(403, `{"error":"invalid_grant"}`), 302, 302},
+		"grant gone, by 401": {says(401, `{"error":"invalid_grant"}`), 302, 302},
+		"a factor, by 401":   {says(401, `{"error":"mfa_required"}`), 302, 302},
 		"no answer":          {func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, 302, 302},
 		"HTML for an answer": {says(200, "<html>"), 302, 302},
 	} {

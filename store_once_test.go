@@ -1,7 +1,9 @@
 package aventusauth
 
 import (
+	"cmp"
 	"errors"
+	"math"
 	"net/http"
 	"strings"
 	"sync"
@@ -11,10 +13,13 @@ import (
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
 
-// failCall has the nth call of the storage from now on fail, and no other. The returned function ends that, and says
-// which call it was; "" if there were fewer. What removes expired files in the background is not counted: it reads and
-// deletes by the hour, and nobody waits for it.
-func failCall(t *testing.T, n int) (end func() string) {
+// failCall has the nth call of the storage from now on fail, and no other; failFrom has all from the nth on fail. The
+// returned function ends that, and says which call was the first; "" if there were fewer. What removes expired files
+// in the background is not counted: it reads and deletes by the hour, and nobody waits for it.
+func failCall(t *testing.T, n int) (end func() string) { return failCalls(t, n, n) }
+func failFrom(t *testing.T, n int) (end func() string) { return failCalls(t, n, math.MaxInt) }
+
+func failCalls(t *testing.T, first, last int) (end func() string) {
 	var mu sync.Mutex
 	calls, which := 0, ""
 	fault := func(op, key string) error {
@@ -24,10 +29,10 @@ func failCall(t *testing.T, n int) (end func() string) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if calls++; calls != n {
+		if calls++; calls < first || calls > last {
 			return nil
 		}
-		which = op + " " + key
+		which = cmp.Or(which, op+" "+key)
 		return errors.New("a fault of the test")
 	}
 	engineFault.Store(&fault)
@@ -95,5 +100,41 @@ func TestEachStorageCallFailsOnceAtHosts(t *testing.T) {
 	}
 	if n < 6 {
 		t.Errorf("the storage is called %d times", n-2)
+	}
+}
+
+// TestEachStorageCallFailsAtALogout: whichever call of the storage fails at a logout, or from which on all do, the
+// session has ended here. If the logout says that it worked, the session has ended after a restart, too; if not, that
+// is so once another logout says so.
+func TestEachStorageCallFailsAtALogout(t *testing.T) {
+	for block, atLeast := range map[string]int{"": 2, "session {\nstore storage\n}": 4, "scope offline_access": 4} {
+		for what, fail := range map[string]func(*testing.T, int) func() string{"one": failCall, "all": failFrom} {
+			w := newWorld(t, setup{block: "logout /logout\n" + block})
+			w.onEngine()
+			n := 1
+			for which := "first"; which != ""; n++ {
+				b := w.browser()
+				b.login("/")
+				cookie := b.cookieHeader()
+				expectOver := func(when string) {
+					t.Helper()
+					if a := w.browser().do("GET", "/", "Cookie", cookie); a.StatusCode != http.StatusUnauthorized {
+						t.Errorf("%q, %s from %s: the cookie gets %d %s", block, what, which, a.StatusCode, when)
+					}
+				}
+				end := fail(t, n)
+				status := b.get("/logout").StatusCode
+				which = end()
+				expectOver("after the logout")
+				if status != http.StatusOK {
+					w.expect(w.browser().do("GET", "/logout", "Cookie", cookie), http.StatusOK)
+				}
+				w.restart()
+				expectOver("after a restart")
+			}
+			if n-2 < atLeast {
+				t.Errorf("%q: the storage is called %d times", block, n-2)
+			}
+		}
 	}
 }

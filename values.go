@@ -73,7 +73,14 @@ func (c checked) returnURL(to string) error {
 			return fmt.Errorf("return url must be a path on this site, or it %w", err)
 		}
 	}
-	if u, err := url.Parse(bare); err == nil && c.isAtSite(u) && slices.Contains(c.ownPaths(), u.Path) {
+	u, err := url.Parse(strings.ReplaceAll(bare, `\`, "/")) // as browsers do
+	if err != nil || !c.isAtSite(u) {
+		return nil
+	}
+	if hasDots(u.Path) { // which may lead to one of them
+		return errors.New("return url has a path that no browser asks for")
+	}
+	if slices.Contains(c.ownPaths(), u.Path) {
 		return fmt.Errorf("return url leads to %s, which is a path of the block's own: leave it out for a page that "+
 			"says that the person is signed out", u.Path)
 	}
@@ -140,8 +147,9 @@ func (c checked) cookieName(name string) error {
 		return fmt.Errorf("is not a cookie name of at most %d characters", maxCookieName)
 	case bare == bindingName:
 		return errors.New("is the name of another cookie of this module")
-	case strings.HasPrefix(strings.ToLower(bare), "__host-"), strings.HasPrefix(strings.ToLower(bare), "__secure-"):
-		return errors.New("must not begin with __Secure-; __Host- is added automatically for https")
+	case strings.HasPrefix(strings.ToLower(bare), "__host-"), strings.HasPrefix(strings.ToLower(bare), "__secure-"),
+		strings.HasPrefix(strings.ToLower(bare), "__http-"):
+		return errors.New("must not begin with __Secure- or __Http-; __Host- is added automatically for https")
 	case bare != name && strings.HasPrefix(strings.ToLower(c.RedirectURI), "http:"):
 		return errors.New("has the prefix __Host-, which needs an https redirect_uri")
 	}
@@ -233,7 +241,7 @@ func hasDots(path string) bool {
 
 // path checks a path of the module's own.
 func (c checked) path(path string) error {
-	if !c.waits(path) && (!isPath(path) || path == "/" || strings.ContainsAny(path, "?#%*") || hasDots(path)) {
+	if !c.waits(path) && (!isPath(path) || path == "/" || strings.ContainsAny(path, `?#%*\`) || hasDots(path)) {
 		return errors.New("needs a path of its own that begins with a slash, and no query or wildcard")
 	}
 	return nil

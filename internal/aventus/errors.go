@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"golang.org/x/oauth2"
@@ -182,14 +183,17 @@ func (e *Error) EndsGrant() bool {
 	case e.Kind != Refused:
 		return false
 	}
+	code := e.code()
 	// The status is 400 in RFC 6749, section 5.2, 403 in Auth0's dialect, and 200 at some servers. A
-	// firewall or a gateway answers with these, too, but not with an error code of OAuth's form.
+	// firewall or a gateway answers with these, too, but not with an error code of OAuth's form. With another status
+	// that blames the client, such as 401, a code counts only if no gateway would say it.
 	switch e.Status {
 	case http.StatusOK, http.StatusBadRequest, http.StatusForbidden:
 	default:
-		return false
+		ofGrant := []string{"invalid_grant", "mfa_required", "consent_required", "interaction_required"}
+		return e.Status/100 == 4 && slices.Contains(ofGrant, code)
 	}
-	switch code := e.code(); code {
+	switch code {
 	case "", "invalid_client", "unsupported_grant_type", "temporarily_unavailable", "server_error":
 		return false
 	case "too_many_requests", "slow_down":

@@ -26,12 +26,18 @@ const MaxSize = 64 << 10
 // changed, and safe for concurrent use.
 type Claims struct{ top map[string]any }
 
-// Text is a claim that is a string with control characters, which no header may hold. As text, they are replaced; in
-// an expression, it is the string as it came.
+// Text is a claim that is a string which no header can hold as it is: see oneLine. As text, it is one that a header
+// can hold; in an expression, it is the string as it came.
 type Text string
 
 // String implements fmt.Stringer.
 func (t Text) String() string { return oneLine(string(t)) }
+
+// ID is a Text that names a person: it keeps its control characters, so that no two look the same.
+type ID string
+
+// String implements fmt.Stringer.
+func (id ID) String() string { return keepEnds(string(id)) }
 
 // List is a claim that is an array. As text, its elements are joined with commas,
 // as in Caddy's other JWT modules; in an expression it is a list. An element may hold a
@@ -42,9 +48,9 @@ type List []any
 func (l List) String() string {
 	texts := make([]string, len(l))
 	for i, element := range l {
-		texts[i] = text(element)
+		texts[i] = oneLine(text(element))
 	}
-	return oneLine(strings.Join(texts, ","))
+	return strings.Join(texts, ",")
 }
 
 // Object is a claim that is an object. As text, it is JSON.
@@ -55,21 +61,41 @@ func (o Object) String() string { return oneLine(toJSON(o)) }
 
 // Shown returns a claim, as [Claims.Lookup] returns it, for what shows it as text.
 func Shown(claim any) any {
-	if s, ok := claim.(string); ok && strings.ContainsFunc(s, unicode.IsControl) {
+	if s, ok := claim.(string); ok && oneLine(s) != s {
 		return Text(s)
 	}
 	return claim
 }
 
-// oneLine returns a text with U+FFFD, the replacement character, for its control characters: spaces at the end of a
-// header would be dropped (RFC 9110, section 5.5), and leave what may be another person's name.
+// ShownID is Shown for a claim that names a person.
+func ShownID(claim any) any {
+	if s, ok := claim.(string); ok && keepEnds(s) != s {
+		return ID(s)
+	}
+	return claim
+}
+
+// oneLine returns a text with U+FFFD, the replacement character, for what a header cannot hold: control characters,
+// and spaces at its ends.
 func oneLine(s string) string {
-	return strings.Map(func(r rune) rune {
+	return keepEnds(strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return unicode.ReplacementChar
 		}
 		return r
-	}, s)
+	}, s))
+}
+
+// keepEnds returns a text with U+FFFD for the spaces and tabs at its ends: in a header, they would be dropped (RFC
+// 9110, section 5.5), and leave what may be another person's name.
+func keepEnds(s string) string {
+	const blanks, kept = " \t", string(unicode.ReplacementChar)
+	rest := strings.TrimLeft(s, blanks)
+	inner := strings.TrimRight(rest, blanks)
+	if len(inner) == len(s) {
+		return s
+	}
+	return strings.Repeat(kept, len(s)-len(rest)) + inner + strings.Repeat(kept, len(rest)-len(inner))
 }
 
 // Parse reads a JWT's payload. Of a duplicate name, the last value counts (RFC 7519,

@@ -28,6 +28,15 @@ type place struct {
 	begins bool                     // a page visit without a session begins a login
 }
 
+// names returns the names of the site, for people.
+func (p place) names() string {
+	names := make([]string, len(p.hosts))
+	for i, host := range p.hosts {
+		names[i] = inURL(host)
+	}
+	return strings.Join(names, ", ")
+}
+
 // places finds the blocks in the servers' routes, and in the named routes that these invoke. It does not find
 // a block inside a handler that package routing does not know.
 func places(

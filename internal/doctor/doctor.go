@@ -304,7 +304,7 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	}
 	told := make(map[string]bool)
 	for _, place := range b.places {
-		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
+		target := cmp.Or(place.names(), "any host")
 		f := d.protects(place.block, place)
 		if !told[target+f.Detail] {
 			told[target+f.Detail] = true
@@ -312,7 +312,7 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 		}
 	}
 	for _, place := range b.places {
-		target := strings.Join(place.hosts, ", ")
+		target := place.names()
 		if rival := d.rival(place); rival != nil && !told["cookie"+target] {
 			told["cookie"+target] = true
 			d.ask(&b.Checks, "cookie", target, func() aventus.Finding { return rivalry(rival) })
@@ -320,11 +320,11 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 	}
 	for _, uri := range b.RedirectURIs {
 		if u, err := url.Parse(uri); err == nil && b.isDeaf(u) {
-			d.ask(&b.Checks, "hosts", u.Hostname(), func() aventus.Finding { return deaf(u) })
+			d.ask(&b.Checks, "hosts", inURL(u.Hostname()), func() aventus.Finding { return deaf(u) })
 		}
 	}
 	for _, place := range b.places {
-		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
+		target := cmp.Or(place.names(), "any host")
 		if place.block.TakesBearers && !told["api"+target] {
 			told["api"+target] = true
 			d.ask(&b.Checks, "metadata", target, func() aventus.Finding { return d.metadata(place) })
@@ -338,7 +338,7 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return apart[host] })
 	}
 	for _, host := range b.unlisted() {
-		d.ask(&b.Checks, "hosts", host, func() aventus.Finding { return b.strayHost(host) })
+		d.ask(&b.Checks, "hosts", inURL(host), func() aventus.Finding { return b.strayHost(host) })
 	}
 	for _, uri := range b.RedirectURIs {
 		d.ask(&b.Checks, "callback", uri, func() aventus.Finding { return d.findCallback(b, uri) })
@@ -347,7 +347,7 @@ func (d *doctor) askBlock(ctx context.Context, b *block) {
 		d.ask(&b.Checks, "logout", uri, func() aventus.Finding { return d.findLogout(b, uri) })
 	}
 	for _, place := range b.places {
-		target := cmp.Or(strings.Join(place.hosts, ", "), "any host")
+		target := cmp.Or(place.names(), "any host")
 		if f, found := d.examineErrorRoutes(place); found && !told[target+f.Detail] {
 			told[target+f.Detail] = true
 			d.ask(&b.Checks, "errors", target, func() aventus.Finding { return f })

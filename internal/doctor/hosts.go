@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -55,8 +56,12 @@ func (b *block) strayHost(host string) aventus.Finding {
 		return f
 	}
 	f.Detail = fmt.Sprintf("who signs in there comes back to %s, without a session here", to)
-	f.Next = fmt.Sprintf("share one login with %q, or have redirect_uri say %s and register each host's, "+
-		"unless a proxy in front of Caddy sends another Host", "hosts "+host, hostPlaceholder)
+	share := fmt.Sprintf("share one login with %q, or ", "hosts "+host)
+	if net.ParseIP(host) != nil { // which is not for addresses
+		share = ""
+	}
+	f.Next = fmt.Sprintf("%shave redirect_uri say %s and register each host's, "+
+		"unless a proxy in front of Caddy sends another Host", share, hostPlaceholder)
 	return f
 }
 

@@ -181,7 +181,7 @@ func (l *loaded) before(b *Block, p place) string {
 func (l *loaded) scoutAt(p place, path string) *scout {
 	host := anyHost
 	if len(p.hosts) > 0 && !strings.Contains(p.hosts[0], "{") {
-		host = strings.ReplaceAll(p.hosts[0], "*", "any")
+		host = inURL(strings.ReplaceAll(p.hosts[0], "*", "any"))
 	}
 	return l.newScout(p.server, &url.URL{Host: host, Path: path})
 }
