@@ -86,8 +86,8 @@ func TestErrorRoutesOfSubroutes(t *testing.T) {
 	}
 }
 
-// TestErrorRoutesBehindIntercept: an intercept around a subroute gets what the subroute's error routes answer, and could
-// serve the protected file in its place. It does not get the module's own answer.
+// TestErrorRoutesBehindIntercept: an intercept around a subroute gets what the subroute's error routes answer, and
+// could serve the protected file in its place. It does not get the module's own answer.
 func TestErrorRoutesBehindIntercept(t *testing.T) {
 	w, load := jsonWorld(t)
 	load("", `{"handle": [`+jsonRoot+`, {"handler": "intercept", "handle_response": [{"match": {"status_code": [401]},
