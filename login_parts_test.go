@@ -213,6 +213,46 @@ func TestStatesThatAreNone(t *testing.T) {
 	}
 }
 
+// TestCallbackOfAnotherBlock: of two blocks with one redirect URI, either gets the callbacks of its own logins, also
+// behind a proxy that names the site otherwise, and none of a block at another host, or with another path.
+func TestCallbackOfAnotherBlock(t *testing.T) {
+	for _, c := range []struct {
+		redirectURI, host string // of the other block, and of the request
+		isItsOwn          bool
+	}{
+		{bareSite + "/oauth2/callback", "example.com", true},
+		{bareSite + "/oauth2/callback", "behind.internal", true},
+		{"https://behind.internal/oauth2/callback", "behind.internal", true},
+		{"https://other.example.com/oauth2/callback", "behind.internal", false},
+		{"https://other.example.com/oauth2/callback", "example.com", false},
+		{bareSite + "/oauth2/another", "example.com", false},
+	} {
+		p := newParts(t)
+		first := p.logins()
+		own := p.sites
+		p.sites = newSites(c.redirectURI, nil, []string{"https://auth.example.com/", "of another client"}, nil)
+		second := p.logins()
+		second.others = first.others
+		for _, ls := range []*logins{first, second} {
+			first.others.join(&handOvers{sites: ls.sites, logins: ls})
+		}
+		_, state, cookie := p.begin(second, "/page")
+		p.sites = own
+		r := p.request("GET", "/oauth2/callback", "Cookie", cookie)
+		r.Host = c.host
+		_, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+			return first.finish(w, r, p.at(), map[string]string{"state": state, "code": "a-code"})
+		}, r)
+		want := errState.code
+		if c.isItsOwn {
+			want = errToken.code
+		}
+		if got != want {
+			t.Errorf("a login at %s, by %s: %s, want %s", c.redirectURI, c.host, got, want)
+		}
+	}
+}
+
 // TestLoginBesideOtherHeaders: where other handlers have set header fields already, the answer as a whole still fits
 // what a proxy in front takes.
 func TestLoginBesideOtherHeaders(t *testing.T) {
