@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -249,6 +250,48 @@ func TestCallbackOfAnotherBlock(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("a login at %s, by %s: %s, want %s", c.redirectURI, c.host, got, want)
+		}
+	}
+}
+
+// TestBlocksOfACallback: the other blocks to which a callback may belong that came to a block of one host, by where it
+// was sent: those with its path at that host, or at the host of the block's own redirect URI.
+func TestBlocksOfACallback(t *testing.T) {
+	own := &handOvers{sites: newSites(bareSite+"/cb", nil, nil, nil), logins: new(logins)}
+	all, names := new(callbacks), map[*handOvers]string{own: "own"}
+	all.join(own)
+	for name, sites := range map[string]*sites{
+		"alike":  newSites(bareSite+"/%63b", nil, nil, nil),
+		"path":   newSites(bareSite+"/other", nil, nil, nil),
+		"group":  newSites(bareSite+"/cb", newHostGroup("example.com", []string{secondHost}), nil, nil),
+		"second": newSites(secondSite+"/cb", nil, nil, nil),
+		"any":    newSites("https://"+hostPlaceholder+"/cb", nil, nil, nil),
+	} {
+		ho := &handOvers{sites: sites, logins: new(logins)}
+		names[ho] = name
+		all.join(ho)
+	}
+	list := func(found []*handOvers) string {
+		var them []string
+		for _, ho := range found {
+			them = append(them, names[ho])
+		}
+		slices.Sort(them)
+		return strings.Join(them, " ")
+	}
+	for _, c := range []struct{ host, served, sharing string }{
+		{"example.com", "alike any group", "alike any group"},
+		{"EXAMPLE.com.:443", "alike any group", "alike any group"},
+		{secondHost, "any group second", "alike any group second"},
+		{"behind.internal", "any", "alike any"},
+		{"", "", "alike"},
+	} {
+		r := newParts(t).request("GET", "/cb")
+		r.Host = c.host
+		served, sharing := list(all.servedAt(own, r)), list(all.sharing(own.logins, r, *own.sites.fixed))
+		if served != c.served || sharing != c.sharing {
+			t.Errorf("%q: served by %q, want %q; shared with %q, want %q", c.host, served, c.served, sharing,
+				c.sharing)
 		}
 	}
 }
