@@ -193,6 +193,8 @@ func TestBadCaddyfile(t *testing.T) {
 			"redirect_uri has the parameter code", ":5"},
 		{replaced("https://example.com/cb", "https://example.com/cb?a=1&a=2"),
 			"redirect_uri has the parameter a", ":5"},
+		{replaced("https://example.com/cb", "https://example.com/cb?a=1;b=2"),
+			"redirect_uri has a query that is not well-formed", ":5"},
 		{replaced("https://example.com/cb", "https://example.com/a/../cb"),
 			"redirect_uri has a path that no browser asks for", ":5"},
 		{replaced("https://example.com/cb", "https://example.com:99999/cb"),

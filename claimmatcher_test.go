@@ -109,6 +109,16 @@ func TestRequireDomain(t *testing.T) {
 	w.expect(b.get("/"), http.StatusOK)
 }
 
+// TestClaimMatcherAlone: where no block stands, nobody is identified, and nobody has a claim.
+func TestClaimMatcherAlone(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		return w.site + " {\n@x aventus_claim sub auth0|ada\nrespond @x yes\nrespond no\n}"
+	}})
+	if a := w.browser().get("/"); a.body != "no" {
+		t.Errorf("a request that no block has seen gets %q", a.body)
+	}
+}
+
 // TestClaimMatcherConfig: a matcher that is wrong, or would be asked too early, keeps the config from loading.
 func TestClaimMatcherConfig(t *testing.T) {
 	for lines, want := range map[string]string{

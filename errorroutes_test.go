@@ -260,3 +260,19 @@ func TestUnguardedErrorsInTheLog(t *testing.T) {
 		}
 	}
 }
+
+// TestStrictSNIInTheLog: a host that is not the one of the TLS handshake is refused before the block sees the request.
+func TestStrictSNIInTheLog(t *testing.T) {
+	p := newParts(t)
+	errors := `"errors": {"routes": [{"handle": [{"handler": "file_server"}]}]}`
+	for config, want := range map[string]string{
+		`{` + errors + `, "strict_sni_host": true}`:  "strict_sni_host",
+		`{` + errors + `, "strict_sni_host": false}`: "",
+		`{` + errors + `}`:                           "",
+	} {
+		routes, _ := p.errorRoutesOf([]byte(config))
+		if _, fails := routes.unguarded(routes.hostsOf(p.request("GET", "/secret"))); fails != want {
+			t.Errorf("%s: %q may fail, want %q", config, fails, want)
+		}
+	}
+}

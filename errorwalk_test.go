@@ -86,6 +86,20 @@ func TestErrorRoutesOfSubroutes(t *testing.T) {
 	}
 }
 
+// TestErrorRoutesBehindIntercept: an intercept around a subroute gets what the subroute's error routes answer, and could
+// serve the protected file in its place. It does not get the module's own answer.
+func TestErrorRoutesBehindIntercept(t *testing.T) {
+	w, load := jsonWorld(t)
+	load("", `{"handle": [`+jsonRoot+`, {"handler": "intercept", "handle_response": [{"match": {"status_code": [401]},
+		"routes": [{"handle": [{"handler": "rewrite", "uri": "{http.request.orig_uri.path}"}, `+jsonFiles+`]}]}]},
+		{"handler": "subroute", "routes": [{"handle": [%block, `+jsonFiles+`]}],
+		"errors": {"routes": [{"handle": [`+jsonPage+`, `+jsonFiles+`]}]}}]}`)
+	a := w.browser().do("GET", "/secret.txt", "Accept", "application/json")
+	if a.StatusCode != http.StatusUnauthorized || a.body != signIn {
+		t.Errorf("answered %d %q", a.StatusCode, a.body)
+	}
+}
+
 // TestErrorRoutesFallThrough: what a subroute's error routes do not answer, Caddy hands
 // on to the handlers behind the subroute. Those are what the block in it protects.
 func TestErrorRoutesFallThrough(t *testing.T) {

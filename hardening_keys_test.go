@@ -88,6 +88,20 @@ func TestWithdrawnWhileTheKeysAreDown(t *testing.T) {
 	}
 }
 
+// TestStillGoodByNewKeys: a stream's token that is good by the new keys is not verified at each check until the next.
+func TestStillGoodByNewKeys(t *testing.T) {
+	w := newWorld(t, setup{block: "accept_bearer"})
+	b := handlers()[0].house.identifier.bearers
+	g := &grant{bearer: bearer + w.issuer.SignJWT(w.tokenClaims(nil))}
+	var keys any // none that there is
+	if _, refused := b.identify(t.Context(), []string{g.bearer}); refused != nil {
+		t.Fatal(refused.cause)
+	}
+	if b.isWithdrawn(t.Context(), g, &keys) || keys != b.keys.Version() {
+		t.Errorf("a token that is good is known to be so by %v, want %v", keys, b.keys.Version())
+	}
+}
+
 // TestKeysLag: made-up key ids can have the key set fetched a moment before the authorization server turns its keys,
 // and a key set in a CDN lags behind. A renewal meanwhile costs neither the session nor its refresh token.
 func TestKeysLag(t *testing.T) {

@@ -169,6 +169,26 @@ func TestEarlyHintsKeepTheCookie(t *testing.T) {
 	}
 }
 
+// TestClosedStreamWritesNothing: once its session is over, a stream that goes on writing reaches nobody.
+func TestClosedStreamWritesNothing(t *testing.T) {
+	p := newParts(t)
+	w := httptest.NewRecorder()
+	own := &privateWriter{
+		ResponseWriter: w, stream: new(stream),
+		passage: &passage{cookies: p.cookies, hasEnded: p.keeper.hasEnded, vary: []string{"Cookie"}},
+	}
+	if _, err := io.WriteString(own, "before"); err != nil {
+		t.Error(err)
+	}
+	own.stream.closed.Store(true)
+	if _, err := io.WriteString(own, "after"); !errors.Is(err, errSessionOver) {
+		t.Errorf("after the end: %v", err)
+	}
+	if got := w.Body.String(); got != "before" {
+		t.Errorf("the visitor got %q", got)
+	}
+}
+
 // TestUseIsNotedWithTheCookie: the other hosts that share a session are told of its use as the browser is, with the
 // header of the answer. A request that ends in the error routes is no use.
 func TestUseIsNotedWithTheCookie(t *testing.T) {

@@ -35,6 +35,7 @@ func TestHolds(t *testing.T) {
 		{`{"upn":"Ada@EXAMPLE.Com"}`, "upn", []string{"*@example.COM"}, true},
 		{`{"upn":["x@evil.test","ada@example.com"]}`, "upn", []string{"*@example.com"}, true},
 		{`{"upn":"ada@example.com"}`, "upn", []string{"*@example.org", "*@example.com"}, true},
+		{`{"hd":"ada@example.com"}`, "hd", []string{"example.com"}, false},
 		{`{"upn":"*@example.com"}`, "upn", []string{"*@example.com"}, true},
 		{`{"upn":"@example.com"}`, "upn", []string{"*@example.com"}, false},
 		{`{"upn":"example.com"}`, "upn", []string{"*@example.com"}, false},
