@@ -47,8 +47,8 @@ func (s *Shelf) Settled(id string, expires time.Time) <-chan struct{} {
 	return settled(s.storage, s.key(id, expires))
 }
 
-// eachInCall is how many values Each loads in one call of a bounded storage. The goroutine and the timer of a call cost
-// as much as reading a small file.
+// eachInCall is how many values Each loads in one call of a bounded storage. The goroutine and the timer of a call
+// cost as much as reading a small file.
 const eachInCall = 16
 
 // Each calls f with all values, expired or not, in any order, until f fails. It loads several values at a time, and
