@@ -263,7 +263,7 @@ func TestSentHeaderIsRestored(t *testing.T) {
 	for _, tokenHeader := range []string{"", "Authorization", "X-Token"} {
 		sent := http.Header{
 			"Authorization": {"Bearer made-up"}, "Cookie": {"session=x; a=b", "c=d"}, "Upgrade": {"h2c"},
-			"Connection": {"Upgrade, X-Named, X-Set"}, "X-Token": {"one", "two"}, "X_token": {"three"},
+			"Connection": {"Upgrade, X-Named, X-Set, X-Missing"}, "X-Token": {"one", "two"}, "X_token": {"three"},
 			"X-Named": {"named"}, "X-Set": {"named"}, "X-Other": {"other"},
 		}
 		for _, less := range [][]string{

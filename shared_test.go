@@ -242,6 +242,46 @@ func TestStorageFailsInTheLog(t *testing.T) {
 	}
 }
 
+// TestStorageAmongOthers: what a config leaves goes on with the storage that is its own by another name, whichever
+// others the next config has.
+func TestStorageAmongOthers(t *testing.T) {
+	var clock testClock
+	clock.now.Store(1_800_000_000)
+	shareAt := func(path string) (*shared, func() error) {
+		s, release, err := share(&certmagic.FileStorage{Path: path}, zap.NewNop(), clock.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.storage.Load(t.Context(), "anything")
+		return s, release
+	}
+	var releases []func() error
+	for range 7 {
+		_, release := shareAt(t.TempDir())
+		releases = append(releases, release)
+	}
+	for i := range byte(5) { // they are asked in any order
+		dir := t.TempDir()
+		before, releaseBefore := shareAt(dir)
+		next, releaseNext := shareAt(dir + "/")
+		if err := before.ended.End(t.Context(), records.ID{i}, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if err := releaseBefore(); err != nil {
+			t.Error(err)
+		}
+		if !next.ended.Has(records.ID{i}, clock.Now()) {
+			t.Error("what has ended is not handed on")
+		}
+		releases = append(releases, releaseNext)
+	}
+	for _, release := range releases {
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestStorageOfTheConfigBefore: where two configs have one storage that they name otherwise, what the one before knows
 // goes on, also where the next one has asked the storage already. Another storage by the same name is learned anew.
 func TestStorageOfTheConfigBefore(t *testing.T) {

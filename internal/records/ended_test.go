@@ -66,6 +66,36 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// TestEndedForgets: what would have ended by itself takes no memory in an instance that learns all along, and so
+// never lists all there is again.
+func TestEndedForgets(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	e := NewEnded(s, clock.steady())
+	if err := e.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, lasts := range []time.Duration{time.Hour, 10 * time.Hour} {
+		if err := e.End(t.Context(), numbered(1, i), clock.Now().Add(lasts)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.countAll("")
+	for range 24 { // two hours
+		clock.Add(5 * time.Minute)
+		if err := e.Learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.count("List aventus_auth/ended/all"); n != 0 {
+		t.Fatalf("all there is was listed %d times", n)
+	}
+	ends := 0
+	e.ended.each(func(ID, end) { ends++ })
+	if ends != 1 || !e.Has(numbered(1, 1), clock.Now()) {
+		t.Errorf("memory is left with %d ends", ends)
+	}
+}
+
 // TestEndedCost: what is asked for each time grows with what is new, not with all.
 func TestEndedCost(t *testing.T) {
 	storage, clock := newStorage(t), newClock()
