@@ -75,11 +75,12 @@ func (c *cookies) clear(w http.ResponseWriter) { c.set(w, c.session, "", 0) }
 // the attributes: without them, browsers keep a cookie whose name begins with
 // __Host-.
 func (c *cookies) set(w http.ResponseWriter, name, value string, maxAge time.Duration) {
-	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) +
-		"; HttpOnly; SameSite=Lax"
+	secure := ""
 	if c.secure {
-		cookie += "; Secure"
+		secure = "; Secure"
 	}
+	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) +
+		"; HttpOnly; SameSite=Lax" + secure
 	// One of a name is enough, where several blocks share it.
 	header := w.Header()
 	header["Set-Cookie"] = append(withoutSetCookie(header, name), cookie)

@@ -91,7 +91,7 @@ func NewEnded(storage certmagic.Storage, clock *Clock) *Ended {
 			learnTimeout),
 		lately: newEndPlace(newPeriods(storage, clock, "aventus_auth/ended/lately", latelyEach), latelyFor,
 			storageTimeout),
-		slow:     patient(storage, learnTimeout),
+		slow:     patient(storage, learnTimeout, 1),
 		learning: learning,
 		stop:     stop,
 
