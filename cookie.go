@@ -100,6 +100,14 @@ func (c *cookies) takeBack(header http.Header) {
 	}
 }
 
+// sets reports whether an answer sets a cookie of the module's. A site may set others before.
+func (c *cookies) sets(header http.Header) bool {
+	return slices.ContainsFunc(header["Set-Cookie"], func(line string) bool {
+		name, _, _ := strings.Cut(line, "=")
+		return slices.Contains(c.own(), name)
+	})
+}
+
 // clears reports whether an answer deletes a cookie of the module's.
 func (c *cookies) clears(header http.Header) bool {
 	return slices.ContainsFunc(header["Set-Cookie"], func(line string) bool {

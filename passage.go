@@ -66,7 +66,7 @@ func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identit
 			r.Header[ps.tokenHeader] = own.token[:]
 		}
 	}
-	if _, own.sealed = w.Header()["Set-Cookie"]; own.sealed && id.session != nil {
+	if own.sealed = ps.cookies.sets(w.Header()); own.sealed && id.session != nil {
 		ctx := r.Context()
 		own.noteUse = func() { ps.noteUse(ctx, id.session) }
 	}

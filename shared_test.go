@@ -82,6 +82,28 @@ func TestReloadDuringLogin(t *testing.T) {
 	w.expect(b.get("/page"), http.StatusOK)
 }
 
+// TestReloadDuringAStream: a stream that was opened under the config before ends with its session all the same, also
+// where the next config names the storage otherwise.
+func TestReloadDuringAStream(t *testing.T) {
+	checkStreamsOften(t)
+	for _, storage := range []string{"/storage", "/./storage"} {
+		w := newWorld(t, setup{block: "logout /logout", caddyfile: "%s\nreverse_proxy " + newStreamer(t)})
+		b := w.browser()
+		b.login("/oops?")
+		_, in := w.open("/events", "Cookie: "+b.cookieHeader()+"\r\nAccept: text/event-stream\r\n")
+		w.run(strings.NewReplacer("logout /logout", "logout /logout\nprofile /me", w.dir+"/storage", w.dir+storage).
+			Replace(w.config))
+		if !streamGoesOn(in) {
+			t.Errorf("%s: the stream ends with its config", storage)
+		}
+		w.expect(b.get("/logout"), http.StatusOK)
+		w.clock.Add(records.LearnInterval)
+		if !streamEnds(in) {
+			t.Errorf("%s: the stream outlasts its session", storage)
+		}
+	}
+}
+
 // TestFailedReload: a config that fails to load after a block was set up takes its storage with it, and the one
 // that goes on has its own again, however often that happens.
 func TestFailedReload(t *testing.T) {

@@ -242,6 +242,38 @@ func TestEndedStops(t *testing.T) {
 	}
 }
 
+// TestKnownWhenStopped: what outlives the last configuration asks for itself, as often as it would be told, and goes on
+// by what it knows while the storage is down.
+func TestKnownWhenStopped(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	other, here := use(t, s.view(), clock), use(t, s, clock)
+	if err := errors.Join(here.Known(t.Context(), clock.Now()), here.Destruct()); err != nil {
+		t.Fatal(err)
+	}
+	for n := range byte(3) {
+		if err := other.End(t.Context(), ID{n}, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		isDown := n == 1
+		if s.on(nil); isDown {
+			s.on(failing)
+		}
+		clock.Add(LearnInterval)
+		s.countAll("")
+		for range 3 {
+			if err := here.Known(t.Context(), clock.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+		if asked := s.count("List aventus_auth/ended/lately"); asked > 1 {
+			t.Errorf("the storage was asked %d times", asked)
+		}
+		if here.Has(ID{n}, clock.Now()) == isDown {
+			t.Errorf("end %d: known %t", n, !isDown)
+		}
+	}
+}
+
 // TestEndedBeginsOnce: of many requests that come at once, one begins the learning, and
 // all wait for what is learned first.
 func TestEndedBeginsOnce(t *testing.T) {
