@@ -95,3 +95,23 @@ func TestEventOfBackchannelLogout(t *testing.T) {
 		t.Errorf("events %q, want %q", recorded.events, want)
 	}
 }
+
+// TestEventsOfHosts: where one block serves several hosts, an event says at which of them it happened, as the log does.
+func TestEventsOfHosts(t *testing.T) {
+	g := newGroup(t, setup{
+		block:  "logout /logout",
+		global: "events {\non login aventus_auth_test\non logout aventus_auth_test\n}",
+	}, false)
+	recorded.events = nil
+	b := g.browser()
+	b.visit(g.app + "/")
+	b.visit(g.wiki + "/logout")
+	recorded.mu.Lock()
+	defer recorded.mu.Unlock()
+	about := func(event, site string) string {
+		return event + " map[client_ip:127.0.0.1 session:a session site:" + site + " user_id:auth0|ada]"
+	}
+	if want := []string{about("login", g.login), about("logout", g.wiki)}; !slices.Equal(recorded.events, want) {
+		t.Errorf("events %q, want %q", recorded.events, want)
+	}
+}
