@@ -529,6 +529,43 @@ func TestRenewalOfALongURL(t *testing.T) {
 	}
 }
 
+// TestLongestURLThatRenews: at another host, the longest URL whose visit renews a token comes back whole, and the next
+// would not.
+func TestLongestURLThatRenews(t *testing.T) {
+	h := newHandedOver(t)
+	page := func(chars int) (r *http.Request, renews, isWhole bool) {
+		r = h.at(secondHost, h.parts.request("GET", "/"+strings.Repeat("x", chars), "Sec-Fetch-Mode", "navigate"))
+		at, err := h.sites.of(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := h.expect("Found", func() (*httptest.ResponseRecorder, string) {
+			return h.outcome(func(w http.ResponseWriter, r *http.Request) error {
+				return h.ho.start(w, r, toRenewSession, http.StatusFound)
+			}, r)
+		})
+		u, err := url.Parse(w.Header().Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := h.ho.requests.open(t.Context(), at, u.Query().Get(requestParam))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, h.ho.comesBackWhole(httptest.NewRecorder(), r, at), v.returnTo == r.URL.RequestURI()
+	}
+	for _, chars := range []int{100, 500, 1500} {
+		if _, renews, isWhole := page(chars); renews != isWhole {
+			t.Errorf("%d: renews %t, comes back whole %t", chars, renews, isWhole)
+		}
+	}
+	for chars := 500; chars < 1500; chars++ {
+		if r, renews, isWhole := page(chars); renews != isWhole {
+			t.Fatalf("a URL of %d characters: renews %t, comes back whole %t", len(r.URL.Path), renews, isWhole)
+		}
+	}
+}
+
 // TestTicketThatCannotBeUsed: where the storage keeps a ticket from being redeemed, a browser that has a session of
 // the same family, which it wanted to renew, goes to the page. Whoever has signed in as somebody else is told.
 func TestTicketThatCannotBeUsed(t *testing.T) {

@@ -195,6 +195,8 @@ func TestWhoStandsInFront(t *testing.T) {
 		"in the same group": {
 			routes: route(never+`"group": "a", `, other) + ", " + route(`"group": "a", `, block, respond),
 		},
+		"in front, and in the same group": {routes: route("", other, fmt.Sprintf(subroute,
+			route(never+`"group": "a", `, other)+", "+route(`"group": "a", `, block, respond))), others: true},
 		"by a matcher": {routes: route(never, other) + ", " + route("", block, respond), others: true},
 		"around a subroute": {routes: route("", other, fmt.Sprintf(subroute, route("", block, respond))),
 			others: true},
