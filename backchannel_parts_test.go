@@ -79,7 +79,7 @@ func TestLogoutTokenRequests(t *testing.T) {
 	}
 }
 
-// TestLogoutTokenRequestsThatAreNone: a request is refused that is no POST of one whole form, or was none when it came.
+// TestLogoutTokenRequestsThatAreNone: a request is refused that is no POST of one whole form, or was none as sent.
 func TestLogoutTokenRequestsThatAreNone(t *testing.T) {
 	for what, c := range map[string]struct {
 		method string
