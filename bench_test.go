@@ -303,7 +303,7 @@ func benchToken(size int) string {
 }
 
 // benchCookie returns the Cookie header of a session with a JWT of that size.
-func benchCookie(b *testing.B, h *Handler, size int) string {
+func benchCookie(b testing.TB, h *Handler, size int) string {
 	b.Helper()
 	w := httptest.NewRecorder()
 	_, err := h.house.keeper.save(w, b.Context(), *h.house.gate.sites.fixed, nil,

@@ -98,7 +98,7 @@ func TestRenewalByVisitInVain(t *testing.T) {
 	}
 }
 
-// TestBindingOfTheFuture: a login that began while a clock was far ahead has not begun lately by the one that is right.
+// TestBindingOfTheFuture: what began while a clock was far ahead has not begun lately by the clock that is right.
 func TestBindingOfTheFuture(t *testing.T) {
 	now := newParts(t).clock.Now()
 	for ahead, want := range map[time.Duration]bool{

@@ -282,7 +282,7 @@ func (l *login) isDoneBy(k *keptSession) bool { return k != nil && (l.visit == n
 // front, so whatever the path looks like, a browser stays on the site.
 func (ls *logins) goBack(w http.ResponseWriter, r *http.Request, at site, l *login, k *keptSession) error {
 	if l.visit != nil {
-		return ls.tickets.issue(w, r, l.visit, k, true)
+		return ls.tickets.issue(w, r, l.visit, k.handle, true)
 	}
 	return ls.answers.redirect(w, at.origin+l.returnTo, http.StatusSeeOther)
 }

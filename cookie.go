@@ -75,11 +75,12 @@ func (c *cookies) clear(w http.ResponseWriter) { c.set(w, c.session, "", 0) }
 // the attributes: without them, browsers keep a cookie whose name begins with
 // __Host-.
 func (c *cookies) set(w http.ResponseWriter, name, value string, maxAge time.Duration) {
-	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) +
-		"; HttpOnly; SameSite=Lax"
+	secure := ""
 	if c.secure {
-		cookie += "; Secure"
+		secure = "; Secure"
 	}
+	cookie := name + "=" + value + "; Path=/; Max-Age=" + strconv.Itoa(int(maxAge/time.Second)) +
+		"; HttpOnly; SameSite=Lax" + secure
 	// One of a name is enough, where several blocks share it.
 	header := w.Header()
 	header["Set-Cookie"] = append(withoutSetCookie(header, name), cookie)
@@ -97,6 +98,14 @@ func (c *cookies) takeBack(header http.Header) {
 	} else {
 		delete(header, "Set-Cookie")
 	}
+}
+
+// sets reports whether an answer sets a cookie of the module's. A site may set others before.
+func (c *cookies) sets(header http.Header) bool {
+	return slices.ContainsFunc(header["Set-Cookie"], func(line string) bool {
+		name, _, _ := strings.Cut(line, "=")
+		return slices.Contains(c.own(), name)
+	})
 }
 
 // clears reports whether an answer deletes a cookie of the module's.

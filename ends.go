@@ -219,9 +219,6 @@ func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
 	return e.ended.HasEverywhere(family, now)
 }
 
-// isFamilyUnwritten is isUnwritten for a family.
-func (e *ends) isFamilyUnwritten(family records.ID) bool { return e.ended.IsUnwritten(family) }
-
 // after returns the first moment at which a session of a user may begin, and of a family, and not have
 // ended with those before it.
 func (e *ends) after(s *session) time.Time {

@@ -89,6 +89,7 @@ func (g *gate) guard(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		return g.answers.refuse(w, r, refused)
 	}
 	if id.session != nil {
+		defer g.keeper.memory.weigh(id.session) // it may not come again, and takes its memory all the same
 		if g.renewsByVisit(w, r, at, was, id.session, now) {
 			return g.handOvers.start(w, r, toRenewSession, http.StatusFound)
 		}

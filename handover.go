@@ -98,12 +98,12 @@ type tickets struct {
 // has to be a member still. At the end of a login it is sent by a page, since the authorization server's page
 // may allow its form no other origin than the redirect URI's: Chromium holds each redirect that answers the
 // form against that, as answers.sendForm has it. So it is if the ticket is too long for the header.
-func (ts *tickets) issue(w http.ResponseWriter, r *http.Request, v *visit, k *keptSession, afterLogin bool) error {
+func (ts *tickets) issue(w http.ResponseWriter, r *http.Request, v *visit, d *handle, afterLogin bool) error {
 	to, err := ts.sites.member(v.host)
 	if err != nil {
 		return ts.answers.fail(w, r, errState, unlisted(v))
 	}
-	plaintext, err := (&ticket{visit: v, handle: k.handle}).marshal()
+	plaintext, err := (&ticket{visit: v, handle: d}).marshal()
 	if err != nil {
 		return ts.answers.fail(w, r, errInternal, err)
 	}
@@ -377,12 +377,18 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	// login helps.
 	isShared := k != nil && k.isShared()
 	isGood := isShared && v.restarts < maxRounds-1
+	var left *handle
+	if v.aim == toEndSession && err == nil && k == nil {
+		left = ho.keeper.leftIn(r.Context(), at, was.cookies)
+	}
 	switch {
 	case err != nil && v.aim == toRenewSession: // the token that the session has is still good
 		ho.answers.note(r, errStorage.code, errStorage.status, err)
 		return ho.answers.redirect(w, to.origin+v.returnTo, http.StatusFound)
 	case err != nil:
 		return ho.answers.fail(w, r, errStorage, err)
+	case left != nil: // over here, but it may be in use at another host, or another of its family
+		return ho.tickets.issue(w, r, v, left, false)
 	case v.aim == toEndSession && k != nil && !isShared: // one from before there were hosts
 		return ho.answers.fail(w, r, notOutAt(at.login), nil)
 	case v.aim == toEndSession && !isShared && isEmbedded(r):
@@ -390,13 +396,10 @@ func (ho *handOvers) answerRequest(w http.ResponseWriter, r *http.Request, at si
 	case v.aim == toEndSession && !isShared && isCrossSite(r) && isFrame(r): // the browser withholds the cookies
 		return ho.answers.fail(w, r, errNotOut.saying("You may still be signed in: a frame of another site "+
 			"cannot tell. Sign out in a tab of its own."), nil)
-	case v.aim == toEndSession && !isShared: // nothing is to be ended, or what could not be written is
-		if err := ho.logouts.endAgain(r, at); err != nil {
-			return ho.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
-		}
+	case v.aim == toEndSession && !isShared: // nothing is to be ended
 		return ho.requests.sendBack(w, r, to, v)
 	case v.aim == toEndSession, isGood && !(v.aim == toRenewSession && ho.isDue(was, k, ho.now())):
-		return ho.tickets.issue(w, r, v, k, false)
+		return ho.tickets.issue(w, r, v, k.handle, false)
 	case isEmbedded(r): // nobody can sign in there
 		return ho.answers.refuse(w, r, &refusal{failure: errLoginRequired})
 	case v.aim == toRenewSession && k != nil && canWait(k, ho.now()) && !ho.logins.fits(w, at, &login{visit: v}):

@@ -202,6 +202,54 @@ func TestLogoutWhereTheLifetimeIsShorter(t *testing.T) {
 	}
 }
 
+// TestLogoutWhereTheLoginHostIsIdle: a logout at a host that has no session ends what another host has, though the
+// login host's own is idle, which a host need not notice.
+func TestLogoutWhereTheLoginHostIsIdle(t *testing.T) {
+	leave := func(g *group, b *browser) {
+		t.Helper()
+		a, trail := b.visit(g.wiki + "/logout")
+		if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {
+			t.Errorf("the logout ends with %d %s by %q", a.StatusCode, a.body, trail)
+		}
+		g.expect(b.do("GET", g.app+"/data"), http.StatusUnauthorized)
+	}
+	t.Run("by its block alone", func(t *testing.T) {
+		g := newGroup(t, setup{sites: func(w *world) string {
+			site := func(host, more string) string {
+				const lines = "hosts app.localhost wiki.localhost\nlogout /logout\n"
+				return "http://" + host + ":" + w.port + " {\n" + w.directive("", lines+more) + "\nreverse_proxy " +
+					w.app + errorsShown + "\n}\n"
+			}
+			return site("login.localhost", "session {\nidle 30m\n}") + site("app.localhost", "") +
+				site("wiki.localhost", "")
+		}}, false)
+		b := g.browser()
+		g.expectPage(b, g.app+"/", 1)
+		g.clock.Add(time.Hour)
+		g.expectPage(b, g.app+"/", 0)
+		leave(g, b)
+	})
+	t.Run("since it has a later session than the app", func(t *testing.T) {
+		g := newGroup(t, setup{
+			block:  "logout /logout\nsession {\nidle 20m\nrenew_before 30m\n}",
+			issuer: func(s *aventustest.Server) { s.TokenLifetime = time.Hour },
+		}, false)
+		b := g.browser()
+		g.expectPage(b, g.app+"/", 1)
+		g.expectPage(b, g.team+"/", 0)
+		work := func(minutes int) {
+			for range minutes / 4 {
+				g.clock.Add(4 * time.Minute)
+				g.expect(b.do("GET", g.app+"/data"), http.StatusOK)
+			}
+		}
+		work(32)
+		g.expectPage(b, g.team+"/", 1) // renews
+		work(24)
+		leave(g, b)
+	})
+}
+
 // TestSignedInAtAnotherHost: a host that was not visited for the idle time tells nobody that they are signed out,
 // while the session is used at another host; nor has it the browser forget its pages.
 func TestSignedInAtAnotherHost(t *testing.T) {

@@ -319,15 +319,19 @@ func TestHandOverTells(t *testing.T) {
 		"a logout of a session that no hosts share": {func(h *handedOver) { _, h.atFirst = h.session(nil) },
 			func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, errNotOut.code, ""},
 		"a logout of a session whose end is unwritten": {func(h *handedOver) {
-			k, err := h.parts.load(h.atFirst)
-			if err != nil {
-				h.t.Fatal(err)
-			}
+			k := h.known(h.atFirst)
 			ended := records.NewEnded(unwritable{h.storage, "/ended/"}, records.NewClock(h.clock.Now, h.clock.Elapsed))
 			h.t.Cleanup(func() { _ = ended.Destruct() })
 			h.keeper.ends.ended = ended
 			_ = h.keeper.end(h.t.Context(), k)
-		}, func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, errStorage.code, ""},
+			h.ends = h.expect("See Other", h.callback(h.asks, h.atFirst)).Header().Get("Location")
+		}, func(h *handedOver) step { return h.callback(h.ends, h.bound) }, errStorage.code, ""},
+		"a logout of a session that has ended, and not its family": {func(h *handedOver) {
+			_ = h.keeper.ends.end(h.t.Context(), h.known(h.atFirst).id, h.clock.Now().Add(time.Hour))
+		}, func(h *handedOver) step { return h.callback(h.asks, h.atFirst) },
+			"See Other", secondSite + "/oauth2/callback?aventus_ticket="},
+		"a logout of a family that has ended": {(*handedOver).leaveAtFirst,
+			func(h *handedOver) step { return h.callback(h.asks, h.atFirst) }, "See Other", proven},
 
 		"a ticket": {nil, func(h *handedOver) step { return h.callback(h.ticket, h.bound) }, "See Other", page},
 		"a ticket in another browser": {nil, func(h *handedOver) step { return h.callback(h.ticket, "") },
@@ -424,6 +428,16 @@ func TestHandOverTells(t *testing.T) {
 			}
 		})
 	}
+}
+
+// known returns the session of a cookie of the login host.
+func (h *handedOver) known(cookie string) *keptSession {
+	h.t.Helper()
+	k, err := h.parts.load(cookie)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return k
 }
 
 // unlist takes the second host out of the list.

@@ -1,6 +1,9 @@
 package aventusauth
 
 import (
+	"bytes"
+	"errors"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -173,5 +176,40 @@ func TestSitesName(t *testing.T) {
 				t.Errorf("%s names %s: %t, want %t", uri, host, got, want)
 			}
 		}
+	}
+}
+
+// TestSiteOfARequest: with a redirect URI of one host, the site is that one's, by whatever name a proxy in front asks
+// for it, or without any. Where the host of the request decides, it has to be one.
+func TestSiteOfARequest(t *testing.T) {
+	fixed := newSites("https://example.com:8443/cb", nil, nil, nil)
+	group := newSites(bareSite+"/cb", newHostGroup("example.com", []string{secondHost}), nil, nil)
+	anyOne := newSites("https://"+hostPlaceholder+"/cb", nil, nil, nil)
+	for _, c := range []struct {
+		sites        *sites
+		host, origin string // none: it is for no site
+	}{
+		{fixed, "example.com", "https://example.com:8443"}, {fixed, "other.test:1", "https://example.com:8443"},
+		{fixed, "", "https://example.com:8443"}, {fixed, `a"b`, "https://example.com:8443"},
+		{group, "EXAMPLE.com.", bareSite}, {group, secondHost + ":443", secondSite}, {group, "other.test", ""},
+		{group, "", ""}, {anyOne, "A.test.:80", "https://a.test"}, {anyOne, "[::1]:80", "https://[::1]"},
+		{anyOne, "", ""}, {anyOne, `a"b`, ""}, {anyOne, "a.test:1:2", ""},
+	} {
+		at, err := c.sites.of(&http.Request{Host: c.host})
+		if at.origin != c.origin || (err != nil) != (c.origin == "") {
+			t.Errorf("%s: %q is at %q, %v; want %q", c.sites.redirectURI, c.host, at.origin, err, c.origin)
+		}
+	}
+	// By the origin that is remembered with a session, it is what that session is bound to.
+	if at := group.from(secondSite); at.redirectURI != bareSite+"/cb" || !bytes.Equal(at.group, group.fixed.group) {
+		t.Errorf("a session of a group is at %+v", at)
+	}
+	want, _ := anyOne.of(&http.Request{Host: "a.test"})
+	if at := anyOne.from("https://a.test"); at.redirectURI != "https://a.test/cb" ||
+		!bytes.Equal(at.associated, want.associated) {
+		t.Errorf("a session of any host is at %+v", at)
+	}
+	if _, err := fixed.member("example.com"); !errors.Is(err, errUnlisted) {
+		t.Errorf("without hosts, a host is a member: %v", err)
 	}
 }

@@ -255,16 +255,35 @@ func (kp *keeper) adopt(w http.ResponseWriter, ctx context.Context, at site, k *
 // familiesIn returns the families of the sessions that the handles in some cookies are of, whatever has become
 // of those.
 func (kp *keeper) familiesIn(ctx context.Context, at site, cookies []string) (families []records.ID) {
+	for _, d := range kp.sharedIn(ctx, at, cookies) {
+		families = append(families, d.family)
+	}
+	return families
+}
+
+// leftIn returns a handle in some cookies whose family is not known to have ended everywhere, or nil. Its own session
+// may be over.
+func (kp *keeper) leftIn(ctx context.Context, at site, cookies []string) *handle {
+	for _, d := range kp.sharedIn(ctx, at, cookies) {
+		if !kp.ends.hasFamilyUntil(d.family, kp.now()) {
+			return d
+		}
+	}
+	return nil
+}
+
+// sharedIn returns the handles in some cookies that are of a family.
+func (kp *keeper) sharedIn(ctx context.Context, at site, cookies []string) (found []*handle) {
 	for value := range cookieValues(cookies, kp.cookies.session) {
 		plaintext, _, err := kp.sessionBox.Open(ctx, value, at.associated)
 		if err != nil {
 			continue
 		}
-		if handle, ok := parseHandle(plaintext); ok && handle.family != (records.ID{}) {
-			families = append(families, handle.family)
+		if d, ok := parseHandle(plaintext); ok && d.family != (records.ID{}) {
+			found = append(found, d)
 		}
 	}
-	return families
+	return found
 }
 
 // noteUse notes for the other hosts that a session which they share is used, once in a quarter of the idle time. What

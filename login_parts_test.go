@@ -3,6 +3,7 @@ package aventusauth
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +210,88 @@ func TestStatesThatAreNone(t *testing.T) {
 					t.Errorf("%s: the login that follows is %+v, %v", what, l, err)
 				}
 			}
+		}
+	}
+}
+
+// TestCallbackOfAnotherBlock: of two blocks with one redirect URI, either gets the callbacks of its own logins, also
+// behind a proxy that names the site otherwise, and none of a block at another host, or with another path.
+func TestCallbackOfAnotherBlock(t *testing.T) {
+	for _, c := range []struct {
+		redirectURI, host string // of the other block, and of the request
+		isItsOwn          bool
+	}{
+		{bareSite + "/oauth2/callback", "example.com", true},
+		{bareSite + "/oauth2/callback", "behind.internal", true},
+		{"https://behind.internal/oauth2/callback", "behind.internal", true},
+		{"https://other.example.com/oauth2/callback", "behind.internal", false},
+		{"https://other.example.com/oauth2/callback", "example.com", false},
+		{bareSite + "/oauth2/another", "example.com", false},
+	} {
+		p := newParts(t)
+		first := p.logins()
+		own := p.sites
+		p.sites = newSites(c.redirectURI, nil, []string{"https://auth.example.com/", "of another client"}, nil)
+		second := p.logins()
+		second.others = first.others
+		for _, ls := range []*logins{first, second} {
+			first.others.join(&handOvers{sites: ls.sites, logins: ls})
+		}
+		_, state, cookie := p.begin(second, "/page")
+		p.sites = own
+		r := p.request("GET", "/oauth2/callback", "Cookie", cookie)
+		r.Host = c.host
+		_, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error {
+			return first.finish(w, r, p.at(), map[string]string{"state": state, "code": "a-code"})
+		}, r)
+		want := errState.code
+		if c.isItsOwn {
+			want = errToken.code
+		}
+		if got != want {
+			t.Errorf("a login at %s, by %s: %s, want %s", c.redirectURI, c.host, got, want)
+		}
+	}
+}
+
+// TestBlocksOfACallback: the other blocks to which a callback may belong that came to a block of one host, by where it
+// was sent: those with its path at that host, or at the host of the block's own redirect URI.
+func TestBlocksOfACallback(t *testing.T) {
+	own := &handOvers{sites: newSites(bareSite+"/cb", nil, nil, nil), logins: new(logins)}
+	all, names := new(callbacks), map[*handOvers]string{own: "own"}
+	all.join(own)
+	for name, sites := range map[string]*sites{
+		"alike":  newSites(bareSite+"/%63b", nil, nil, nil),
+		"path":   newSites(bareSite+"/other", nil, nil, nil),
+		"group":  newSites(bareSite+"/cb", newHostGroup("example.com", []string{secondHost}), nil, nil),
+		"second": newSites(secondSite+"/cb", nil, nil, nil),
+		"any":    newSites("https://"+hostPlaceholder+"/cb", nil, nil, nil),
+	} {
+		ho := &handOvers{sites: sites, logins: new(logins)}
+		names[ho] = name
+		all.join(ho)
+	}
+	list := func(found []*handOvers) string {
+		var them []string
+		for _, ho := range found {
+			them = append(them, names[ho])
+		}
+		slices.Sort(them)
+		return strings.Join(them, " ")
+	}
+	for _, c := range []struct{ host, served, sharing string }{
+		{"example.com", "alike any group", "alike any group"},
+		{"EXAMPLE.com.:443", "alike any group", "alike any group"},
+		{secondHost, "any group second", "alike any group second"},
+		{"behind.internal", "any", "alike any"},
+		{"", "", "alike"},
+	} {
+		r := newParts(t).request("GET", "/cb")
+		r.Host = c.host
+		served, sharing := list(all.servedAt(own, r)), list(all.sharing(own.logins, r, *own.sites.fixed))
+		if served != c.served || sharing != c.sharing {
+			t.Errorf("%q: served by %q, want %q; shared with %q, want %q", c.host, served, c.served, sharing,
+				c.sharing)
 		}
 	}
 }

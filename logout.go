@@ -189,42 +189,27 @@ func endFamily(ctx context.Context, b present, family records.ID) error {
 }
 
 // endHanded ends the session of a ticket, which the browser has at another host, if the ticket is brought for the
-// first time. By the limits of this block, it may be over already. It reports whether the session has ended.
+// first time, and what else is of its family. By the limits of this block, it may be over already. It reports whether
+// the session has ended.
 func (lo *logouts) endHanded(r *http.Request, at site, d *handle, first bool) (isOver bool, err error) {
-	s, err := lo.own.keeper.store.fetch(r.Context(), at, d)
+	by := present{lo.own, at}
+	s, err := by.keeper.store.fetch(r.Context(), at, d)
 	if err != nil {
 		return false, err
 	}
-	if s == nil { // deleted, also where its end could not be written
-		return !lo.own.keeper.ends.isAnyUnwritten("", "", d.id, d.family), nil
-	}
-	handed := held{&keptSession{session: s, handle: d}, present{lo.own, at}}
-	if !handed.canEnd() {
-		return true, nil
-	}
+	handed := held{&keptSession{session: s, handle: d}, by}
+	isOver = s == nil || !handed.canEnd() // deleted, also where its end could not be written
 	if !first {
-		return false, nil
+		return isOver && !by.keeper.ends.isAnyUnwritten("", "", d.id, d.family), nil
 	}
 	ip := clientIP(r)
 	err = patiently(r, func(ctx context.Context) error {
+		if isOver {
+			return endFamily(ctx, by, d.family)
+		}
 		return endAll(ctx, []held{handed}, ip)
 	})
 	return err == nil, err
-}
-
-// endAgain writes the ends of what a browser had here, as far as the storage did not take them.
-func (lo *logouts) endAgain(r *http.Request, at site) error {
-	b := present{lo.own, at}
-	cookies := asSent(r).cookies
-	return patiently(r, func(ctx context.Context) error {
-		var failed []error
-		for _, family := range b.keeper.familiesIn(ctx, at, cookies) {
-			if b.keeper.ends.isFamilyUnwritten(family) {
-				failed = append(failed, endFamily(ctx, b, family))
-			}
-		}
-		return errors.Join(failed...)
-	})
 }
 
 // endAll ends sessions, all at once: each has ended here at once, whatever becomes of the others.

@@ -60,11 +60,21 @@ func (m *memory) key(by [8]byte, origin, value string) (openedKey, bool) {
 // get returns what is remembered by a key.
 func (m *memory) get(key openedKey) (*keptSession, bool) {
 	k, ok := m.sessions.GetIfPresent(key)
-	// It may have become larger. Most find that it was noted, and write nothing that other processors read.
-	if ok && k.claims.Load() != nil && !k.isWeighedWithClaims.Load() && !k.isWeighedWithClaims.Swap(true) {
-		m.sessions.Set(key, k)
+	if ok {
+		m.weigh(k)
 	}
 	return k, ok
+}
+
+// weigh weighs a session once more if its claims were parsed since it was remembered, which makes it larger. Most find
+// that it was noted, and write nothing that other processors read.
+func (m *memory) weigh(k *keptSession) {
+	if k.claims.Load() == nil || k.isWeighedWithClaims.Load() || k.isWeighedWithClaims.Swap(true) {
+		return
+	}
+	m.sessions.ComputeIfPresent(k.cookie, func(now *keptSession) (*keptSession, otter.ComputeOp) {
+		return now, otter.WriteOp
+	})
 }
 
 // add remembers a session, in place of what is remembered by its key.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"golang.org/x/oauth2"
 )
 
@@ -83,6 +85,40 @@ func TestMemoryIsBounded(t *testing.T) {
 				kp.memory.sessions.EstimatedSize(), weighed, taken, taken/kp.memory.sessions.EstimatedSize(), limit)
 		}
 		runtime.KeepAlive(kp)
+	}
+}
+
+// TestMemoryOfOneVisit: who comes once, at a site that asks for claims, takes no more memory than it is taken to.
+func TestMemoryOfOneVisit(t *testing.T) {
+	const limit = 1 << 20
+	h := benchHandler(t, Config{})
+	defer h.Cleanup()
+	m := newMemory(limit)
+	h.house.keeper.memory = m
+	server := serverOf(h)
+	asks := caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).ReplaceAll("{http.auth.user.permissions}", "")
+		return nil
+	})
+	var cookies []string
+	for range limit / 2000 {
+		cookies = append(cookies, benchCookie(t, h, 1500))
+	}
+	m.forgetAll()
+	for _, cookie := range cookies {
+		r := benchRequest(server, "https://example.com/page")
+		resetRequest(r, cookie)
+		if err := h.ServeHTTP(httptest.NewRecorder(), r, asks); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.sessions.CleanUp()
+	weigh := 0
+	for _, k := range m.all() {
+		weigh += int(k.weight())
+	}
+	if weigh > limit || weigh < limit/2 {
+		t.Errorf("%d sessions weigh %d, with a limit of %d", m.sessions.EstimatedSize(), weigh, limit)
 	}
 }
 

@@ -164,6 +164,23 @@ func TestThirdPartyNotGranted(t *testing.T) {
 	}
 }
 
+// TestEmailThatNobodyHas: a rule on the email that names no address is pointed out; an address is not, nor is a value
+// of another claim.
+func TestEmailThatNobodyHas(t *testing.T) {
+	for _, c := range []struct {
+		claim, value string
+		warns        bool
+	}{
+		{"email", "example.com", true}, {"email", "@example.com", true}, {"email", "*@example.com", false},
+		{"email", "ada@example.com", false}, {"role", "admin", false}, {"org.name", "@acme", false},
+	} {
+		s := &settings{sites: newParts(t).sites, requireClaim: []claimRule{{c.claim, []string{c.value}}}}
+		if warns := len(s.notices(nil)) == 1; warns != c.warns {
+			t.Errorf("%s %s: %v", c.claim, c.value, s.notices(nil))
+		}
+	}
+}
+
 // TestHostsOfUnknownPersons: where nothing says whose a session is, the operator is told what that means for hosts
 // that share it.
 func TestHostsOfUnknownPersons(t *testing.T) {

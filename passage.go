@@ -66,7 +66,7 @@ func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identit
 			r.Header[ps.tokenHeader] = own.token[:]
 		}
 	}
-	if _, own.sealed = w.Header()["Set-Cookie"]; own.sealed && id.session != nil {
+	if own.sealed = ps.cookies.sets(w.Header()); own.sealed && id.session != nil {
 		ctx := r.Context()
 		own.noteUse = func() { ps.noteUse(ctx, id.session) }
 	}
@@ -104,10 +104,10 @@ type privateWriter struct {
 	passage     *passage
 	identity    identity
 	token       [1]string               // the line of the header that the token goes on in
-	sealed      bool                    // the answer sets a cookie of ours
 	noteUse     func()                  // notes that the session was used, if the answer says so; may be nil
 	stream      *stream                 // nil: none
 	cancel      context.CancelCauseFunc // ends the request; may be nil
+	sealed      bool                    // the answer sets a cookie of ours
 	wroteHeader bool
 }
 
@@ -124,28 +124,31 @@ func (p *privateWriter) makePrivate() {
 	if isEncodedBy(p.ResponseWriter) {
 		names = append([]string{"Accept-Encoding"}, names...)
 	}
-	_, setsCookie := header["Set-Cookie"]
-	if k := p.identity.session; setsCookie && p.sealed && k != nil && p.passage.hasEnded(k.session) &&
+	holdsSession := false
+	if p.sealed {
+		_, holdsSession = header["Set-Cookie"]
+	}
+	if k := p.identity.session; holdsSession && k != nil && p.passage.hasEnded(k.session) &&
 		!p.passage.cookies.clears(header) { // as a logout behind this block does
 		// The browser may have another session by now, whose cookie this one would replace.
 		p.passage.cookies.takeBack(header)
-		_, setsCookie = header["Set-Cookie"]
+		_, holdsSession = header["Set-Cookie"]
 	} else if p.noteUse != nil {
 		p.noteUse()
 	}
-	makePrivate(header, names, setsCookie && p.sealed)
+	makePrivate(header, names, holdsSession)
 }
 
 // isEncodedBy reports whether an encode in front will write an answer. It adds a line of
 // its own to Vary, unless Accept-Encoding is named already.
 func isEncodedBy(w http.ResponseWriter) bool {
 	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok { // the server's own writer, which none of these is
+			return false
+		}
 		if t := reflect.TypeOf(w); t.Kind() == reflect.Pointer && t.Elem().PkgPath() == encodePackage {
 			return true
-		}
-		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
-		if !ok {
-			return false
 		}
 		w = wrapper.Unwrap()
 	}

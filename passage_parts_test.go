@@ -38,6 +38,9 @@ func TestPassage(t *testing.T) {
 			map[string]string{"X-Token": ""}},
 		{"a header of its own, and a token that was not verified", "X-Token", true, false,
 			[]string{"Authorization", "Bearer forged"}, map[string]string{"X-Token": "opaque", "Authorization": ""}},
+		{"a header of its own, and such a token in the second line", "X-Token", true, false,
+			[]string{"Authorization", "Basic eDp5", "Authorization", "Bearer forged"},
+			map[string]string{"X-Token": "opaque", "Authorization": ""}},
 		{"a header of its own that Connection names", "X-Token", false, false,
 			[]string{"Authorization", "Basic eDp5", "Connection", "Authorization, X-Token"},
 			map[string]string{"X-Token": "opaque", "Authorization": "", "Connection": ""}},
@@ -260,7 +263,7 @@ func TestSentHeaderIsRestored(t *testing.T) {
 	for _, tokenHeader := range []string{"", "Authorization", "X-Token"} {
 		sent := http.Header{
 			"Authorization": {"Bearer made-up"}, "Cookie": {"session=x; a=b", "c=d"}, "Upgrade": {"h2c"},
-			"Connection": {"Upgrade, X-Named, X-Set"}, "X-Token": {"one", "two"}, "X_token": {"three"},
+			"Connection": {"Upgrade, X-Named, X-Set, X-Missing"}, "X-Token": {"one", "two"}, "X_token": {"three"},
 			"X-Named": {"named"}, "X-Set": {"named"}, "X-Other": {"other"},
 		}
 		for _, less := range [][]string{

@@ -122,6 +122,30 @@ func TestOutspokenSite(t *testing.T) {
 	}
 }
 
+// TestCookieOfTheSite: a cookie that a header directive in front sets is the site's own, and makes no answer
+// no-store.
+func TestCookieOfTheSite(t *testing.T) {
+	w := newWorld(t, setup{block: "session {\nidle 1h\n}", caddyfile: `
+		header {
+			Set-Cookie "theme=dark; Path=/"
+			Cache-Control "public, max-age=60"
+		}
+		%s
+		reverse_proxy %app`})
+	b := w.browser()
+	b.login("/")
+	for _, want := range []string{"public, max-age=60", "no-store"} { // the later answer brings the session's, too
+		a := b.get("/")
+		w.expect(a, http.StatusOK)
+		cookies := a.Header["Set-Cookie"]
+		if a.Header.Get("Cache-Control") != want || cookies[0] != "theme=dark; Path=/" ||
+			(len(cookies) > 1) != (want == "no-store") {
+			t.Errorf("%v, want %s", a.Header, want)
+		}
+		w.clock.Add(20 * time.Minute)
+	}
+}
+
 // TestPassIsPrivate: what nobody in particular was shown is not for somebody later.
 func TestPassIsPrivate(t *testing.T) {
 	w := newWorld(t, setup{block: "unauthenticated pass"})

@@ -70,11 +70,7 @@ type renewalServer interface {
 // dueFrom returns the moment from which a session's token is due for renewal: renew_before ahead of
 // its expiry, but not before half of its lifetime has passed.
 func (rn *renewer) dueFrom(s *session) time.Time {
-	half := s.tokenCame.Add(s.tokenEnds.Sub(s.tokenCame) / 2)
-	if before := s.tokenEnds.Add(-rn.before); before.After(half) {
-		return before
-	}
-	return half
+	return s.tokenEnds.Add(-min(rn.before, s.tokenEnds.Sub(s.tokenCame)/2))
 }
 
 // isDue reports whether a session's token is to be renewed by its refresh token.

@@ -8,6 +8,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 )
 
 // TestFailureTakesBackTheCookie: what fails when the session's cookie is set already goes to the error routes without
@@ -20,6 +26,31 @@ func TestFailureTakesBackTheCookie(t *testing.T) {
 	err := p.answers.fail(w, p.request("GET", "/"), errStorage, nil)
 	if lines := w.Header()["Set-Cookie"]; err == nil || len(lines) != 1 || lines[0] != "theme=dark" {
 		t.Errorf("the error routes' answer sets %q, error %v", lines, err)
+	}
+}
+
+// TestLevelsInTheLog: what the operator has to mend is an error in the log, and a warning if it only keeps a person
+// out. What a client can cause at will is neither.
+func TestLevelsInTheLog(t *testing.T) {
+	advised := fmt.Errorf("reading a token: %w", aventus.ErrToken)
+	for _, c := range []struct {
+		message string
+		status  int
+		cause   error
+		want    zapcore.Level
+	}{
+		{errStorage.code, errStorage.status, advised, zapcore.ErrorLevel},
+		{errDenied.code, errDenied.status, errOver, zapcore.WarnLevel},
+		{errDenied.code, errDenied.status, errors.New("the person said no"), zapcore.InfoLevel},
+		{"a logout token was refused", http.StatusBadRequest, advised, zapcore.InfoLevel},
+	} {
+		p := newParts(t)
+		core, logged := observer.New(zapcore.DebugLevel)
+		p.answers.logger = zap.New(core)
+		p.answers.note(p.request("GET", "/"), c.message, c.status, c.cause)
+		if all := logged.All(); len(all) != 1 || all[0].Level != c.want || all[0].Message != c.message {
+			t.Errorf("%s, %v: %v, want it at level %s", c.message, c.cause, all, c.want)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,7 +177,28 @@ func TestSealedFormats(t *testing.T) {
 		if _, ok := c.reads(other); ok {
 			t.Errorf("%s is read with an unknown version", name)
 		}
+		// Of scraps, and where a length says more than there is, nothing is read, unless it is all there is.
+		changed := scraps(golden[0], 5)
+		for n := range len(golden) - 1 {
+			changed = append(changed, slices.Concat(golden[:n], []byte{0xff, 0xff}, golden[n+2:]))
+		}
+		for _, plaintext := range changed {
+			if again, ok := c.reads(plaintext); ok && !bytes.Equal(again, plaintext) && name != "index" { // JSON
+				t.Errorf("%s: %q is read as %q", name, plaintext, again)
+			}
+		}
 	}
+}
+
+// scraps returns a version with up to so many bytes behind it, which are numbers, lengths, or parts of a page.
+func scraps(version byte, most int) [][]byte {
+	all := [][]byte{{version}}
+	for i := 0; len(all[i]) <= most; i++ {
+		for _, next := range []byte{0, 1, 'a', '/'} {
+			all = append(all, append(bytes.Clone(all[i]), next))
+		}
+	}
+	return all
 }
 
 func readSession(plaintext []byte) ([]byte, bool) {
@@ -196,6 +218,38 @@ func endsInPage(plaintext []byte) bool {
 		}
 	}
 	return false
+}
+
+// TestVisitsThatAreNone: a visit whose host is not written as hostName returns it, whose aim is unknown, or whose page
+// is no path as returnPath makes it is read in no format.
+func TestVisitsThatAreNone(t *testing.T) {
+	at := time.Unix(1_800_000_000, 0)
+	for what, c := range map[string]struct {
+		change func(*visit)
+		reads  bool
+	}{
+		"as it should be":       {func(*visit) {}, true},
+		"of the last aim":       {func(v *visit) { v.aim = aims - 1 }, true},
+		"of no aim":             {func(v *visit) { v.aim = aims }, false},
+		"of no host":            {func(v *visit) { v.host = "" }, false},
+		"of a host with a port": {func(v *visit) { v.host = "app.example.com:443" }, false},
+		"of a host in capitals": {func(v *visit) { v.host = "App.example.com" }, false},
+		"of no page":            {func(v *visit) { v.returnTo = "" }, false},
+		"of another's page":     {func(v *visit) { v.returnTo = "https://evil.test/" }, false},
+		"of a page with spaces": {func(v *visit) { v.returnTo = "/a b" }, false},
+	} {
+		v := &visit{asked: at, host: "app.example.com", returnTo: "/page"}
+		c.change(v)
+		request, _ := v.marshal()
+		ticket, _ := (&ticket{visit: v, handle: new(handle)}).marshal()
+		state, _ := (&login{visit: v}).marshal()
+		_, isRequest := parseVisit(request, at)
+		_, isTicket := parseTicket(ticket, at)
+		_, isLogin := parseLogin(state, at)
+		if isRequest != c.reads || isTicket != c.reads || isLogin != c.reads {
+			t.Errorf("%s: read as a request %t, a ticket %t, a login %t", what, isRequest, isTicket, isLogin)
+		}
+	}
 }
 
 // TestFormatsShareNoVersion reads what is sealed in each format as each of the others.

@@ -40,7 +40,7 @@ type keptSession struct {
 	handle *handle   // nil where the session rests in its cookie
 	cookie openedKey // what it is remembered by
 
-	isWeighedWithClaims atomic.Bool // see memory.get
+	isWeighedWithClaims atomic.Bool // see memory.weigh
 }
 
 // with returns k with another state of its session.

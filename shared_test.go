@@ -82,6 +82,28 @@ func TestReloadDuringLogin(t *testing.T) {
 	w.expect(b.get("/page"), http.StatusOK)
 }
 
+// TestReloadDuringAStream: a stream that was opened under the config before ends with its session all the same, also
+// where the next config names the storage otherwise.
+func TestReloadDuringAStream(t *testing.T) {
+	checkStreamsOften(t)
+	for _, storage := range []string{"/storage", "/./storage"} {
+		w := newWorld(t, setup{block: "logout /logout", caddyfile: "%s\nreverse_proxy " + newStreamer(t)})
+		b := w.browser()
+		b.login("/oops?")
+		_, in := w.open("/events", "Cookie: "+b.cookieHeader()+"\r\nAccept: text/event-stream\r\n")
+		w.run(strings.NewReplacer("logout /logout", "logout /logout\nprofile /me", w.dir+"/storage", w.dir+storage).
+			Replace(w.config))
+		if !streamGoesOn(in) {
+			t.Errorf("%s: the stream ends with its config", storage)
+		}
+		w.expect(b.get("/logout"), http.StatusOK)
+		w.clock.Add(records.LearnInterval)
+		if !streamEnds(in) {
+			t.Errorf("%s: the stream outlasts its session", storage)
+		}
+	}
+}
+
 // TestFailedReload: a config that fails to load after a block was set up takes its storage with it, and the one
 // that goes on has its own again, however often that happens.
 func TestFailedReload(t *testing.T) {
@@ -239,6 +261,46 @@ func TestStorageFailsInTheLog(t *testing.T) {
 	said, err := os.ReadFile(filepath.Join(w.dir, "newer-log"))
 	if err != nil || !strings.Contains(string(said), `"the storage fails"`) {
 		t.Errorf("error %v; the log of the config says\n%s", err, said)
+	}
+}
+
+// TestStorageAmongOthers: what a config leaves goes on with the storage that is its own by another name, whichever
+// others the next config has.
+func TestStorageAmongOthers(t *testing.T) {
+	var clock testClock
+	clock.now.Store(1_800_000_000)
+	shareAt := func(path string) (*shared, func() error) {
+		s, release, err := share(&certmagic.FileStorage{Path: path}, zap.NewNop(), clock.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.storage.Load(t.Context(), "anything")
+		return s, release
+	}
+	var releases []func() error
+	for range 7 {
+		_, release := shareAt(t.TempDir())
+		releases = append(releases, release)
+	}
+	for i := range byte(5) { // they are asked in any order
+		dir := t.TempDir()
+		before, releaseBefore := shareAt(dir)
+		next, releaseNext := shareAt(dir + "/")
+		if err := before.ended.End(t.Context(), records.ID{i}, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if err := releaseBefore(); err != nil {
+			t.Error(err)
+		}
+		if !next.ended.Has(records.ID{i}, clock.Now()) {
+			t.Error("what has ended is not handed on")
+		}
+		releases = append(releases, releaseNext)
+	}
+	for _, release := range releases {
+		if err := release(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -35,6 +35,27 @@ func TestStreamOver(t *testing.T) {
 			}
 			p.clock.Add(2 * time.Hour)
 		}, true},
+		{"a record that is gone, by which nothing has ended", refreshes, func(p *parts, k *keptSession) {
+			if err := p.keeper.store.delete(t.Context(), k.name(), k.handle.expires); err != nil {
+				t.Error(err)
+			}
+			p.keeper.memory.forgetAll()
+			p.clock.Add(2 * time.Hour)
+		}, false},
+		{"a record that cannot be read", refreshes, func(p *parts, _ *keptSession) {
+			p.breakRecords()
+			p.clock.Add(2 * time.Hour)
+		}, false},
+		{"a renewal that was refused here", refreshes, func(p *parts, k *keptSession) {
+			last := k.session.copy()
+			last.refresh = ""
+			last.endBy(last.tokenEnds)
+			p.keeper.replace(k, last)
+			p.clock.Add(2 * time.Hour)
+		}, true},
+		{"a clock that was set back, to before it began", nil, func(p *parts, _ *keptSession) {
+			p.clock.Add(-time.Hour)
+		}, true},
 		{"ends that cannot be learned", nil, func(p *parts, _ *keptSession) {
 			p.keeper.ends.ended = records.NewEnded(brokenStorage{p.storage},
 				records.NewClock(p.clock.Now, p.clock.Elapsed))

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -24,23 +22,8 @@ type engine interface {
 	config() string
 	// size is what it takes for what it holds, in bytes.
 	size(ctx context.Context) (float64, error)
-	// hours lists what is filed at a place, by the hours.
-	hours(ctx context.Context, place string) ([]string, error)
-	// redate files at another hour what is filed at one.
-	redate(ctx context.Context, place, from, to string) error
-	// count counts what is filed at an hour, and isGone reports whether nothing is left
-	// of it, not even the folder.
-	count(ctx context.Context, place, hour string) (int, error)
-	isGone(ctx context.Context, place, hour string) (bool, error)
 	stop()
 }
-
-// The plugin files what expires by the hour: the records of sessions by that in which
-// they do, and which codes were spent by that in which they were.
-const (
-	sessionsPlace = "aventus_auth/sessions"
-	spentPlace    = "aventus_auth/spent"
-)
 
 // files is Caddy's own storage.
 type files struct{ folder string }
@@ -61,34 +44,7 @@ func onDisk(info fs.FileInfo) float64 {
 	return float64(info.Size())
 }
 
-func (f files) hours(_ context.Context, place string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(f.folder, place))
-	var hours []string
-	for _, e := range entries {
-		hours = append(hours, e.Name())
-	}
-	return hours, err
-}
-
-func (f files) redate(_ context.Context, place, from, to string) error {
-	return os.Rename(filepath.Join(f.folder, place, from), filepath.Join(f.folder, place, to))
-}
-
-func (f files) count(_ context.Context, place, hour string) (int, error) {
-	entries, err := os.ReadDir(filepath.Join(f.folder, place, hour))
-	return len(entries), err
-}
-
-func (f files) isGone(_ context.Context, place, hour string) (bool, error) {
-	_, err := os.Stat(filepath.Join(f.folder, place, hour))
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
-	return false, err
-}
-
-// redisServer is a Redis with caddy-storage-redis, which keeps a value at "caddy/" and
-// its key, and at each folder of them a sorted set of what is in it.
+// redisServer is a Redis with caddy-storage-redis.
 type redisServer struct {
 	*process
 	client *redis.Client
@@ -129,44 +85,4 @@ func (r *redisServer) size(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	return strconv.ParseFloat(info["Memory"]["used_memory"], 64)
-}
-
-func (r *redisServer) hours(ctx context.Context, place string) ([]string, error) {
-	hours, err := r.client.ZRange(ctx, path.Join("caddy", place), 0, -1).Result()
-	for i := range hours {
-		hours[i] = path.Clean(hours[i]) // folders end in a slash there
-	}
-	return hours, err
-}
-
-func (r *redisServer) redate(ctx context.Context, place, from, to string) error {
-	place = path.Join("caddy", place)
-	names, err := r.client.ZRange(ctx, path.Join(place, from), 0, -1).Result()
-	if err != nil {
-		return err
-	}
-	_, err = r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, name := range names {
-			p.Rename(ctx, path.Join(place, from, name), path.Join(place, to, name))
-		}
-		p.Rename(ctx, path.Join(place, from), path.Join(place, to))
-		p.ZAdd(ctx, place, redis.Z{Member: to + "/"})
-		p.ZRem(ctx, place, from+"/")
-		return nil
-	})
-	return err
-}
-
-func (r *redisServer) count(ctx context.Context, place, hour string) (int, error) {
-	n, err := r.client.ZCard(ctx, path.Join("caddy", place, hour)).Result()
-	return int(n), err
-}
-
-func (r *redisServer) isGone(ctx context.Context, place, hour string) (bool, error) {
-	if n, err := r.count(ctx, place, hour); n > 0 || err != nil {
-		return false, err
-	}
-	// What is in no set any more could still be there.
-	keys := r.client.Scan(ctx, 0, path.Join("caddy", place, hour, "*"), 10_000).Iterator()
-	return !keys.Next(ctx), keys.Err()
 }

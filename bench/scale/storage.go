@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
@@ -33,10 +32,8 @@ type shop struct {
 	cpu       float64 // milliseconds for each
 	heap      float64 // bytes that live in the server for each
 
-	lookups, known, logins, meanwhile []time.Duration
-	list, end                         time.Duration
-	removal                           map[string]removal // by the place
-	removing                          time.Duration      // processor time
+	lookups, known, logins []time.Duration
+	list, end              time.Duration
 }
 
 // stop hides that both the node and its engine have one.
@@ -45,12 +42,6 @@ func (s *shop) stop() {
 		s.node.stop()
 	}
 	s.engine.stop()
-}
-
-// removal is how what has expired was removed.
-type removal struct {
-	took    time.Duration
-	records int
 }
 
 func (b *bench) storage(name string) error {
@@ -100,13 +91,6 @@ func (b *bench) storage(name string) error {
 		}
 	}
 	b.say("%s: looked up and logged in", name)
-	for _, s := range shops {
-		if s.removing, err = b.expire(s); err != nil {
-			return err
-		}
-		b.say("%s: removed %d sessions within %s", name, s.removal[sessionsPlace].records,
-			s.removal[sessionsPlace].took.Round(time.Millisecond))
-	}
 
 	t := b.report.growing("Sessions in the storage: "+name, b.sizes.storage)
 	add := func(name, unit string, of func(*shop) float64) {
@@ -127,15 +111,11 @@ func (b *bench) storage(name string) error {
 	add("in the server's memory for each login", "bytes", func(s *shop) float64 { return s.heap })
 	add("listing all (admin API)", "ms", func(s *shop) float64 { return milli(s.list) })
 	add("ending one by its id (admin API)", "ms", func(s *shop) float64 { return milli(s.end) })
-	add("removing expired sessions", "s", func(s *shop) float64 { return s.removal[sessionsPlace].took.Seconds() })
-	add("removing what logins noted", "s", func(s *shop) float64 { return s.removal[spentPlace].took.Seconds() })
-	add("processor time for both", "s", func(s *shop) float64 { return s.removing.Seconds() })
-	add("login meanwhile: median", "ms", func(s *shop) float64 { return milli(quantile(s.meanwhile, 0.5)) })
 	return nil
 }
 
 func (b *bench) newShop(name, kind, addr string, w *world) (s *shop, err error) {
-	s = &shop{engine: files{filepath.Join(b.dir, name)}, removal: make(map[string]removal)}
+	s = &shop{engine: files{filepath.Join(b.dir, name)}}
 	if kind == "redis" {
 		if s.engine, err = b.newRedis(name); err != nil {
 			return nil, err
@@ -221,73 +201,4 @@ func (s *shop) administer() error {
 	_, err = s.ask(http.MethodDelete, "/aventus_auth/sessions?id="+sessions[0].ID)
 	s.end = time.Since(began)
 	return err
-}
-
-// expire has all that there is expire, and measures how it is removed. There is no
-// waiting for a day: while the Caddy is down, what is filed under the hours that are
-// to come, or have just gone, is filed under long gone ones. The Caddy then starts,
-// and the first login has it removed, while others log in.
-func (b *bench) expire(s *shop) (cpu time.Duration, err error) {
-	s.node.stop()
-	expired := make(map[string][]string) // the hours at each place
-	for _, place := range []string{sessionsPlace, spentPlace} {
-		records := 0
-		hours, err := s.hours(b.ctx, place)
-		if err != nil {
-			return 0, err
-		}
-		for i, hour := range hours {
-			gone := strconv.Itoa(1000 + i) // in 1970
-			n, err := s.count(b.ctx, place, hour)
-			if err != nil {
-				return 0, err
-			}
-			if err := s.redate(b.ctx, place, hour, gone); err != nil {
-				return 0, err
-			}
-			records += n
-			expired[place] = append(expired[place], gone)
-		}
-		s.removal[place] = removal{records: records}
-	}
-	if s.process, err = s.start(); err != nil {
-		return 0, err
-	}
-	before, err := s.node.cpu()
-	if err != nil {
-		return 0, err
-	}
-	began := time.Now()
-	for turn := 0; len(expired) > 0; turn++ {
-		if turn%5 == 0 {
-			_, took, _, err := login(b.ctx, s.addr)
-			if err != nil {
-				return 0, err
-			}
-			s.meanwhile = append(s.meanwhile, took)
-		}
-		for place, hours := range expired {
-			gone := true
-			for _, hour := range hours {
-				isGone, err := s.isGone(b.ctx, place, hour)
-				if err != nil {
-					return 0, err
-				}
-				gone = gone && isGone
-			}
-			took := time.Since(began)
-			switch {
-			case gone:
-				s.removal[place] = removal{took, s.removal[place].records}
-				delete(expired, place)
-			case took > 10*time.Minute:
-				return 0, fmt.Errorf("%s still holds what expired, after %s", place, took)
-			}
-		}
-		if err := rest(b.ctx, 10*time.Millisecond); err != nil {
-			return 0, err
-		}
-	}
-	after, err := s.node.cpu()
-	return after - before, err
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 const (
@@ -153,23 +154,33 @@ func parseObject(body []byte) (map[string]json.RawMessage, error) {
 // countNames returns the number of names in a valid JSON object, duplicates included: the
 // number of colons directly within its own braces, and outside of strings.
 func countNames(object []byte) (n int) {
-	depth, inString := 0, false
+	depth := 0
 	for i := 0; i < len(object); i++ {
-		switch c := object[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{':
+		switch object[i] {
+		case '"':
+			i += lastOfString(object[i:])
+		case '{':
 			depth++
-		case c == '}':
+		case '}':
 			depth--
-		case c == ':' && depth == 1:
-			n++
+		case ':':
+			if depth == 1 {
+				n++
+			}
 		}
 	}
 	return n
+}
+
+// lastOfString returns the index of the quote that ends the JSON string at the beginning of valid JSON.
+func lastOfString(b []byte) int {
+	for end := 1; ; end++ {
+		end += bytes.IndexByte(b[end:], '"')
+		backslashes := end - len(bytes.TrimRight(b[:end], `\`))
+		if backslashes%2 == 0 {
+			return end
+		}
+	}
 }
 
 // parseExpiresIn reads a number of seconds, which some servers send as a string. A
@@ -204,6 +215,10 @@ func stringField(fields map[string]json.RawMessage, name string) (string, bool) 
 	raw := fields[name]
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
+	}
+	// A string without escapes, such as a token, stands for itself.
+	if text := raw[1 : len(raw)-1]; bytes.IndexByte(text, '\\') < 0 && utf8.Valid(text) {
+		return string(text), true
 	}
 	var s string
 	err := json.Unmarshal(raw, &s)

@@ -337,6 +337,21 @@ func namesIn(object []byte) (names []string) {
 	return names
 }
 
+// TestStringField: a string is read as encoding/json reads it, which replaces what is no UTF-8.
+func TestStringField(t *testing.T) {
+	for raw, want := range map[string]string{
+		`""`: "", `"a b"`: "a b", `"\"a\\\u0062"`: `"a\b`, "\"\u00e4\"": "\u00e4", "\"a\xff\"": "a\ufffd",
+	} {
+		fields, err := parseObject([]byte(`{"x":` + raw + `}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := stringField(fields, "x"); !ok || got != want {
+			t.Errorf("%q, %v of %s; want %q", got, ok, raw, want)
+		}
+	}
+}
+
 // FuzzParseAnswer looks for an answer that a login must not rest on, and for one that
 // is read otherwise than others read it.
 func FuzzParseAnswer(f *testing.F) {

@@ -62,8 +62,11 @@ func (r *Ring) forSeal(ctx context.Context) (*keySet, error) {
 		r.cache.work.Lock()
 		defer r.cache.work.Unlock()
 		_ = r.tend(ctx)
-		set = r.cache.set.Load()
+		set, err = r.current(ctx) // the storage may have turned out to be another one
 	})
+	if err != nil {
+		return nil, err
+	}
 	if r.keep > set.keep || r.isDue(set.keys[0], r.now()) {
 		r.background(ctx, func(ctx context.Context) {
 			if !within(r.now(), r.cache.tended, retryAfter) {

@@ -352,6 +352,23 @@ func TestKeepFails(t *testing.T) {
 	}
 }
 
+// TestForgottenWhileTended: a storage that was down turns out to be another one, and an empty one, as the first value
+// with a longer lifetime is sealed: it is sealed with a key of that storage.
+func TestForgottenWhileTended(t *testing.T) {
+	s, clock, cache := newStorage(t), newClock(), new(Cache)
+	before := seal(t, Stored(s, cache, clock.steady(), day).Box("session", "app"), "text", "")
+	another := &hookedStorage{testStorage: newStorage(t), lock: cache.Forget}
+	one := &instance{Stored(another, cache, clock.steady(), 90*day).Box("session", "app"), clock}
+	sealed := one.seal(t)
+	if keyOf(t, sealed) == keyOf(t, before) {
+		t.Error("it is sealed with a key of the storage of before")
+	}
+	newInstance(another.testStorage, clock, day).opens(t, sealed)
+	if keep := another.file(t).Keep; keep != int64(90*day/time.Second) {
+		t.Errorf("its file is kept for %d s", keep)
+	}
+}
+
 // A file of before there was "keep", and one with numbers that no clock reaches.
 func TestStrangeFiles(t *testing.T) {
 	for what, tc := range map[string]struct{ keep, created string }{

@@ -79,16 +79,16 @@ type writes struct {
 	settled chan struct{} // closed when none is left
 }
 
-// patient returns a bounded storage for work in the background: one call at a time, with
+// patient returns a bounded storage for work that no request waits for: that many calls at a time, with
 // a longer time limit.
-func patient(storage certmagic.Storage, timeout time.Duration) certmagic.Storage {
+func patient(storage certmagic.Storage, timeout time.Duration, calls int) certmagic.Storage {
 	b, ok := storage.(*bounded)
 	if !ok {
 		return storage
 	}
 	return &bounded{
 		Storage: b.Storage, failed: b.failed, timeout: timeout,
-		slots: make(chan struct{}, 1), writes: make(map[string]*writes),
+		slots: make(chan struct{}, calls), writes: make(map[string]*writes),
 	}
 }
 

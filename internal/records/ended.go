@@ -91,7 +91,7 @@ func NewEnded(storage certmagic.Storage, clock *Clock) *Ended {
 			learnTimeout),
 		lately: newEndPlace(newPeriods(storage, clock, "aventus_auth/ended/lately", latelyEach), latelyFor,
 			storageTimeout),
-		slow:     patient(storage, learnTimeout),
+		slow:     patient(storage, learnTimeout, 1),
 		learning: learning,
 		stop:     stop,
 
@@ -142,13 +142,13 @@ func (e *Ended) keepLearning(first chan<- struct{}) {
 }
 
 // Known returns nil if all that has ended by now, a current reading of the clock, is known, but for what ended within
-// the last hour. Otherwise it asks the storage, unless that has just failed. An instance that has never learned what
-// has ended, since the storage was down or shows nothing when it started, knows nothing. What Has said before may not
-// hold any more, unless IsKnown held before that.
+// the last hour. Otherwise it asks the storage, unless that has just failed, and so it does every [LearnInterval] after
+// Destruct. An instance that has never learned what has ended, since the storage was down or shows nothing when it
+// started, knows nothing. What Has said before may not hold any more, unless IsKnown held before that.
 func (e *Ended) Known(ctx context.Context, now time.Time) error {
 	e.Begin()
 	isKnown, failed := e.known(now)
-	if !isKnown && failed == nil {
+	if !isKnown && failed == nil || e.isNoMoreLearning() {
 		_, failed, _ = e.asking.Do("", func() (any, error) { return nil, e.Learn(ctx) })
 		isKnown, _ = e.known(e.clock.Now())
 	}
@@ -156,6 +156,17 @@ func (e *Ended) Known(ctx context.Context, now time.Time) error {
 		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrUnknown, failed)
+}
+
+// isNoMoreLearning reports whether the learning has stopped, and LearnInterval has passed since the storage was last
+// asked: what goes on after the last configuration, such as a stream, has to ask for itself.
+func (e *Ended) isNoMoreLearning() bool {
+	if e.learning.Err() == nil {
+		return false
+	}
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.clock.elapsed()-e.tried >= LearnInterval
 }
 
 // IsKnown is Known, but never asks.

@@ -227,3 +227,20 @@ func TestAdoptedEndIsWritten(t *testing.T) {
 		}
 	}
 }
+
+// TestEndAfterItIsAdopted: a request that is under way during a reload ends a session as before.
+func TestEndAfterItIsAdopted(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	before, next := NewEnded(s, clock.steady()), NewEnded(s.view(), clock.steady())
+	until := clock.Now().Add(3 * time.Hour)
+	if err := before.Replace(t.Context(), ID{1}, until); err != nil {
+		t.Fatal(err)
+	}
+	next.Adopt(before)
+	if err := before.End(t.Context(), ID{1}, until); err != nil || !before.Has(ID{1}, clock.Now()) {
+		t.Errorf("%v; ended %t", err, before.Has(ID{1}, clock.Now()))
+	}
+	if err := next.Learn(t.Context()); err != nil || !next.Has(ID{1}, clock.Now()) {
+		t.Errorf("%v; learned %t", err, next.Has(ID{1}, clock.Now()))
+	}
+}

@@ -80,6 +80,25 @@ func TestUnwrittenEndOfSeveral(t *testing.T) {
 	}
 }
 
+// TestUnwrittenEndOfAnother: an end that the storage did not take is still to be written when another id's end has
+// been, however much that one says and however long it lasts.
+func TestUnwrittenEndOfAnother(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	e := NewEnded(s, clock.steady())
+	until := clock.Now().Add(time.Hour)
+	s.on(failing)
+	if err := e.EndBefore(t.Context(), ID{1}, clock.Now(), until); !errors.Is(err, errBroken) {
+		t.Fatal(err)
+	}
+	s.on(nil)
+	if err := e.End(t.Context(), ID{2}, until.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if !e.IsUnwritten(ID{1}) || e.IsUnwritten(ID{2}) {
+		t.Errorf("unwritten: %t, and what was written: %t", e.IsUnwritten(ID{1}), e.IsUnwritten(ID{2}))
+	}
+}
+
 // TestEndBeforeAtOnce: an end of what began by some time holds here while the storage hangs, also the second one,
 // for what began as soon as it could after the first.
 func TestEndBeforeAtOnce(t *testing.T) {

@@ -66,6 +66,36 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// TestEndedForgets: what would have ended by itself takes no memory in an instance that learns all along, and so
+// never lists all there is again.
+func TestEndedForgets(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	e := NewEnded(s, clock.steady())
+	if err := e.Learn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, lasts := range []time.Duration{time.Hour, 10 * time.Hour} {
+		if err := e.End(t.Context(), numbered(1, i), clock.Now().Add(lasts)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.countAll("")
+	for range 24 { // two hours
+		clock.Add(5 * time.Minute)
+		if err := e.Learn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.count("List aventus_auth/ended/all"); n != 0 {
+		t.Fatalf("all there is was listed %d times", n)
+	}
+	ends := 0
+	e.ended.each(func(ID, end) { ends++ })
+	if ends != 1 || !e.Has(numbered(1, 1), clock.Now()) {
+		t.Errorf("memory is left with %d ends", ends)
+	}
+}
+
 // TestEndedCost: what is asked for each time grows with what is new, not with all.
 func TestEndedCost(t *testing.T) {
 	storage, clock := newStorage(t), newClock()
@@ -209,6 +239,38 @@ func TestEndedStops(t *testing.T) {
 				t.Fatalf("%s: the storage was asked %d times", what, n)
 			}
 		})
+	}
+}
+
+// TestKnownWhenStopped: what outlives the last configuration asks for itself, as often as it would be told, and goes on
+// by what it knows while the storage is down.
+func TestKnownWhenStopped(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	other, here := use(t, s.view(), clock), use(t, s, clock)
+	if err := errors.Join(here.Known(t.Context(), clock.Now()), here.Destruct()); err != nil {
+		t.Fatal(err)
+	}
+	for n := range byte(3) {
+		if err := other.End(t.Context(), ID{n}, clock.Now().Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		isDown := n == 1
+		if s.on(nil); isDown {
+			s.on(failing)
+		}
+		clock.Add(LearnInterval)
+		s.countAll("")
+		for range 3 {
+			if err := here.Known(t.Context(), clock.Now()); err != nil {
+				t.Error(err)
+			}
+		}
+		if asked := s.count("List aventus_auth/ended/lately"); asked > 1 {
+			t.Errorf("the storage was asked %d times", asked)
+		}
+		if here.Has(ID{n}, clock.Now()) == isDown {
+			t.Errorf("end %d: known %t", n, !isDown)
+		}
 	}
 }
 

@@ -34,9 +34,6 @@ const (
 	// foldedName is the first part of the name of a key that holds several ends. That of a single one is a number.
 	foldedName = "many"
 
-	// loadsAtOnce is how many values one caller loads at a time.
-	loadsAtOnce = 16
-
 	// removeFor is for how long a process removes single keys in one LearnInterval, removedAtOnce of them at a time.
 	// With files, each removal may disturb a listing of another instance, which is tried again for a second.
 	removeFor     = 250 * time.Millisecond
@@ -147,7 +144,7 @@ func (p *endPlace) learn(ctx context.Context, storage certmagic.Storage, before 
 	}
 	var mu sync.Mutex
 	var damaged []error
-	err = loadEach(ctx, p.storage, unread, func(key string, value []byte) error {
+	err = loadEach(ctx, p.storage, unread, 1, func(key string, value []byte) error {
 		n, _ := parseFolded(path.Base(key))
 		isWhole := len(value) == n*filedSize
 		if isWhole {
@@ -172,32 +169,6 @@ func (p *endPlace) learn(ctx context.Context, storage certmagic.Storage, before 
 		}
 	}
 	return read, nil
-}
-
-// loadEach loads several keys at a time, and calls f with each that exists, at several goroutines. It returns the
-// first error, after which it loads no more. It is an error if ctx is done: some keys may not have been loaded.
-func loadEach(ctx context.Context, storage certmagic.Storage, keys []string, f func(string, []byte) error) error {
-	work, loading := errgroup.WithContext(ctx)
-	work.SetLimit(loadsAtOnce)
-	for _, key := range keys {
-		if loading.Err() != nil {
-			break
-		}
-		work.Go(func() error {
-			value, err := storage.Load(loading, key)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			return f(key, value)
-		})
-	}
-	if err := work.Wait(); err != nil {
-		return err
-	}
-	return ctx.Err()
 }
 
 // eachFiled yields the ends that one key holds.

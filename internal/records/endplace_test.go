@@ -84,6 +84,34 @@ func foldAll(t testing.TB, e *Ended) {
 	e.lately.foldNow(t.Context())
 }
 
+// TestStrangeNames: what lies among the ends and is not named as one of them, or as several, is none.
+func TestStrangeNames(t *testing.T) {
+	id := strings.Repeat("0a", len(ID{}))
+	for name, is := range map[string][2]bool{ // one, several
+		"1800000000-" + id + "-0":           {true, false},
+		"1800000000-" + id + "--1":          {true, false},
+		"later-" + id + "-0":                {},
+		"1800000000-" + id + "-":            {},
+		"1800000000-" + id + "-0.tmp":       {},
+		"1800000000-" + id[2:] + "-0":       {},
+		"1800000000-" + id + "0a-0":         {},
+		"1800000000-" + id + "zz-0":         {},
+		"1800000000-" + id:                  {},
+		foldedName + "-300-" + id:           {false, true},
+		foldedName + "-many-" + id:          {},
+		foldedName + "-300-" + id[2:]:       {},
+		foldedName + "-300-" + id + "-0":    {},
+		"un" + foldedName + "-300-" + id:    {},
+		"99999999999999999999-" + id + "-0": {},
+	} {
+		one, isOne := parseFiled(name)
+		n, isSeveral := parseFolded(name)
+		if isOne != is[0] || isSeveral != is[1] || !isOne && one != (filed{}) || isSeveral && n != 300 {
+			t.Errorf("%s: one %t, %v, several %t, %d", name, isOne, one, isSeveral, n)
+		}
+	}
+}
+
 // TestFolded: many ends take few keys, at both places, and are known to those that run and to those that start,
 // before, while and after the single keys go; with every kind of engine.
 func TestFolded(t *testing.T) {

@@ -176,6 +176,25 @@ func TestIdentifiedAtOnce(t *testing.T) {
 	}
 }
 
+// TestIdentifiedWithoutTheLock: where the lock is refused, the storage gets an id all the same, and the lock is left
+// to who has it.
+func TestIdentifiedWithoutTheLock(t *testing.T) {
+	s := newStorage(t)
+	s.on(func(method, _ string) error {
+		if method == "Lock" {
+			return errBroken
+		}
+		return nil
+	})
+	id, err := (&verified{Storage: s}).identity(t.Context())
+	if err != nil || len(id) < 20 {
+		t.Errorf("%q, %v", id, err)
+	}
+	if n := s.countAll("Unlock"); n != 0 {
+		t.Errorf("another's lock was released %d times", n)
+	}
+}
+
 // TestIdentifiedBesideLocks: an engine that keeps a lock under its own name, as a Consul one does, does not lose the
 // id with the lock.
 func TestIdentifiedBesideLocks(t *testing.T) {

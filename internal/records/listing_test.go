@@ -197,6 +197,18 @@ func TestListingOfAnotherStorage(t *testing.T) {
 	}
 }
 
+// TestListingOutOfOrder: an engine that lists all that lies below a folder, and in any order, shows each name in it
+// once.
+func TestListingOutOfOrder(t *testing.T) {
+	storage := lister{newStorage(t), func() ([]string, error) {
+		return []string{"a/2/x", "a/1/x", "a/2/y", "a/1"}, nil
+	}}
+	names, err := Bounded(storage, nil).List(t.Context(), "a", false)
+	if slices.Sort(names); err != nil || !slices.Equal(names, []string{"a/1", "a/2"}) {
+		t.Errorf("%q, %v", names, err)
+	}
+}
+
 // TestListingHangs: an engine whose listing is not answered is not asked for the other kind of listing too.
 func TestListingHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

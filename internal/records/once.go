@@ -356,7 +356,7 @@ func (o *Once) readAside(ctx context.Context, journal string, hour int64, aside 
 		}
 		var mu sync.Mutex
 		found := make(map[string][]byte)
-		err := loadEach(ctx, o.place.storage, keys, func(key string, ids []byte) error {
+		err := loadEach(ctx, o.place.storage, keys, 1, func(key string, ids []byte) error {
 			mu.Lock()
 			defer mu.Unlock()
 			found[key] = ids

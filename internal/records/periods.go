@@ -26,7 +26,9 @@ type periods struct {
 }
 
 func newPeriods(storage certmagic.Storage, clock *Clock, prefix string, each time.Duration) *periods {
-	return &periods{storage: storage, clock: clock, prefix: prefix, each: each, slow: patient(storage, sweepTimeout)}
+	return &periods{
+		storage: storage, clock: clock, prefix: prefix, each: each, slow: patient(storage, sweepTimeout, 1),
+	}
 }
 
 // of returns the period of a time. They are counted from 1970.

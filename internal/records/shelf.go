@@ -47,10 +47,14 @@ func (s *Shelf) Settled(id string, expires time.Time) <-chan struct{} {
 	return settled(s.storage, s.key(id, expires))
 }
 
+// eachInCall is how many values Each loads in one call of a bounded storage. The goroutine and the timer of a call
+// cost as much as reading a small file.
+const eachInCall = 16
+
 // Each calls f with all values, expired or not, in any order, until f fails. It loads several values at a time, and
 // calls f with one after the other. No request of a visitor waits for it, so the listing may take long.
 func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte) error) error {
-	keys, err := s.list(ctx, patient(s.storage, learnTimeout), true)
+	keys, err := s.list(ctx, patient(s.storage, learnTimeout, 1), true)
 	if err != nil {
 		return err
 	}
@@ -59,7 +63,8 @@ func (s *Shelf) Each(ctx context.Context, f func(id string, value []byte) error)
 		return err != nil || path.Dir(path.Dir(key)) != s.prefix
 	})
 	var turn sync.Mutex
-	return loadEach(ctx, s.storage, keys, func(key string, value []byte) error {
+	slow := patient(s.storage, learnTimeout, loadsAtOnce)
+	return loadEach(ctx, slow, keys, eachInCall, func(key string, value []byte) error {
 		turn.Lock()
 		defer turn.Unlock()
 		return f(path.Base(key), value)
@@ -82,7 +87,7 @@ func (s *Shelf) Find(ctx context.Context, id string, within time.Duration) ([]by
 		keys = append(keys, path.Join(s.dir(hour), id))
 	}
 	var found []byte
-	err := loadEach(ctx, s.storage, keys, func(_ string, value []byte) error {
+	err := loadEach(ctx, s.storage, keys, 1, func(_ string, value []byte) error {
 		found = value // there is one at most
 		return errFound
 	})

@@ -4,9 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -234,18 +237,29 @@ func TestShelfFails(t *testing.T) {
 	}
 }
 
+// fill puts n values on a shelf in files, and does not wait until they are on the disk.
+func fill(t *testing.T, storage *testStorage, s *Shelf, expires time.Time, n int) {
+	t.Helper()
+	for i := range n {
+		name := storage.Filename(s.key(strconv.Itoa(i), expires))
+		err := os.MkdirAll(filepath.Dir(name), 0o700)
+		if err == nil {
+			err = os.WriteFile(name, []byte("value"), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestShelfAtOnce: all values are read at a bounded number at a time, and given one after the other, until the one
 // that is given them has had enough.
 func TestShelfAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage, clock := newStorage(t), newClock()
 		s := NewShelf(storage, "shelf", clock.steady())
-		const n = 4 * loadsAtOnce
-		for i := range n {
-			if err := s.Put(t.Context(), strconv.Itoa(i), clock.Now(), []byte("value")); err != nil {
-				t.Fatal(err)
-			}
-		}
+		const n = 4 * loadsAtOnce * eachInCall
+		fill(t, storage, s, clock.Now(), n)
 		storage.on(func(method, _ string) error {
 			if method == "Load" {
 				time.Sleep(time.Second)
@@ -262,7 +276,7 @@ func TestShelfAtOnce(t *testing.T) {
 			isBusy = false
 			return nil
 		})
-		if took := time.Since(began); err != nil || len(all) != n || took < 4*time.Second || took > 5*time.Second {
+		if took := time.Since(began); err != nil || len(all) != n || took/eachInCall != 4*time.Second {
 			t.Errorf("%d of %d values within %s, %v", len(all), n, took, err)
 		}
 		storage.countAll("")
@@ -270,11 +284,50 @@ func TestShelfAtOnce(t *testing.T) {
 		if err := s.Each(t.Context(), func(string, []byte) error { return enough }); err != enough {
 			t.Error(err)
 		}
-		if loads := storage.countAll("Load"); loads > 2*loadsAtOnce {
+		if loads := storage.countAll("Load"); loads > 2*loadsAtOnce*eachInCall {
 			t.Errorf("%d values were loaded for one", loads)
 		}
 		t.Cleanup(func() { time.Sleep(time.Minute) }) // for sweeps that its writes disturb
 	})
+}
+
+// TestEachInOneCall: of values that are loaded in one call, one that has gone meanwhile, one that cannot be read, and
+// many that take long in all count as they do alone; and a storage that hangs is given up on.
+func TestEachInOneCall(t *testing.T) {
+	const n = loadsAtOnce * eachInCall
+	for what, of := range map[string]struct {
+		takes time.Duration
+		b     error // the answer for one of the values
+		want  int
+		err   error
+	}{
+		"all":           {0, nil, n, nil},
+		"one has gone":  {0, fs.ErrNotExist, n - 1, nil},
+		"one is broken": {0, errBroken, -1, errBroken},
+		"slow":          {storageTimeout / 2, nil, n, nil},
+		"too slow":      {learnTimeout / (eachInCall - 1), nil, 0, errNoAnswer},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			storage, clock := newStorage(t), newClock()
+			s := NewShelf(Bounded(storage, nil), "shelf", clock.steady())
+			fill(t, storage, s, clock.Now(), n)
+			storage.on(func(method, key string) error {
+				if method == "Load" && strings.HasPrefix(key, s.dir(s.of(clock.Now()))) {
+					time.Sleep(of.takes)
+					if path.Base(key) == "100" {
+						return of.b
+					}
+				}
+				return nil
+			})
+			got := 0
+			err := s.Each(t.Context(), func(string, []byte) error { got++; return nil })
+			if !errors.Is(err, of.err) || got != of.want && of.want >= 0 {
+				t.Errorf("%s: %d values, %v", what, got, err)
+			}
+			time.Sleep(2 * learnTimeout) // until the engine has answered all
+		})
+	}
 }
 
 // TestFindListsNothing: what expires within the time that is given is found without a listing, which costs more the
