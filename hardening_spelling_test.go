@@ -148,7 +148,8 @@ func TestRequestWithoutHost(t *testing.T) {
 	for matcher, want := range map[string]bool{
 		"path /private/*": false, "not path /health /assets/*": false, "path_regexp ^/p": false, "method POST": false,
 		"not host public.test": true, "path /{host}/*": true, "not {\nhost public.test\npath /health\n}": true,
-		"expression {host}.startsWith('p')": true,
+		"expression {host}.startsWith('p')": true, "not {\nnot host private.test\n}": true,
+		"not {\nnot path /private/*\n}": false,
 	} {
 		newWorld(t, setup{matcher: "@m", caddyfile: "@m " + matcher + "\n%s\nreverse_proxy %app"})
 		r := p.request("GET", "/health")

@@ -142,9 +142,9 @@ func (e *Ended) keepLearning(first chan<- struct{}) {
 }
 
 // Known returns nil if all that has ended by now, a current reading of the clock, is known, but for what ended within
-// the last hour. Otherwise it asks the storage, unless that has just failed, and so it does every [LearnInterval] after
-// Destruct. An instance that has never learned what has ended, since the storage was down or shows nothing when it
-// started, knows nothing. What Has said before may not hold any more, unless IsKnown held before that.
+// the last hour. Otherwise it asks the storage, unless that has just failed, and so it does every [LearnInterval]
+// after Destruct. An instance that has never learned what has ended, since the storage was down or shows nothing when
+// it started, knows nothing. What Has said before may not hold any more, unless IsKnown held before that.
 func (e *Ended) Known(ctx context.Context, now time.Time) error {
 	e.Begin()
 	isKnown, failed := e.known(now)

@@ -180,3 +180,28 @@ func TestEndsAddUp(t *testing.T) {
 		}
 	}
 }
+
+// TestEndAfterEndBefore: what has ended in part can end as a whole: what began since has ended as well then, here and
+// at an instance that learns of it.
+func TestEndAfterEndBefore(t *testing.T) {
+	for what, whole := range map[string]func(*Ended, context.Context, ID, time.Time) error{
+		"End": (*Ended).End, "Replace": (*Ended).Replace,
+	} {
+		s, clock := newStorage(t), newClock()
+		here, other := NewEnded(s, clock.steady()), NewEnded(s.view(), clock.steady())
+		until, later := clock.Now().Add(3*time.Hour), clock.Now().Add(time.Minute)
+		if err := here.EndBefore(t.Context(), ID{1}, clock.Now(), until); err != nil {
+			t.Fatal(err)
+		}
+		if here.Has(ID{1}, later) {
+			t.Fatalf("before %s: what began since has ended", what)
+		}
+		if err := errors.Join(whole(here, t.Context(), ID{1}, until), other.Learn(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if !here.Has(ID{1}, later) || !other.Has(ID{1}, later) {
+			t.Errorf("%s: what began since has ended %t, and elsewhere %t", what, here.Has(ID{1}, later),
+				other.Has(ID{1}, later))
+		}
+	}
+}

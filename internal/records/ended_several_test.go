@@ -99,6 +99,28 @@ func TestUnwrittenEndOfAnother(t *testing.T) {
 	}
 }
 
+// TestUnwrittenLongerEnd: an end that the storage did not take is still to be written when one of the same id has been
+// that is forgotten earlier.
+func TestUnwrittenLongerEnd(t *testing.T) {
+	s, clock := newStorage(t), newClock()
+	e := NewEnded(s, clock.steady())
+	until := clock.Now().Add(time.Hour)
+	s.on(failing)
+	if err := e.Replace(t.Context(), ID{1}, until.Add(time.Hour)); !errors.Is(err, errBroken) {
+		t.Fatal(err)
+	}
+	s.on(nil)
+	if err := e.End(t.Context(), ID{1}, until); err != nil {
+		t.Fatal(err)
+	}
+	if !e.IsUnwritten(ID{1}) {
+		t.Error("the longer end counts as written")
+	}
+	if e.writeAgain(t.Context()); e.IsUnwritten(ID{1}) {
+		t.Error("the longer end is not written")
+	}
+}
+
 // TestEndBeforeAtOnce: an end of what began by some time holds here while the storage hangs, also the second one,
 // for what began as soon as it could after the first.
 func TestEndBeforeAtOnce(t *testing.T) {

@@ -242,8 +242,8 @@ func TestEndedStops(t *testing.T) {
 	}
 }
 
-// TestKnownWhenStopped: what outlives the last configuration asks for itself, as often as it would be told, and goes on
-// by what it knows while the storage is down.
+// TestKnownWhenStopped: what outlives the last configuration asks for itself, as often as it would be told. It
+// goes on by what it knows while the storage is down.
 func TestKnownWhenStopped(t *testing.T) {
 	s, clock := newStorage(t), newClock()
 	other, here := use(t, s.view(), clock), use(t, s, clock)

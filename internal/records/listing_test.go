@@ -149,6 +149,12 @@ func TestBlindListing(t *testing.T) {
 			told.Load() == before {
 			t.Errorf("%s: learning what has ended: %v; told %d times", name, err, told.Load()-before)
 		}
+		ended := NewEnded(storage, clock.steady())
+		_ = ended.Learn(t.Context())
+		if err := ended.End(t.Context(), ID{1}, clock.Now().Add(time.Hour)); !errors.Is(err, ErrStorage) ||
+			!ended.IsUnwritten(ID{1}) {
+			t.Errorf("%s: an end that others may not see: %v, unwritten %t", name, err, ended.IsUnwritten(ID{1}))
+		}
 		shelf := NewShelf(storage, "shelf", clock.steady())
 		if err := shelf.Put(t.Context(), "a", clock.Now(), []byte("a")); err != nil {
 			t.Fatal(err)

@@ -20,10 +20,12 @@ func BenchmarkSweep(b *testing.B) {
 			for range b.N {
 				b.StopTimer()
 				clock := newClock()
-				shelf := NewShelf(&hasty{certmagic.FileStorage{Path: b.TempDir()}}, "aventus_auth/sessions", clock.steady())
+				storage := &hasty{certmagic.FileStorage{Path: b.TempDir()}}
+				shelf := NewShelf(storage, "aventus_auth/sessions", clock.steady())
+				value, expires := make([]byte, 1000), clock.Now().Add(time.Minute)
 				for i := range n {
 					id := hex.EncodeToString(codeOf(i)[0][:])
-					if err := shelf.Put(b.Context(), id, clock.Now().Add(time.Minute), make([]byte, 1000)); err != nil {
+					if err := shelf.Put(b.Context(), id, expires, value); err != nil {
 						b.Fatal(err)
 					}
 				}
