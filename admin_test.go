@@ -64,6 +64,7 @@ func TestAdmin(t *testing.T) {
 	}
 	for query, want := range map[string]int{
 		"": 400, "?id=a&sub=b": 400, "?id=" + strings.Repeat("0", 32): 404, "?id=../keys": 404,
+		"?id=" + s.ID[:8]: 404, "?id=" + strings.Repeat("0", 400): 404, // no storage takes such a name
 	} {
 		if a := ask("DELETE", query); a.StatusCode != want {
 			t.Errorf("DELETE %s: status %d, want %d", query, a.StatusCode, want)
@@ -368,6 +369,8 @@ func TestRevokeByCommand(t *testing.T) {
 		{[]string{"revoke", address, "--id=" + sessions[0].ID}, 1, "there is no such session in the storage"},
 		{[]string{"revoke", address, "--sub=auth0|adda"}, 0, `Sessions of "auth0|adda" in the storage: 0 have ended.`},
 		{[]string{"revoke", address, "--sub=auth0|ada"}, 0, `Sessions of "auth0|ada" in the storage: 2 have ended.`},
+		{[]string{"revoke", address}, 1, "at least one of the flags in the group [id sub] is required"},
+		{[]string{"revoke", address, "--id=" + sessions[1].ID, "--sub=auth0|ada"}, 1, "[id sub]"},
 		{[]string{"revok", address}, 1, `there is no command "revok"; did you mean revoke?`},
 		{[]string{"xyzzy"}, 1, `there is no command "xyzzy"`},
 		{nil, 0, "Lists the sessions"},

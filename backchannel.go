@@ -185,7 +185,7 @@ func (bc *backchannel) answer(w http.ResponseWriter, r *http.Request, err error)
 	case err == nil:
 		bc.meter.backchannelLogout("ended")
 		return bc.answers.empty(w, http.StatusOK)
-	case errors.Is(err, aventus.ErrToken) && !isUndecided(err):
+	case errors.Is(err, aventus.ErrToken): // which is no word of keys that cannot be had
 		bc.meter.backchannelLogout("refused")
 		bc.answers.note(r, "a logout token was refused", http.StatusBadRequest, err)
 		document, _ := json.Marshal(map[string]string{ // strings can be marshalled

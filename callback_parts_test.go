@@ -178,6 +178,9 @@ func TestUnkeptSessionOfAnotherPerson(t *testing.T) {
 		if isBack := w.Code == http.StatusSeeOther; isBack != returns {
 			t.Errorf("%s signs in: %d, to %s", sub, w.Code, w.Header().Get("Location"))
 		}
+		if f := asSent(r).failed; f == nil || f.code != errStorage.code {
+			t.Errorf("%s signs in: counted as %v, want a login that has failed", sub, f)
+		}
 	}
 }
 

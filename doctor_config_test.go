@@ -117,6 +117,11 @@ func TestDoctorBlocks(t *testing.T) {
 	if n := w.issuer.JWKSRequests(); n != 1 {
 		t.Errorf("the key set was fetched %d times", n)
 	}
+	// Of what is alike in all, one line says it.
+	r := doctorOf(t, "https://a.example.com {\n"+staff+"\n}\nhttps://a.example.com:8443 {\n"+staff+"\n}")
+	if n := strings.Count(r.stdout, " protects "); n != 1 || !strings.Contains(r.stdout, "\n  2 blocks are alike.\n") {
+		t.Errorf("%d lines say what is protected:\n%s%s", n, r.stdout, r.stderr)
+	}
 }
 
 // TestDoctorIPv6: an address has brackets in what is to be registered, in what the
@@ -265,6 +270,12 @@ func TestDoctorCallback(t *testing.T) {
 		{"another name, and a site for all others", "https://www.example.com {\n" + one +
 			"}\nhttps:// {\nrespond hi\n}", "warn no site of this config has the name"},
 		{"any name", ":8080 {\n" + one + "}", "pass "},
+		{"any name, and a handle that leaves it out", ":8080 {\nhandle /members/* {\n" + one + "}\n}",
+			"fail nothing answers"},
+		{"routes that nobody knows", `{"apps":{"http":{"servers":{"s":{"listen":[":443"],"routes":[{"handle":[
+			{"handler":"aventus_auth_test_around","routes":[{"handle":[{"handler":"aventus_auth","client_id":"one",
+				"client_secret":"s","redirect_uri":"https://site.example.com/oauth2/callback"}]}]}]}]}}}}}`,
+			"skip cannot be told: it depends on what aventus_auth_test_around does"},
 		{"another port than the block's", "https://site.example.com:8443 {\n" + one +
 			"}\nhttps://site.example.com {\nrespond hi\n}",
 			"fail static_response (respond, redir or abort) answers before"},
@@ -490,6 +501,15 @@ func TestDoctorErrorRoutes(t *testing.T) {
 		if remedy := "rewrite * /errors/{err.status_code}.html?"; status == "warn" &&
 			!strings.HasSuffix(got["next"], remedy) {
 			t.Errorf("%s: it says to do %q", routes, got["next"])
+		}
+	}
+	// A request for the one host or the other may come to a wildcard's.
+	for site, status := range map[string]string{"a.example.com": "pass", "*.example.com": "warn"} {
+		doc := examine(t, "https://"+site+" {\n"+block+"}\nhttps://b.example.com {\nrespond hi\nhandle_errors {\n"+
+			"file_server\n}\n}", "HTTPS_PROXY=http://127.0.0.1:1")
+		checks := doc.Blocks[0].Checks
+		if got := checks[len(checks)-1]; got["check"] != "errors" || got["status"] != status {
+			t.Errorf("%s: %v, want %s", site, got, status)
 		}
 	}
 	doc := examine(t, "https://a.example.com {\n"+block+"}", "HTTPS_PROXY=http://127.0.0.1:1")

@@ -82,6 +82,12 @@ func TestDoctorHosts(t *testing.T) {
 			"fail app.example.com its block differs from the one at login.example.com in hosts",
 			"warn wiki.example.com",
 		}},
+		{"another scope at any host", site("https://", "hosts app.example.com\nscope write") +
+			site("app.example.com", "hosts app.example.com"), []string{
+			"pass app.example.com ",
+			"fail app.example.com its block differs from the one at login.example.com in scope",
+			"pass app.example.com ",
+		}},
 		{"other keys at the login host", site("login.example.com", "hosts *.example.org") +
 			site("a.example.org", "hosts *.example.org\nsession {\nkey "+strings.Repeat("A", 43)+"=\n}"), []string{
 			"pass *.example.org ",

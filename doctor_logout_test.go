@@ -75,6 +75,9 @@ func TestDoctorFindsLogout(t *testing.T) {
 				"in leaves /ended out"},
 		{"behind another's gate", "a.example.com {\nroute {\n" + strings.Replace(block("two", "/cb2", "a.example.com",
 			""), "/ended", "/other", 1) + one + "}\n}\n", "fail another aventus_auth (client_id two) answers"},
+		{"behind another's callback", "a.example.com {\nroute {\n" + strings.Replace(block("two", "/ended",
+			"a.example.com", "/two/*"), "backchannel_logout /ended", "", 1) + one + "}\n}\n",
+			"fail another aventus_auth (client_id two) answers"},
 		{"two of one path", "a.example.com {\n" + one + block("two", "/cb2", "a.example.com", "/two/*") +
 			"respond hi\n}\n", "pass comes to aventus_auth"},
 		{"another host's block before it", "a.example.com, b.example.com {\nroute {\n" + strings.Replace(block("two",

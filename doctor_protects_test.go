@@ -80,12 +80,14 @@ func TestDoctorProtects(t *testing.T) {
 		{"a wrong order in a named route",
 			"&(g) {\nroute {\nfile_server\n" + block("", "") + "}\n}\n" + site("invoke g"),
 			"fail site.example.com: every path, but file_server answers first"},
+		{"a wrong order at a host by a placeholder", "http://{env.SITE} {\nroute {\nfile_server\n" + block("", "") +
+			"}\n}", "fail {env.SITE}: every path, but file_server answers first"},
 		{"a wrong order in a handle", site("handle /admin/* {\nroute {\nfile_server\n" + block("", "") + "}\n}"),
 			"fail site.example.com: every path, within /admin/*, but file_server answers first"},
 	} {
 		runs.Go(func() {
 			var said []string
-			for _, b := range examine(t, tc.config, "HTTPS_PROXY=http://127.0.0.1:1").Blocks {
+			for _, b := range examine(t, tc.config, "HTTPS_PROXY=http://127.0.0.1:1", "SITE=site.example.com").Blocks {
 				for _, c := range b.Checks {
 					if c["check"] == "protects" {
 						said = append(said, strings.TrimSuffix(

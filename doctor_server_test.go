@@ -160,6 +160,11 @@ func TestDoctorKeysOfTheSecond(t *testing.T) {
 	second := strings.NewReplacer("9999", "9998", "issuer", "audience x\nverify_token\nissuer").Replace(first)
 	doctorOf(t, first).expect(t, 1, map[string]string{"jwks": "skip "})
 	doctorOf(t, first+"\n"+second).expect(t, 1, map[string]string{"jwks": "FAIL "})
+	// Others' need of another key set is none of this one.
+	elsewhere := strings.Replace(second, "issuer", "jwks_url http://127.0.0.1:"+freePort(t)+"/keys\nissuer", 1)
+	if r := doctorOf(t, first+"\n"+elsewhere); !strings.Contains(r.stdout, "answered 404; no login here needs it\n") {
+		t.Errorf("it printed\n%s%s", r.stdout, r.stderr)
+	}
 	swapped := strings.NewReplacer("9998", "9999", "9999", "9998").Replace(first + "\n" + second)
 	doctorOf(t, swapped).expect(t, 1, map[string]string{"jwks": "FAIL "})
 }

@@ -113,7 +113,31 @@ func TestEndOfAUserLasts(t *testing.T) {
 // as the storage takes it, also by an instance that has not been asked anything before. Until then, a logout and an
 // operator find a session that is to be ended.
 func TestEndIsWrittenLater(t *testing.T) {
-	for how := range endings(newParts(t), new(session)) {
+	ways := func(p *parts, s *session) map[string]func(*ends) error {
+		all := endings(p, s)
+		all["by a token that waits"] = func(e *ends) error {
+			e.endLaterAt(aventus.Logout{SessionID: "sid", Issued: p.clock.Now()}, p.clock.Now())
+			return errBrokenStorage
+		}
+		return all
+	}
+	for how := range ways(newParts(t), new(session)) {
+		// That nobody asks meanwhile, which would begin it.
+		synctest.Test(t, func(t *testing.T) {
+			p := newParts(t)
+			k, _ := p.session(func(s *session) {
+				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, []byte(`{"sub":"auth0|ada","sid":"sid"}`)
+			})
+			storage := &failing{mapStorage: p.storage}
+			storage.is.Store(true)
+			_ = ways(p, k.session)[how](p.endsOf(storage))
+			storage.is.Store(false)
+			time.Sleep(records.LearnInterval + time.Second)
+			synctest.Wait()
+			if !p.endsOf(storage).has(k.session) {
+				t.Errorf("%s, at an instance that is asked nothing: it is not written", how)
+			}
+		})
 		synctest.Test(t, func(t *testing.T) {
 			p := newParts(t)
 			k, _ := p.session(func(s *session) {
@@ -122,7 +146,7 @@ func TestEndIsWrittenLater(t *testing.T) {
 			storage := &failing{mapStorage: p.storage}
 			e, other := p.endsOf(storage), p.endsOf(storage)
 			storage.is.Store(true)
-			if err := endings(p, k.session)[how](e); !errors.Is(err, errBrokenStorage) {
+			if err := ways(p, k.session)[how](e); !errors.Is(err, errBrokenStorage) {
 				t.Errorf("%s: %v", how, err)
 			}
 			canEnd := func() (bool, bool) {

@@ -499,16 +499,24 @@ func TestRenewalOfALongURL(t *testing.T) {
 		after time.Duration
 		asks  bool // the page's host begins a renewal
 		leads string
+		aim   aim
 	}{
-		{"short", 100, "", 58 * time.Minute, true, "https://auth.example.com/authorize?"},
-		{"long", 1200, "", 58 * time.Minute, false, ""},
+		{"short", 100, "", 58 * time.Minute, true, "https://auth.example.com/authorize?", toRenewSession},
+		{"long", 1200, "", 58 * time.Minute, false, "", toRenewSession},
 		{"long at the login host alone", 900, strings.Repeat("x", 2000), 58 * time.Minute, true,
-			"https://" + secondHost + "/page?q=" + strings.Repeat("x", 900)},
+			"https://" + secondHost + "/page?q=" + strings.Repeat("x", 900), toRenewSession},
 		{"long there, in the last minute", 900, strings.Repeat("x", 2000), 59 * time.Minute, true,
-			"https://auth.example.com/authorize?"},
+			"https://auth.example.com/authorize?", toRenewSession},
+		// The browser has a session at the login host that no hosts share, and none at the page's.
+		{"long there, of who has no session yet", 900, strings.Repeat("x", 2000), 58 * time.Minute, true,
+			"https://auth.example.com/authorize?", toBeginSession},
 	} {
 		h := newHandedOver(t)
-		_, atFirst := h.session(func(s *session) { s.family = records.ID{1} })
+		_, atFirst := h.session(func(s *session) {
+			if c.aim == toRenewSession {
+				s.family = records.ID{1}
+			}
+		})
 		h.clock.Add(c.after)
 		page := h.at(secondHost, h.parts.request("GET", "/page?q="+strings.Repeat("x", c.chars),
 			"Sec-Fetch-Mode", "navigate"))
@@ -524,7 +532,7 @@ func TestRenewalOfALongURL(t *testing.T) {
 		}
 		w := h.expect("Found", func() (*httptest.ResponseRecorder, string) {
 			return h.outcome(func(w http.ResponseWriter, r *http.Request) error {
-				return h.ho.start(w, r, toRenewSession, http.StatusFound)
+				return h.ho.start(w, r, c.aim, http.StatusFound)
 			}, page)
 		})
 		u, err := url.Parse(w.Header().Get("Location"))
@@ -539,6 +547,43 @@ func TestRenewalOfALongURL(t *testing.T) {
 		})
 		if to := w.Header().Get("Location"); !strings.HasPrefix(to, c.leads) {
 			t.Errorf("%s: leads to %.80s", c.what, to)
+		}
+	}
+}
+
+// TestLongestURLThatRenews: at another host, the longest URL whose visit renews a token comes back whole, and the next
+// would not.
+func TestLongestURLThatRenews(t *testing.T) {
+	h := newHandedOver(t)
+	page := func(chars int) (r *http.Request, renews, isWhole bool) {
+		r = h.at(secondHost, h.parts.request("GET", "/"+strings.Repeat("x", chars), "Sec-Fetch-Mode", "navigate"))
+		at, err := h.sites.of(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := h.expect("Found", func() (*httptest.ResponseRecorder, string) {
+			return h.outcome(func(w http.ResponseWriter, r *http.Request) error {
+				return h.ho.start(w, r, toRenewSession, http.StatusFound)
+			}, r)
+		})
+		u, err := url.Parse(w.Header().Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := h.ho.requests.open(t.Context(), at, u.Query().Get(requestParam))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, h.ho.comesBackWhole(httptest.NewRecorder(), r, at), v.returnTo == r.URL.RequestURI()
+	}
+	for _, chars := range []int{100, 500, 1500} {
+		if _, renews, isWhole := page(chars); renews != isWhole {
+			t.Errorf("%d: renews %t, comes back whole %t", chars, renews, isWhole)
+		}
+	}
+	for chars := 500; chars < 1500; chars++ {
+		if r, renews, isWhole := page(chars); renews != isWhole {
+			t.Fatalf("a URL of %d characters: renews %t, comes back whole %t", len(r.URL.Path), renews, isWhole)
 		}
 	}
 }

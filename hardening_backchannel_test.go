@@ -253,6 +253,9 @@ func TestLogoutTokenUnrecorded(t *testing.T) {
 	restore := breakEnds(t, w)
 	w.expectTold(token, http.StatusServiceUnavailable)
 	w.expect(b.get("/"), http.StatusFound)
+	if strings.Contains(w.log(), "signed out by the authorization server") {
+		t.Error("the log says that an end was recorded which was not")
+	}
 	restore()
 	w.expectTold(token, http.StatusOK)
 	w.expectTold(token, http.StatusBadRequest)

@@ -112,13 +112,21 @@ func TestLogAppendInFrontIsToldNothing(t *testing.T) {
 		}`})
 	b := w.browser()
 	b.login("/")
-	w.expect(w.http1(request{headers: []string{
-		"Cookie", b.cookieHeader(), "X-User-Id", "root", "Connection", "X-User-Id",
-	}}), http.StatusOK)
-	lines := strings.Split(strings.TrimSpace(w.log()), "\n")
-	if line := lines[len(lines)-1]; !strings.Contains(line, `"cookie":""`) ||
-		!strings.Contains(line, `"user":"auth0|ada"`) {
-		t.Errorf("what is logged is %s", line)
+	for _, c := range []struct {
+		method, target, user string
+		want                 int
+	}{
+		{"GET", "/", "auth0|ada", http.StatusOK},
+		{"CONNECT", "localhost:" + w.port, "", http.StatusMethodNotAllowed},
+	} {
+		w.expect(w.http1(request{method: c.method, target: c.target, headers: []string{
+			"Cookie", b.cookieHeader(), "X-User-Id", "root", "Connection", "X-User-Id",
+		}}), c.want)
+		lines := strings.Split(strings.TrimSpace(w.log()), "\n")
+		if line := lines[len(lines)-1]; !strings.Contains(line, `"cookie":""`) ||
+			!strings.Contains(line, `"user":"`+c.user+`"`) {
+			t.Errorf("%s: what is logged is %s", c.method, line)
+		}
 	}
 }
 
@@ -195,6 +203,8 @@ func TestWhoStandsInFront(t *testing.T) {
 		"in the same group": {
 			routes: route(never+`"group": "a", `, other) + ", " + route(`"group": "a", `, block, respond),
 		},
+		"in front, and in the same group": {routes: route("", other, fmt.Sprintf(subroute,
+			route(never+`"group": "a", `, other)+", "+route(`"group": "a", `, block, respond))), others: true},
 		"by a matcher": {routes: route(never, other) + ", " + route("", block, respond), others: true},
 		"around a subroute": {routes: route("", other, fmt.Sprintf(subroute, route("", block, respond))),
 			others: true},

@@ -62,18 +62,9 @@ func (h *Handler) setUp(in surroundings) error {
 			return fmt.Errorf("session key: %w", err)
 		}
 	}
-	lastUses, err := lru.New[records.ID, time.Time](rememberedUses)
-	if err != nil {
-		return err
-	}
-	damaged, err := lru.New[[16]byte, time.Time](damagedRecords)
-	if err != nil {
-		return err
-	}
-	verified, err := lru.New[[32]byte, *bearerToken](verifiedTokens)
-	if err != nil {
-		return err
-	}
+	lastUses, _ := lru.New[records.ID, time.Time](rememberedUses) // fails for no size alone, as do these
+	damaged, _ := lru.New[[16]byte, time.Time](damagedRecords)
+	verified, _ := lru.New[[32]byte, *bearerToken](verifiedTokens)
 
 	// Sites, and the writer of answers.
 	sites := cfg.sites

@@ -11,6 +11,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -238,13 +240,19 @@ func TestTimedOut(t *testing.T) {
 		}
 	}
 
+	// A limit of the transport's own, such as that of the TLS handshake, is no other failure.
+	e := asError(t.Context(), &url.Error{Op: "Post", URL: testIssuer, Err: os.ErrDeadlineExceeded})
+	if e.Kind != TimedOut || e.Unanswered {
+		t.Errorf("by the transport: %+v", e)
+	}
+
 	// A body without end is not read to its end, whatever the time.
 	endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			_, _ = w.Write(bytes.Repeat([]byte(" "), 1<<16))
 		}
 	})
-	if e := fails(t, within(t), newClient(t, endpoint, nil)); e.Kind != Malformed {
+	if e = fails(t, within(t), newClient(t, endpoint, nil)); e.Kind != Malformed {
 		t.Errorf("endless: kind %d, %v", e.Kind, e)
 	}
 

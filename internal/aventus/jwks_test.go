@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -473,6 +474,36 @@ func TestParseKeys(t *testing.T) {
 		keys, err := parseKeys([]byte(test.body))
 		if len(keys) != test.want || (err == nil) != (test.want > 0) {
 			t.Errorf("%s: %d keys, %v; want %d", what, len(keys), err, test.want)
+		}
+	}
+}
+
+// TestFits: a key verifies signatures of its own algorithms alone, whatever the token names.
+func TestFits(t *testing.T) {
+	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	all := []jose.SignatureAlgorithm{
+		jose.RS256, jose.RS384, jose.PS256, jose.PS512, jose.ES256, jose.ES384, jose.EdDSA, algEd25519, jose.HS256,
+	}
+	for what, test := range map[string]struct {
+		key  jose.JSONWebKey
+		want []jose.SignatureAlgorithm
+	}{
+		"RSA":               {jose.JSONWebKey{Key: rsaKey().Public()}, []jose.SignatureAlgorithm{"RS256", "PS256"}},
+		"RSA for PS256":     {jose.JSONWebKey{Key: rsaKey().Public(), Algorithm: "PS256"}, all[2:3]},
+		"P-256":             {jose.JSONWebKey{Key: ecKey().Public()}, all[4:5]},
+		"P-384":             {jose.JSONWebKey{Key: p384.Public()}, nil},
+		"P-384 named ES256": {jose.JSONWebKey{Key: p384.Public(), Algorithm: "ES256"}, nil},
+		"Ed25519":           {jose.JSONWebKey{Key: edKey.Public()}, all[6:8]},
+		"a secret":          {jose.JSONWebKey{Key: hmacSecret}, nil},
+	} {
+		var got []jose.SignatureAlgorithm
+		for _, alg := range all {
+			if fits(test.key, alg) {
+				got = append(got, alg)
+			}
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: fits %v, want %v", what, got, test.want)
 		}
 	}
 }

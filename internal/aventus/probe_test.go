@@ -41,6 +41,11 @@ func TestProbeAuthorize(t *testing.T) {
 			Fail, "refuses logins: unauthorized_client: Callback URL mismatch", "register the callback URL above"},
 		{302, "https://errors.example.com/?error=login_required", "", Fail, "refuses logins: login_required",
 			"see what the server says"},
+		// Nearly the callback: another scheme, host or path.
+		{302, "http://site.example.com/cb?code=c", "", Pass, "redirects to http://site.example.com/cb", ""},
+		{302, "https://www.site.example.com/cb?code=c", "", Pass, "redirects to https://www.site.example.com/cb", ""},
+		{302, "https://site.example.com/cb/?error=login_required", "", Fail, "refuses logins: login_required",
+			"see what the server says"},
 		{302, redirectURI + "&error=x%1b%5b2J&error_description=%0d%0ay", "", Fail,
 			"refuses logins: x?[2J: ??y", "see what"},
 		{302, "", "", Fail, "answered 302", "this is no authorize endpoint"},

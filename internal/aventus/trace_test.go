@@ -82,10 +82,15 @@ func TestTrace(t *testing.T) {
 	if _, err := c.Refresh(ctx, "the-refresh-token"); err == nil {
 		t.Fatal("no error")
 	}
+	server.Close()
+	if _, err := c.Refresh(ctx, "the-refresh-token"); err == nil {
+		t.Fatal("no error")
+	}
 	want := []string{
 		"start token request client oauth.grant_type=authorization_code", "end",
 		"start token request client oauth.grant_type=refresh_token", "Error refused",
 		"http.response.status_code=403", "end",
+		"start token request client oauth.grant_type=refresh_token", "Error unreachable", "end",
 	}
 	if !slices.Equal(r.said, want) {
 		t.Errorf("spans %q, want %q", r.said, want)

@@ -144,6 +144,19 @@ func serveFrames(conn net.Conn, answer func(*http2.Framer, uint32) bool) {
 	}
 }
 
+// TestBusyForAnAnswer: a server that is busy, or a proxy of it, has refused no grant, whatever its answer says.
+func TestBusyForAnAnswer(t *testing.T) {
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		c := newClient(t, serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, `{"error":"invalid_grant"}`)
+		}), nil)
+		if _, e := c.Refresh(within(t), "refresh"); e == nil || e.Kind != Unavailable || e.EndsGrant() {
+			t.Errorf("%d: %v, ends the grant: %v", status, e, e.EndsGrant())
+		}
+	}
+}
+
 // TestPageForAnAnswer: a page of HTML with a status of success leaves open whether the refresh token was
 // used, so it is not sent again. With another status, it says that nothing was.
 func TestPageForAnAnswer(t *testing.T) {

@@ -151,6 +151,7 @@ func TestDamagedFile(t *testing.T) {
 		"a short key":          strings.Replace(string(good), secretText, secretText[4:], 1),
 		"no base64":            strings.Replace(string(good), secretText, "!"+secretText[1:], 1),
 		"one key of two short": strings.Replace(string(good), `[`, `[{"secret":"AAAA"},`, 1),
+		"a lifetime in words":  strings.Replace(string(good), `"keep":`, `"keep":"a day","kept":`, 1),
 	} {
 		if damaged == string(good) {
 			t.Fatalf("%s: not damaged", what)
@@ -169,6 +170,9 @@ func TestDamagedFile(t *testing.T) {
 		if err == nil || errors.Is(err, ErrInvalid) || plaintext != nil {
 			t.Errorf("%s: opened %q, error %v", what, plaintext, err)
 		}
+		if n, err := Inspect(t.Context(), s); n != 0 || err == nil {
+			t.Errorf("%s: %d keys can be used, error %v", what, n, err)
+		}
 		if now, _ := s.FileStorage.Load(t.Context(), File); string(now) != damaged {
 			t.Errorf("%s: the file was written over", what)
 		}
@@ -176,6 +180,9 @@ func TestDamagedFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		opens(t, b, sealed, "text", "")
+		if n, err := Inspect(t.Context(), s); n != 1 || err != nil {
+			t.Errorf("restored: %d keys can be used, error %v", n, err)
+		}
 	}
 }
 

@@ -336,7 +336,8 @@ func (e *Ended) end(ctx context.Context, id ID, how end) error {
 // afterKnown returns an end by EndBefore, made later than the one that is known. It returns other ends unchanged.
 // The mutex must be held.
 func (e *Ended) afterKnown(id ID, how end) end {
-	if known, _ := e.ended.get(id); how.since > 0 && known.since > 0 {
+	if how.since > 0 {
+		known, _ := e.ended.get(id) // whose since is not above 0 where it is none by EndBefore
 		how.since = max(how.since, known.since+1)
 	}
 	return how

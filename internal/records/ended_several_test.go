@@ -227,4 +227,5 @@ func TestExpectedUntilKnown(t *testing.T) {
 			}
 		}
 	}
+	e.expected.each(func(id ID, _ end) { t.Errorf("%v is still expected, and is known", id) })
 }

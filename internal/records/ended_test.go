@@ -575,6 +575,11 @@ func TestKnownAfterTheClock(t *testing.T) {
 	if err := e.Known(t.Context(), clock.Now()); !errors.Is(err, ErrUnknown) {
 		t.Errorf("the storage is down: %v", err)
 	}
+	asked := false
+	s.on(func(string, string) error { asked = true; return errBroken })
+	if err := e.Known(t.Context(), clock.Now()); !errors.Is(err, ErrUnknown) || !errors.Is(err, errBroken) || asked {
+		t.Errorf("the storage was down a moment ago: %v; asked again: %t", err, asked)
+	}
 	s.on(nil)
 	clock.Add(askAgain)
 	if err := e.Known(t.Context(), clock.Now()); err != nil {
