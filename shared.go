@@ -62,8 +62,8 @@ func share(storage certmagic.Storage, logger *zap.Logger, now func() time.Time) 
 	}
 	s := value.(*shared)
 	s.logger.Store(logger)
-	s.confirming.Store(new(sync.Once))
 	release := s.newest.Use(storage)
+	s.confirming.Store(new(sync.Once)) // afterwards, or a request of the config before would confirm the old value
 	return s, func() error {
 		release()
 		isLast, err := sharing.Delete(id)

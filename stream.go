@@ -142,10 +142,11 @@ func (p *privateWriter) endInOrder() {
 	}
 }
 
-// isEvents reports whether an answer is a stream of events.
+// isEvents reports whether an answer is a stream of events, by its media type (RFC 9110, section 8.3.1).
 func isEvents(header http.Header) bool {
+	const events = "text/event-stream"
 	types := header["Content-Type"]
-	return len(types) > 0 && strings.HasPrefix(types[0], "text/event-stream")
+	return len(types) > 0 && len(types[0]) >= len(events) && strings.EqualFold(types[0][:len(events)], events)
 }
 
 // isClosed reports whether nothing more may be written, since the session is over.

@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"net/http"
 	"testing"
 	"time"
 
@@ -86,5 +87,16 @@ func TestStreamOver(t *testing.T) {
 	}
 	if p.clock.Add(time.Hour); !isOver() {
 		t.Error("an API client's stream outlasts its token")
+	}
+}
+
+// TestEventsByMediaType: a media type has no case.
+func TestEventsByMediaType(t *testing.T) {
+	for kind, want := range map[string]bool{
+		"text/event-stream": true, "Text/Event-Stream; charset=utf-8": true, "text/event": false, "text/html": false,
+	} {
+		if isEvents(http.Header{"Content-Type": {kind}}) != want {
+			t.Errorf("%s is a stream of events: %t", kind, !want)
+		}
 	}
 }
