@@ -96,7 +96,7 @@ func TestEventOfBackchannelLogout(t *testing.T) {
 	}
 }
 
-// TestEventsOfHosts: where one block serves several hosts, an event says at which of them it happened, as the log does.
+// TestEventsOfHosts: where one block serves several hosts, an event says at which it happened, as the log does.
 func TestEventsOfHosts(t *testing.T) {
 	g := newGroup(t, setup{
 		block:  "logout /logout",
