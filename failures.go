@@ -52,6 +52,7 @@ var (
 		"You were not signed out, because your browser loaded this address ahead of time, or as a part of a page."}
 	errNotOut = failure{http.StatusBadRequest, "logout_unfinished",
 		"You may still be signed in. Sign out again."}
+	errTooEarly = failure{http.StatusTooEarly, "too_early", "This request came too early. Try again."}
 	errInternal = failure{http.StatusInternalServerError, "internal_error",
 		"Something went wrong at this site."}
 	errStorage = failure{http.StatusServiceUnavailable, "storage_unavailable",
@@ -92,7 +93,7 @@ var (
 var failures = []failure{
 	errLoginRequired, errBadHost, errUnlisted, errMethod, errForcedLogout, errUnaskedLogout, errNotOut, errInternal,
 	errStorage, errCallback, errState, errLoginLost, errDenied, errServerBusy, errServer, errTokenTimeout, errToken,
-	errTokenInvalid, errOverThere, errGone, errTokenTooLong, errBearer, errScope, errClaim, errRenewal,
+	errTokenInvalid, errOverThere, errGone, errTokenTooLong, errBearer, errScope, errClaim, errRenewal, errTooEarly,
 }
 
 // failureOf returns the failure that a visitor sees of a failed request to the authorization server.

@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -219,6 +221,41 @@ func TestGateAmongErrors(t *testing.T) {
 			if w.Header().Get("Location") != "" || w.Header()["Set-Cookie"] != nil {
 				t.Errorf("%s: %v", what, w.Header())
 			}
+		}
+	}
+}
+
+// TestMatcherInEarlyData: a matcher that cannot tell the address in early data (0-RTT) has the browser send the
+// request again. Any other that fails is an error of the site's.
+func TestMatcherInEarlyData(t *testing.T) {
+	for _, matcher := range []any{
+		&caddyhttp.MatchRemoteIP{Ranges: []string{"10.0.0.0/8"}},
+		&caddyhttp.MatchClientIP{Ranges: []string{"10.0.0.0/8"}},
+		&caddyhttp.MatchNot{MatcherSets: []caddyhttp.MatcherSet{{&caddyhttp.MatchRemoteIP{}}}},
+		&caddyhttp.MatchExpression{Expr: "!remote_ip('10.0.0.0/8')"},
+		&caddyhttp.MatchExpression{Expr: "int({http.request.uri.query.n}) > 5"},
+	} {
+		p := newParts(t)
+		ctx, cleanUp := caddy.NewContext(caddy.Context{Context: t.Context()})
+		defer cleanUp()
+		if provisioner, ok := matcher.(caddy.Provisioner); ok {
+			if _, isNot := matcher.(*caddyhttp.MatchNot); !isNot { // it would load its own matchers
+				if err := provisioner.Provision(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		g := p.gate(new(renewalParts))
+		g.matching = &matching{caddyhttp.MatcherSets{{matcher}}}
+		r := p.request("GET", "/private?n=abc", "Accept", "text/html")
+		r.TLS = &tls.ConnectionState{HandshakeComplete: false}
+		want := errTooEarly.code
+		if e, ok := matcher.(*caddyhttp.MatchExpression); ok && strings.HasPrefix(e.Expr, "int") {
+			want = errInternal.code
+		}
+		_, got := p.outcome(func(w http.ResponseWriter, r *http.Request) error { return g.serve(w, r, nil) }, r)
+		if got != want {
+			t.Errorf("%T: %s, want %s", matcher, got, want)
 		}
 	}
 }
