@@ -533,6 +533,9 @@ func TestDoctorUnguardedErrors(t *testing.T) {
 		{"@v expression int({header.X-V}) > 1\nheader @v X-V new", files, "an expression"},
 		{"error /old 404", files, ""}, // it comes behind the block
 		{"route {\nerror /old 404\n}", files, ""},
+		{"@office remote_ip 10.0.0.0/8\nlog_skip @office", files, "remote_ip over HTTP/3"},
+		{"@others not client_ip 10.0.0.0/8\nheader @others X-V new", files, "client_ip over HTTP/3"},
+		{"@office remote_ip 10.0.0.0/8\nrespond @office 204", files, ""}, // it comes behind the block
 		{"request_body {\nmax_size 10MB\n}", "handle_errors {\nfile_server\n}", "file_server could answer a " +
 			"refused request with what it asked for; it gets a line of text from aventus_auth, and not these error " +
 			"pages; and max_size of request_body"},

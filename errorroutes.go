@@ -11,10 +11,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/requestbody"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
@@ -224,7 +226,7 @@ func (e *errorRoutes) collect(
 	for _, route := range routes {
 		e.groups[route.Group] = route.Group != ""
 		around := append(slices.Clone(around), route.MatcherSets)
-		if what := failingIn(route); what != "" && !isBehind {
+		if what := e.failingIn(route); what != "" && !isBehind {
 			e.failing = append(e.failing, failsInFront{around, what})
 		}
 		for _, handler := range route.Handlers {
@@ -346,8 +348,8 @@ func (e *errorRoutes) unguarded(hosts string) (unsafe, fails string) {
 }
 
 // failingIn returns what may fail of a route before its handlers have called the next one, or "".
-func failingIn(route caddyhttp.Route) string {
-	if failing := failingMatcher(route.MatcherSets); failing != "" {
+func (e *errorRoutes) failingIn(route caddyhttp.Route) string {
+	if failing := e.failingMatcher(route.MatcherSets); failing != "" {
 		return failing
 	}
 	for _, handler := range route.Handlers {
@@ -357,8 +359,12 @@ func failingIn(route caddyhttp.Route) string {
 			if handler.MaxSize > 0 {
 				return "max_size of " + name
 			}
-		case *caddyhttp.StaticError:
+		case *caddyhttp.StaticError, *caddyauth.Authentication:
 			return name
+		case *reverseproxy.Handler:
+			if len(handler.HandleResponse) > 0 { // forward_auth, whose upstream may be down
+				return name
+			}
 		default:
 			if !isCaddys(handler) && name != moduleName {
 				return name
@@ -369,16 +375,20 @@ func failingIn(route caddyhttp.Route) string {
 }
 
 // failingMatcher returns a matcher that may fail, and not only not match.
-func failingMatcher(sets []caddyhttp.MatcherSet) string {
+func (e *errorRoutes) failingMatcher(sets []caddyhttp.MatcherSet) string {
 	for _, set := range sets {
 		for _, matcher := range set {
 			switch matcher := matcher.(type) {
 			case *caddyhttp.MatchNot:
-				if failing := failingMatcher(matcher.MatcherSets); failing != "" {
+				if failing := e.failingMatcher(matcher.MatcherSets); failing != "" {
 					return failing
 				}
 			case *caddyhttp.MatchExpression:
 				return "an expression"
+			case *caddyhttp.MatchRemoteIP, *caddyhttp.MatchClientIP: // in early data, see failureOfMatcher
+				if e.takesEarlyData() {
+					return matcher.(caddy.Module).CaddyModule().ID.Name() + " over HTTP/3"
+				}
 			case *fileserver.MatchFile:
 				for _, try := range matcher.TryFiles {
 					if strings.HasPrefix(try, "=") {
@@ -389,6 +399,14 @@ func failingMatcher(sets []caddyhttp.MatcherSet) string {
 		}
 	}
 	return ""
+}
+
+// takesEarlyData reports whether the server may take requests before the handshake is complete (0-RTT), as Caddy does
+// over HTTP/3 unless it is told otherwise.
+func (e *errorRoutes) takesEarlyData() bool {
+	isOff := e.server.Allow0RTT != nil && !*e.server.Allow0RTT
+	overHTTP3 := len(e.server.Protocols) == 0 || slices.Contains(e.server.Protocols, "h3")
+	return len(e.server.TLSConnPolicies) > 0 && overHTTP3 && !isOff
 }
 
 // verdict returns what the error routes can do after a failure, given a result of hostsOf. It is computed

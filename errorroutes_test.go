@@ -276,3 +276,32 @@ func TestStrictSNIInTheLog(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatFailsInFront: a matcher on the address fails in early data (0-RTT), which comes over HTTP/3 alone, and what
+// asks who somebody is fails for those who are nobody.
+func TestWhatFailsInFront(t *testing.T) {
+	p := newParts(t)
+	const address = `{"match": [{"remote_ip": {"ranges": ["10.0.0.0/8"]}}], "handle": [{"handler": "headers"}]}`
+	const proxy = `{"handler": "reverse_proxy", "upstreams": [{"dial": "localhost:1"}]`
+	const overTLS = `, "tls_connection_policies": [{}]`
+	for _, c := range []struct{ routes, server, want string }{
+		{address, overTLS, "remote_ip over HTTP/3"},
+		{strings.Replace(address, "remote", "client", 1), overTLS, "client_ip over HTTP/3"},
+		{`{"match": [{"not": [{"remote_ip": {}}]}], "handle": [{"handler": "headers"}]}`, overTLS,
+			"remote_ip over HTTP/3"},
+		{address, overTLS + `, "protocols": ["h1", "h3"]`, "remote_ip over HTTP/3"},
+		{address, overTLS + `, "protocols": ["h1", "h2"]`, ""},
+		{address, overTLS + `, "allow_0rtt": true`, "remote_ip over HTTP/3"},
+		{address, overTLS + `, "allow_0rtt": false`, ""},
+		{address, "", ""},
+		{`{"handle": [{"handler": "authentication"}]}`, "", "authentication"},
+		{`{"handle": [` + proxy + `, "handle_response": [{}]}]}`, "", "reverse_proxy"}, // as forward_auth is adapted
+		{`{"match": [{"path": ["/api/*"]}], "handle": [` + proxy + `}]}`, "", ""},
+	} {
+		routes, _ := p.errorRoutesOf([]byte(`{"errors": {"routes": [{"handle": [{"handler": "file_server"}]}]}, ` +
+			`"routes": [` + c.routes + `]` + c.server + `}`))
+		if _, fails := routes.unguarded(routes.hostsOf(p.request("GET", "/secret"))); fails != c.want {
+			t.Errorf("%s%s: %q may fail, want %q", c.routes, c.server, fails, c.want)
+		}
+	}
+}
