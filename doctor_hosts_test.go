@@ -37,6 +37,8 @@ func TestDoctorHosts(t *testing.T) {
 		{"another host", site("login.example.com, app.example.com", ""), []string{
 			"fail app.example.com who signs in there comes back to login.example.com",
 		}},
+		{"another host by a placeholder", "*.example.com {\n@app host {env.SITE}\nhandle @app {\n" + block("") +
+			"respond hi\n}\n}\n", []string{"fail app.example.com who signs in there comes back to login.example.com"}},
 		{"a wildcard", site("*.example.com", ""), []string{"fail *.example.com who signs in there"}},
 		{"one of another wildcard", "*.example.com {\n@login host login.example.com\nhandle @login {\n" +
 			strings.TrimSuffix(strings.TrimPrefix(site("", ""), " {\n"), "respond hi\n}\n") + "}\n}\n", nil},
@@ -118,7 +120,7 @@ func TestDoctorHosts(t *testing.T) {
 	} {
 		runs.Go(func() {
 			var got []string
-			for _, b := range examine(t, tc.config, "HTTPS_PROXY=http://127.0.0.1:1").Blocks {
+			for _, b := range examine(t, tc.config, "HTTPS_PROXY=http://127.0.0.1:1", "SITE=app.example.com").Blocks {
 				for _, c := range b.Checks {
 					if c["check"] != "hosts" {
 						continue

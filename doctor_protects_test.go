@@ -81,7 +81,7 @@ func TestDoctorProtects(t *testing.T) {
 			"&(g) {\nroute {\nfile_server\n" + block("", "") + "}\n}\n" + site("invoke g"),
 			"fail site.example.com: every path, but file_server answers first"},
 		{"a wrong order at a host by a placeholder", "http://{env.SITE} {\nroute {\nfile_server\n" + block("", "") +
-			"}\n}", "fail {env.SITE}: every path, but file_server answers first"},
+			"}\n}", "fail site.example.com: every path, but file_server answers first"},
 		{"a wrong order in a handle", site("handle /admin/* {\nroute {\nfile_server\n" + block("", "") + "}\n}"),
 			"fail site.example.com: every path, within /admin/*, but file_server answers first"},
 	} {

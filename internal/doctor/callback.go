@@ -53,7 +53,9 @@ func places(
 			for _, set := range route.MatcherSets {
 				for _, m := range set {
 					if m, ok := m.(*caddyhttp.MatchHost); ok {
-						hosts = append(hosts, *m...)
+						for _, host := range *m { // the matcher expands placeholders as well
+							hosts = append(hosts, caddy.NewReplacer().ReplaceKnown(host, ""))
+						}
 					}
 				}
 			}

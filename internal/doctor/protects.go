@@ -180,11 +180,8 @@ func (l *loaded) before(b *Block, p place) string {
 // scoutAt returns a scout with a page visit at a place. It arrives if a block protects the visit.
 func (l *loaded) scoutAt(p place, path string) *scout {
 	host := anyHost
-	if len(p.hosts) > 0 {
-		// The matcher expands placeholders as well. Those of a request have no value here.
-		if name := caddy.NewReplacer().ReplaceKnown(p.hosts[0], ""); !strings.Contains(name, "{") {
-			host = inURL(strings.ReplaceAll(name, "*", "any"))
-		}
+	if len(p.hosts) > 0 && !strings.Contains(p.hosts[0], "{") { // placeholders of a request have no value here
+		host = inURL(strings.ReplaceAll(p.hosts[0], "*", "any"))
 	}
 	return l.newScout(p.server, &url.URL{Host: host, Path: path})
 }
