@@ -25,11 +25,39 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 		return true, nil
 	}
 	matches, err := m.matchesMethod(r)
-	if matches || err != nil || !connectsWebSocket(r) {
+	if matches || err != nil {
 		return matches, err
+	}
+	if isMalformed(r.URL.RawQuery) && askForQuery(m.sets) {
+		return true, nil
+	}
+	if !connectsWebSocket(r) {
+		return false, nil
 	}
 	defer replaceByUpgrade(r)()
 	return m.matchesHost(r)
+}
+
+// isMalformed reports whether a query has a pair that Caddy does not read, for its percent sign or its semicolon. Its
+// matcher of queries then matches for none of the pairs, where many apps read them all.
+func isMalformed(query string) bool {
+	_, err := url.ParseQuery(query)
+	return err != nil
+}
+
+// askForQuery reports whether one of the matchers is Caddy's matcher of queries.
+func askForQuery(sets []caddyhttp.MatcherSet) bool {
+	return slices.ContainsFunc(slices.Concat(sets...), func(matcher any) bool {
+		switch matcher := matcher.(type) {
+		case *caddyhttp.MatchQuery:
+			return true
+		case *caddyhttp.MatchNot:
+			return askForQuery(matcher.MatcherSets)
+		case *caddyhttp.MatchExpression:
+			return strings.Contains(matcher.Expr, "query(")
+		}
+		return false
+	})
 }
 
 // matchesMethod reports whether the matcher matches the request by its method. A method is case-sensitive
