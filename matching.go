@@ -28,7 +28,7 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 	if matches || err != nil {
 		return matches, err
 	}
-	if isMalformed(r.URL.RawQuery) && askForQuery(m.sets) {
+	if r.URL.RawQuery != "" && askForQuery(m.sets) && isMalformed(r.URL.RawQuery) {
 		return true, nil
 	}
 	if !connectsWebSocket(r) {
@@ -39,13 +39,15 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 }
 
 // isMalformed reports whether a query has a pair that Caddy does not read, for its percent sign or its semicolon. Its
-// matcher of queries then matches for none of the pairs, where many apps read them all.
+// matcher of queries then matches for none of the pairs, and its placeholder for that one is empty, where many apps
+// read them all.
 func isMalformed(query string) bool {
 	_, err := url.ParseQuery(query)
 	return err != nil
 }
 
-// askForQuery reports whether one of the matchers is Caddy's matcher of queries.
+// askForQuery reports whether one of the matchers is Caddy's matcher of queries, or asks for a parameter by its
+// placeholder.
 func askForQuery(sets []caddyhttp.MatcherSet) bool {
 	return slices.ContainsFunc(slices.Concat(sets...), func(matcher any) bool {
 		switch matcher := matcher.(type) {
@@ -54,11 +56,18 @@ func askForQuery(sets []caddyhttp.MatcherSet) bool {
 		case *caddyhttp.MatchNot:
 			return askForQuery(matcher.MatcherSets)
 		case *caddyhttp.MatchExpression:
-			return strings.Contains(matcher.Expr, "query(")
+			return strings.Contains(matcher.Expr, "query(") || hasQueryParam(matcher.Expr)
+		case *caddyhttp.VarsMatcher:
+			return slices.ContainsFunc(slices.Collect(maps.Keys(*matcher)), hasQueryParam)
+		case *caddyhttp.MatchVarsRE:
+			return slices.ContainsFunc(slices.Collect(maps.Keys(*matcher)), hasQueryParam)
 		}
 		return false
 	})
 }
+
+// hasQueryParam reports whether a text has a placeholder for a parameter of the query.
+func hasQueryParam(text string) bool { return strings.Contains(text, "{http.request.uri.query.") }
 
 // matchesMethod reports whether the matcher matches the request by its method. A method is case-sensitive
 // (RFC 9110, section 9.1), but some frameworks treat post as POST (Django, Symfony).
