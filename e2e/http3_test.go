@@ -19,6 +19,7 @@ import (
 
 	"github.com/quic-go/qpack"
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"github.com/quic-go/quic-go/quicvarint"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
@@ -78,11 +79,17 @@ func newHTTP3(t *testing.T) *attacked {
 		https://localhost:%s {
 			tls internal
 			%s
-			@private not path /open/* /public/*
+			@private not path /open/* /public/* /from/*
+			%s
+			@outside {
+				path /from/*
+				not remote_ip 192.0.2.0/24
+			}
 			%s
 			reverse_proxy %s
 		}
-		`, dir, port, block("/open/*", "unauthenticated pass"), block("@private", ""), app.Listener.Addr())
+		`, dir, port, block("/open/*", "unauthenticated pass"), block("@private", ""), block("@outside", ""),
+			app.Listener.Addr())
 	})
 	h.issuer.Clients = []aventustest.Client{
 		{ID: "the-client", Secret: clientSecret, RedirectURIs: []string{h.origin() + "/oauth2/callback"}},
@@ -391,6 +398,50 @@ func TestHTTP3Connect(t *testing.T) {
 	if seen := h.requests(); len(seen) != 1 || seen[0].Method != "GET" ||
 		seen[0].Header.Get("Upgrade") != "websocket" {
 		t.Errorf("for a WebSocket, the app was sent %v", seen)
+	}
+}
+
+// TestHTTP3EarlyData: in early data, which Caddy takes before the handshake is complete, no address is believed. Who
+// asks so where a matcher looks at it is told to ask again (RFC 8470, section 5.2).
+func TestHTTP3EarlyData(t *testing.T) {
+	h := newHTTP3(t)
+	h.send(h.get("/private"), "") // waits for the certificate
+	config := &tls.Config{
+		InsecureSkipVerify: true, ServerName: "localhost", ClientSessionCache: tls.NewLRUClientSessionCache(1),
+	}
+	ask := func(method string) (status int, isEarly bool) {
+		dialed := make(chan *quic.Conn, 1)
+		client := &http3.Transport{TLSClientConfig: config, Dial: func(ctx context.Context, addr string, c *tls.Config,
+			q *quic.Config) (*quic.Conn, error) {
+			conn, err := quic.DialAddrEarly(ctx, addr, c, q)
+			dialed <- conn
+			return conn, err
+		}}
+		defer client.Close()
+		r, err := http.NewRequestWithContext(t.Context(), method, h.origin()+"/from/here", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode, (<-dialed).ConnectionState().Used0RTT
+	}
+	for _, c := range []struct {
+		method string
+		status int
+	}{
+		{"GET", http.StatusUnauthorized}, {http3.MethodGet0RTT, http.StatusTooEarly}, {"GET", http.StatusUnauthorized},
+	} {
+		status, isEarly := ask(c.method)
+		if status != c.status || c.method == http3.MethodGet0RTT && !isEarly {
+			t.Errorf("%s: status %d, want %d; in early data: %t", c.method, status, c.status, isEarly)
+		}
+	}
+	if seen := h.requests(); len(seen) != 0 {
+		t.Errorf("the app was sent %v", seen)
 	}
 }
 
