@@ -134,7 +134,7 @@ func TestCanaries(t *testing.T) {
 	}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| (\\d+) \\| .").FindAllStringSubmatch(
 		readFile(t, "docs/reference.md"), -1) {
-		if !met[row[1]] {
+		if !met[row[1]] && row[1] != errTooEarly.code { // over HTTP/3 alone: e2e.TestHTTP3EarlyData
 			t.Errorf("no flow has failed with %s", row[1])
 		}
 	}
