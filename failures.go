@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
@@ -155,4 +156,14 @@ func advice(err error) zap.Field {
 		return zap.Skip()
 	}
 	return zap.String("advice", text)
+}
+
+// failureOfMatcher returns the failure of a matcher. In early data (0-RTT), which Caddy takes over HTTP/3, remote_ip
+// and client_ip do not believe the address: browsers that are told so send the request again (RFC 8470, section 5.2).
+func failureOfMatcher(err error) failure {
+	var failed caddyhttp.HandlerError
+	if errors.As(err, &failed) && failed.StatusCode == http.StatusTooEarly {
+		return errTooEarly
+	}
+	return errInternal
 }

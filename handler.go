@@ -1,7 +1,6 @@
 package aventusauth
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -69,16 +68,6 @@ func (g *gate) route(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		return next.ServeHTTP(w, r)
 	}
 	return g.guard(w, r, next)
-}
-
-// failureOfMatcher returns the failure of a matcher. In early data (0-RTT), which Caddy takes over HTTP/3, remote_ip
-// and client_ip do not believe the address: browsers that are told so send the request again (RFC 8470, section 5.2).
-func failureOfMatcher(err error) failure {
-	var failed caddyhttp.HandlerError
-	if errors.As(err, &failed) && failed.StatusCode == http.StatusTooEarly {
-		return errTooEarly
-	}
-	return errInternal
 }
 
 // guard lets a protected request through, or answers it.

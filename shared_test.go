@@ -264,28 +264,31 @@ func TestStorageFailsInTheLog(t *testing.T) {
 	}
 }
 
+// shareAt returns what is known of the files at a path, which it has asked once.
+func shareAt(t *testing.T, clock *testClock, path string) (*shared, func() error) {
+	t.Helper()
+	s, release, err := share(&certmagic.FileStorage{Path: path}, zap.NewNop(), clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = s.storage.Load(t.Context(), "anything")
+	return s, release
+}
+
 // TestStorageAmongOthers: what a config leaves goes on with the storage that is its own by another name, whichever
 // others the next config has.
 func TestStorageAmongOthers(t *testing.T) {
 	var clock testClock
 	clock.now.Store(1_800_000_000)
-	shareAt := func(path string) (*shared, func() error) {
-		s, release, err := share(&certmagic.FileStorage{Path: path}, zap.NewNop(), clock.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = s.storage.Load(t.Context(), "anything")
-		return s, release
-	}
 	var releases []func() error
 	for range 7 {
-		_, release := shareAt(t.TempDir())
+		_, release := shareAt(t, &clock, t.TempDir())
 		releases = append(releases, release)
 	}
 	for i := range byte(5) { // they are asked in any order
 		dir := t.TempDir()
-		before, releaseBefore := shareAt(dir)
-		next, releaseNext := shareAt(dir + "/")
+		before, releaseBefore := shareAt(t, &clock, dir)
+		next, releaseNext := shareAt(t, &clock, dir+"/")
 		if err := before.ended.End(t.Context(), records.ID{i}, clock.Now().Add(time.Hour)); err != nil {
 			t.Fatal(err)
 		}
@@ -310,16 +313,8 @@ func TestStorageOfTheConfigBefore(t *testing.T) {
 	var clock testClock
 	clock.now.Store(1_800_000_000)
 	dir := t.TempDir()
-	shareAt := func(path string) (*shared, func() error) {
-		s, release, err := share(&certmagic.FileStorage{Path: path}, zap.NewNop(), clock.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = s.storage.Load(t.Context(), "anything")
-		return s, release
-	}
-	before, releaseBefore := shareAt(dir)
-	next, releaseNext := shareAt(dir + "/")
+	before, releaseBefore := shareAt(t, &clock, dir)
+	next, releaseNext := shareAt(t, &clock, dir+"/")
 	if before == next {
 		t.Fatal("they are named alike")
 	}
