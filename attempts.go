@@ -21,7 +21,7 @@ type attempts struct {
 type attempt struct {
 	at         time.Time // of the latest change
 	notBefore  time.Time // of the next attempt
-	note       time.Time // the note last seen that the refresh token is being spent, by its time; may be zero
+	note       unixTime  // the note last seen that the refresh token is being spent, by its time; may be zero
 	doubted    time.Time // when that note was first seen
 	unrecorded bool      // what came of the latest is still to be written into the record
 }

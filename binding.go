@@ -65,7 +65,7 @@ func (b binding) isWithin(span time.Duration, now time.Time) bool {
 func (c *cookies) beganLately(lines []string, s *session, now time.Time) bool {
 	for value := range cookieValues(lines, c.binding) {
 		b, ok := parseBinding(value)
-		if ok && b.isWithin(max(restartPause, s.tokenEnds.Sub(b.began)/4), now) {
+		if ok && b.isWithin(max(restartPause, s.tokenEnds.time().Sub(b.began)/4), now) {
 			return true
 		}
 	}

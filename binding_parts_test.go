@@ -24,7 +24,7 @@ func newVisits(t *testing.T, renewBefore time.Duration) *visits {
 // token returns a session with a token that comes now, and lasts for a while.
 func (v *visits) token(lasts time.Duration) *keptSession {
 	now := v.clock.Now()
-	return &keptSession{session: &session{tokenCame: now, tokenEnds: now.Add(lasts)}}
+	return &keptSession{session: &session{tokenCame: toUnix(now), tokenEnds: toUnix(now.Add(lasts))}}
 }
 
 // begins visits a page with a session, and reports whether a login begins that is to renew its token.
@@ -123,7 +123,8 @@ func TestRenewalByVisitAtManyClocks(t *testing.T) {
 		for round := range 60 {
 			ahead := clocks[round%len(clocks)]
 			v.clock.now.Store(start.Add(ahead).Unix())
-			if v.begins(&keptSession{session: &session{tokenCame: start, tokenEnds: start.Add(time.Second)}}) {
+			s := &session{tokenCame: toUnix(start), tokenEnds: toUnix(start.Add(time.Second))}
+			if v.begins(&keptSession{session: s}) {
 				began++
 			}
 		}

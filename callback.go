@@ -165,8 +165,8 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	}
 	// A user whose sessions were ended a moment ago, by a clock that may be ahead of this one, can sign in again at
 	// once. An end that comes after this question ends the session.
-	if after := ls.keeper.ends.after(s); after.After(s.created) {
-		s.created = after
+	if after := ls.keeper.ends.after(s); after.After(s.created.time()) {
+		s.created = toUnix(after)
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
 	if ended || ls.replacer.timesLeft(at, l) != left {
@@ -179,7 +179,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		l.known = known
 		return ls.start(w, r, l, http.StatusFound)
 	}
-	if !ls.now().Before(s.tokenEnds) { // within the leeway of the clocks
+	if !ls.now().Before(s.tokenEnds.time()) { // within the leeway of the clocks
 		ls.replacer.revokeUnkept(r, at, l, s)
 		return ls.answers.fail(w, r, errTokenInvalid, errors.New("the access token has expired already"))
 	}

@@ -140,15 +140,16 @@ func TestExchange(t *testing.T) {
 				t.Fatalf("no session: %v", err)
 			}
 			if k.refresh != c.refresh || k.scopes() != c.scope || k.token() != answer["access_token"] ||
-				!k.tokenEnds.Equal(p.clock.Now().Add(time.Hour)) {
-				t.Errorf("the session has %q, the scope %q, and a token until %s", k.refresh, k.scopes(), k.tokenEnds)
+				!k.tokenEnds.time().Equal(p.clock.Now().Add(time.Hour)) {
+				t.Errorf("the session has %q, the scope %q, and a token until %s", k.refresh, k.scopes(),
+					k.tokenEnds.time())
 			}
 			// With a refresh token, it outlasts its first token.
 			want := time.Hour
 			if c.refresh != "" {
 				want = p.keeper.lifetime
 			}
-			if lasts := k.expires.Sub(k.created); lasts != want {
+			if lasts := k.expires.time().Sub(k.created.time()); lasts != want {
 				t.Errorf("the session lasts %s, want %s", lasts, want)
 			}
 			// The same callback once more: the code is not sent again.
@@ -263,7 +264,7 @@ func TestStorageFailsAtTheGate(t *testing.T) {
 // have another session by the same grant: by its cookie, or by a login of another tab.
 func TestUnkeptTokenOfTheSameGrant(t *testing.T) {
 	of := func(token string) *session {
-		return &session{grant: grant{bearer: bearer}, refresh: token, tokenCame: time.Now()}
+		return &session{grant: grant{bearer: bearer}, refresh: token, tokenCame: toUnix(time.Now())}
 	}
 	p := newParts(t)
 	ls := p.logins()

@@ -22,8 +22,8 @@ type ends struct {
 func (e *ends) has(s *session) bool {
 	// The first call waits for the first answer of the storage.
 	e.ended.Begin()
-	return e.ended.Has(s.id, s.created) || s.isShared() && e.ended.Has(s.family, s.created) ||
-		e.ended.HasPartial() && e.hasName(s.subject(), s.serverSession(), s.created)
+	return e.ended.Has(s.id, s.created.time()) || s.isShared() && e.ended.Has(s.family, s.created.time()) ||
+		e.ended.HasPartial() && e.hasName(s.subject(), s.serverSession(), s.created.time())
 }
 
 // hasName reports whether what a session of a user is called at the authorization server has ended since
@@ -158,7 +158,7 @@ func (e *ends) known(ctx context.Context, now time.Time) error { return e.ended.
 func (e *ends) isKnown(now time.Time) bool { return e.ended.IsKnown(now) }
 
 // hasID is has for a session whose user is not known.
-func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created) }
+func (e *ends) hasID(s *session) bool { return e.ended.Has(s.id, s.created.time()) }
 
 // hasListed is has for a session of which only the index is read.
 func (e *ends) hasListed(about listed) bool {

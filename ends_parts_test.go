@@ -17,10 +17,10 @@ import (
 func endings(p *parts, s *session) map[string]func(*ends) error {
 	now, ctx := p.clock.Now(), p.t.Context()
 	return map[string]func(*ends) error{
-		"itself":     func(e *ends) error { return e.end(ctx, s.id, s.expires) },
-		"replaced":   func(e *ends) error { return e.replace(ctx, s.id, s.expires) },
+		"itself":     func(e *ends) error { return e.end(ctx, s.id, s.expires.time()) },
+		"replaced":   func(e *ends) error { return e.replace(ctx, s.id, s.expires.time()) },
 		"its user's": func(e *ends) error { return e.endUser(ctx, s.subject(), now) },
-		"its family": func(e *ends) error { return e.endFamily(ctx, s.family, now, s.expires) },
+		"its family": func(e *ends) error { return e.endFamily(ctx, s.family, now, s.expires.time()) },
 		"by a token": func(e *ends) error {
 			return e.endAt(ctx, aventus.Logout{SessionID: "sid", Issued: now}, now, time.Hour)
 		},
@@ -56,27 +56,30 @@ func TestEndsOfAnother(t *testing.T) {
 			"a session": (*ends).has,
 			"one of the index": func(e *ends, s *session) bool {
 				return e.hasListed(listed{
-					id: s.id, family: s.family, Created: s.created, Sub: s.subject(), ServerSession: s.serverSession(),
+					id: s.id, family: s.family, Created: s.created.time(), Sub: s.subject(),
+					ServerSession: s.serverSession(),
 				})
 			},
 			"the next that begins": func(e *ends, s *session) bool {
-				return how == "itself" || how == "replaced" || how == "by a token" || e.after(s).After(s.created)
+				return how == "itself" || how == "replaced" || how == "by a token" ||
+					e.after(s).After(s.created.time())
 			},
 			"a login under way": func(e *ends, s *session) bool {
-				isOver, _ := e.hasMeanwhile(s, []records.ID{s.family}, s.created.Add(-time.Minute), records.ID{})
+				began := s.created.time().Add(-time.Minute)
+				isOver, _ := e.hasMeanwhile(s, []records.ID{s.family}, began, records.ID{})
 				return how == "itself" || how == "replaced" || how == "its user's" || isOver
 			},
 			"a logout token": func(e *ends, s *session) bool {
-				said := aventus.Logout{Subject: s.subject(), Issued: s.created}
+				said := aventus.Logout{Subject: s.subject(), Issued: s.created.time()}
 				if how == "by a token" {
-					said = aventus.Logout{SessionID: "sid", Issued: s.created}
+					said = aventus.Logout{SessionID: "sid", Issued: s.created.time()}
 				}
 				return !strings.HasPrefix(how, "by ") || e.hasAt(t.Context(), said)
 			},
 		} {
 			p := newParts(t)
 			k, _ := p.session(func(s *session) {
-				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, []byte(`{"sub":"auth0|ada","sid":"sid"}`)
+				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, `{"sub":"auth0|ada","sid":"sid"}`
 			})
 			storage := &failing{mapStorage: p.storage}
 			if err := endings(p, k.session)[how](p.endsOf(storage)); err != nil {
@@ -93,7 +96,7 @@ func TestEndsOfAnother(t *testing.T) {
 // instance that starts then.
 func TestEndOfAUserLasts(t *testing.T) {
 	p := newParts(t)
-	k, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
+	k, _ := p.session(func(s *session) { s.idToken = `{"sub":"auth0|ada"}` })
 	e := p.endsOf(&failing{mapStorage: p.storage})
 	if err := e.endUser(t.Context(), "auth0|ada", p.clock.Now()); err != nil {
 		t.Fatal(err)
@@ -126,7 +129,7 @@ func TestEndIsWrittenLater(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newParts(t)
 			k, _ := p.session(func(s *session) {
-				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, []byte(`{"sub":"auth0|ada","sid":"sid"}`)
+				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, `{"sub":"auth0|ada","sid":"sid"}`
 			})
 			storage := &failing{mapStorage: p.storage}
 			storage.is.Store(true)
@@ -141,7 +144,7 @@ func TestEndIsWrittenLater(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newParts(t)
 			k, _ := p.session(func(s *session) {
-				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, []byte(`{"sub":"auth0|ada","sid":"sid"}`)
+				s.refresh, s.family, s.idToken = "refresh", records.ID{1}, `{"sub":"auth0|ada","sid":"sid"}`
 			})
 			storage := &failing{mapStorage: p.storage}
 			e, other := p.endsOf(storage), p.endsOf(storage)
@@ -153,7 +156,8 @@ func TestEndIsWrittenLater(t *testing.T) {
 				by := *p.keeper
 				by.ends = e
 				return held{k, present{neighbour: &neighbour{keeper: &by}}}.canEnd(), e.canEndListed(listed{
-					id: k.id, family: k.family, Created: k.created, Sub: k.subject(), ServerSession: k.serverSession(),
+					id: k.id, family: k.family, Created: k.created.time(), Sub: k.subject(),
+					ServerSession: k.serverSession(),
 				})
 			}
 			if s, about := canEnd(); !s || !about {

@@ -15,7 +15,7 @@ const bearer = "Bearer "
 type grant struct {
 	bearer  string // the Authorization that goes on: "Bearer ", and the access token
 	scope   string // what was granted; empty if the server did not say
-	idToken []byte // what the ID token says further (claims.Further), as JSON; may be empty
+	idToken string // what the ID token says further (claims.Further), as JSON; may be empty
 
 	who    sync.Once
 	sub    string // the subject that the claims name
@@ -48,7 +48,7 @@ func (g *grant) idClaims() claims.Claims {
 	if len(g.idToken) == 0 {
 		return claims.Claims{}
 	}
-	c, _ := claims.Parse(g.idToken) // it was marshalled here
+	c, _ := claims.Parse([]byte(g.idToken)) // it was marshalled here
 	return c
 }
 

@@ -178,14 +178,16 @@ func (ho *handOvers) start(w http.ResponseWriter, r *http.Request, aim aim, stat
 // how a session without a refresh token lasts. It is not if a login began in this browser a moment ago, which the
 // binding cookie tells: one that came to nothing must not be tried at each visit.
 func (ho *handOvers) isDue(was *sent, k *keptSession, now time.Time) bool {
-	if k.refresh != "" || !k.givenUp.IsZero() {
+	if k.refresh != "" || k.givenUp != 0 {
 		return false
 	}
 	return !now.Before(ho.renewer.dueFrom(k.session)) && !ho.cookies.beganLately(was.cookies, k.session, now)
 }
 
 // canWait reports whether a renewal can be left to a later visit.
-func canWait(k *keptSession, now time.Time) bool { return now.Add(renewAtLast).Before(k.tokenEnds) }
+func canWait(k *keptSession, now time.Time) bool {
+	return now.Add(renewAtLast).Before(k.tokenEnds.time())
+}
 
 // comesBackWhole reports whether a renewal that start begins leads back to the very URL of a request.
 func (ho *handOvers) comesBackWhole(w http.ResponseWriter, r *http.Request, at site) bool {

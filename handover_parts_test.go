@@ -369,7 +369,7 @@ func TestHandOverTells(t *testing.T) {
 		"a logout's ticket, and the session has ended, but for its record": {func(h *handedOver) {
 			k, err := h.parts.load(h.atFirst)
 			if err == nil {
-				err = h.keeper.ends.end(h.t.Context(), k.id, k.expires)
+				err = h.keeper.ends.end(h.t.Context(), k.id, k.expires.time())
 			}
 			if err != nil {
 				h.t.Fatal(err)

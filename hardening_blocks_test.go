@@ -290,7 +290,7 @@ func TestLastLogins(t *testing.T) {
 	var l lastLogins
 	start := time.Unix(1_800_000_000, 0)
 	made := func(n int) *keptSession {
-		return &keptSession{session: &session{id: [16]byte{byte(n)}}, seen: start.Add(time.Duration(n) * time.Second)}
+		return &keptSession{session: &session{id: [16]byte{byte(n)}}, seen: toUnix(start) + unixTime(n)}
 	}
 	jar := records.ID{1}
 	if latest := l.of(jar); latest != nil {

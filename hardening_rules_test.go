@@ -75,7 +75,7 @@ func TestVerifiedByTheOtherToken(t *testing.T) {
 		`{"email":"ceo@example.com","email_verified":true}`:  true,
 		`{"email":"ceo@example.com","email_verified":false}`: false,
 	} {
-		g := &grant{bearer: said(access), idToken: []byte(`{"email_verified":true}`)}
+		g := &grant{bearer: said(access), idToken: `{"email_verified":true}`}
 		if got := claims.Holds(g.claim, "email", []string{"*@example.com"}); got != want {
 			t.Errorf("%s: %t", access, got)
 		}
@@ -96,7 +96,7 @@ func TestVerifiedByTheOtherToken(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, access := range []string{c.access, c.renewed} {
-			g := &grant{bearer: said(access), idToken: further}
+			g := &grant{bearer: said(access), idToken: string(further)}
 			if got := claims.Holds(g.claim, "email", []string{"*@example.com"}); got != c.want {
 				t.Errorf("ID token %s, access token %s: %t", c.id, access, got)
 			}
@@ -115,7 +115,7 @@ func TestRoleTakenAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := &grant{bearer: said(`{}`), idToken: further}
+		g := &grant{bearer: said(`{}`), idToken: string(further)}
 		if got := claims.Holds(g.claim, "roles", []string{"admin"}); got != want {
 			t.Errorf("the access token of the login says %s: %t", access, got)
 		}

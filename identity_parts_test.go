@@ -182,7 +182,7 @@ func TestServerSessionOfTwoTokens(t *testing.T) {
 	} {
 		g := &grant{
 			bearer:  bearer + "e30." + base64.RawURLEncoding.EncodeToString([]byte(c.access)) + ".c2ln",
-			idToken: []byte(c.id),
+			idToken: c.id,
 		}
 		if got := g.serverSession(); got != c.want {
 			t.Errorf("access token %s, ID token %s: %q, want %q", c.access, c.id, got, c.want)

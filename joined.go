@@ -57,7 +57,7 @@ func (rp *replacer) another(r *http.Request, at site, l *login, s *session) *kep
 	}
 	latest := rp.latest.of(jarID(present{rp.own, at}, l.browser))
 	for _, k := range append(made, latest[:min(len(latest), 1)]...) {
-		if k.handle == nil || k.family != s.family || k.created.Before(l.began) {
+		if k.handle == nil || k.family != s.family || k.created.time().Before(l.began) {
 			continue
 		}
 		k, err := rp.own.keeper.fetch(r.Context(), at, k.handle)
@@ -74,9 +74,9 @@ func (rp *replacer) another(r *http.Request, at site, l *login, s *session) *kep
 func (s *session) mayJoin(other *session, l *login) bool {
 	org, _ := s.claim("org_id")
 	otherOrg, _ := other.claim("org_id")
-	return !other.created.Before(l.began) && !other.tokenCame.Before(l.began) &&
+	return !other.created.time().Before(l.began) && !other.tokenCame.time().Before(l.began) &&
 		(other.refresh != "" || s.refresh == "") &&
-		(other.refresh != "" || other.tokenEnds.Sub(s.tokenCame) >= s.tokenEnds.Sub(s.tokenCame)/2) &&
+		(other.refresh != "" || other.tokenEnds-s.tokenCame >= (s.tokenEnds-s.tokenCame)/2) &&
 		s.subject() != "" && other.subject() == s.subject() && other.serverSession() == s.serverSession() &&
 		slices.Equal(other.accessClaims().Grants(other.scope), s.accessClaims().Grants(s.scope)) &&
 		reflect.DeepEqual(otherOrg, org)

@@ -28,21 +28,21 @@ func TestJoining(t *testing.T) {
 	}{
 		{"as it should be", nil, true},
 		{"another person", func(_ *parts, s *session, _ *keptSession) {
-			s.idToken, s.family = []byte(ids("auth0|bob", "one", "")), records.ID{2}
+			s.idToken, s.family = ids("auth0|bob", "one", ""), records.ID{2}
 		}, false},
 		{"another person, by the same family", func(_ *parts, s *session, _ *keptSession) {
-			s.idToken = []byte(ids("auth0|bob", "one", ""))
+			s.idToken = ids("auth0|bob", "one", "")
 		}, false},
 		{"of another family", func(_ *parts, s *session, _ *keptSession) { s.family = records.ID{2} }, false},
 		{"nobody knows whose they are", func(p *parts, s *session, other *keptSession) {
-			s.idToken = nil
-			p.rewrite(other, func(s *session) { s.idToken = nil })
+			s.idToken = ""
+			p.rewrite(other, func(s *session) { s.idToken = "" })
 		}, false},
 		{"another session at the server", func(_ *parts, s *session, _ *keptSession) {
-			s.idToken = []byte(ids("auth0|ada", "two", ""))
+			s.idToken = ids("auth0|ada", "two", "")
 		}, false},
 		{"for an organization", func(_ *parts, s *session, _ *keptSession) {
-			s.idToken = []byte(ids("auth0|ada", "one", `,"org_id":"org_1"`))
+			s.idToken = ids("auth0|ada", "one", `,"org_id":"org_1"`)
 		}, false},
 		{"with another scope", func(_ *parts, s *session, _ *keptSession) { s.scope = "read:more" }, false},
 		{"it has ended", func(p *parts, _ *session, other *keptSession) {
@@ -51,7 +51,7 @@ func TestJoining(t *testing.T) {
 			}
 		}, false},
 		{"its record has gone", func(p *parts, _ *session, other *keptSession) {
-			if err := p.keeper.store.delete(p.t.Context(), other.name(), other.handle.expires); err != nil {
+			if err := p.keeper.store.delete(p.t.Context(), other.name(), other.handle.expires.time()); err != nil {
 				p.t.Error(err)
 			}
 		}, false},
@@ -60,7 +60,7 @@ func TestJoining(t *testing.T) {
 				records.NewClock(p.clock.Now, p.clock.Elapsed))
 		}, false},
 		{"its token came before the login began", func(p *parts, _ *session, other *keptSession) {
-			p.rewrite(other, func(s *session) { s.tokenCame = s.tokenCame.Add(-2 * time.Minute) })
+			p.rewrite(other, func(s *session) { s.tokenCame -= 120 })
 		}, false},
 		{"it can be renewed no more", func(p *parts, _ *session, other *keptSession) {
 			p.rewrite(other, func(s *session) { s.refresh = "" })
@@ -70,11 +70,11 @@ func TestJoining(t *testing.T) {
 			s.refresh = ""
 		}, true},
 		{"it has much less left", func(p *parts, s *session, other *keptSession) {
-			p.rewrite(other, func(s *session) { s.refresh, s.tokenEnds = "", s.tokenCame.Add(20*time.Minute) })
+			p.rewrite(other, func(s *session) { s.refresh, s.tokenEnds = "", s.tokenCame+20*60 })
 			s.refresh = ""
 		}, false},
 		{"it has much less left, and can be renewed", func(p *parts, _ *session, other *keptSession) {
-			p.rewrite(other, func(s *session) { s.tokenEnds = s.tokenCame.Add(20 * time.Minute) })
+			p.rewrite(other, func(s *session) { s.tokenEnds = s.tokenCame + 20*60 })
 		}, true},
 		{"its token has died", func(p *parts, s *session, _ *keptSession) { p.clock.Add(time.Hour) }, false},
 	} {
@@ -83,7 +83,7 @@ func TestJoining(t *testing.T) {
 			rp := p.logins().replacer
 			l := &login{browser: [16]byte{1}, began: p.clock.Now()}
 			p.clock.Add(time.Minute)
-			change := func(s *session) { s.refresh, s.family, s.idToken = "refresh", records.ID{1}, []byte(ada) }
+			change := func(s *session) { s.refresh, s.family, s.idToken = "refresh", records.ID{1}, ada }
 			other, cookie := p.session(change)
 			if !brought {
 				rp.remember(p.at(), l, other)
@@ -126,7 +126,7 @@ func (p *parts) rewrite(k *keptSession, change func(*session)) {
 func (p *parts) joins(rp *replacer, at site, began time.Time, cookie string) (k *keptSession, isOwn bool) {
 	p.t.Helper()
 	s := p.keeper.make(&oauth2.Token{AccessToken: "opaque", ExpiresIn: 3600}, nil)
-	s.refresh, s.family, s.idToken = "refresh", records.ID{1}, []byte(`{"sub":"auth0|ada"}`)
+	s.refresh, s.family, s.idToken = "refresh", records.ID{1}, `{"sub":"auth0|ada"}`
 	l := &login{browser: [16]byte{1}, began: began}
 	k, _, err := rp.join(p.request("GET", "/oauth2/callback", "Cookie", cookie), at, l, s)
 	if err != nil {

@@ -38,16 +38,16 @@ type keeper struct {
 
 // make makes the session of a token that has just come.
 func (kp *keeper) make(token *oauth2.Token, idToken []byte) *session {
-	now := kp.now().Truncate(time.Second) // as it is sealed
+	now := kp.now()
 	s := &session{
-		grant:   grant{bearer: bearer + token.AccessToken, scope: aventus.Scope(token), idToken: idToken},
-		created: now,
+		grant:   grant{bearer: bearer + token.AccessToken, scope: aventus.Scope(token), idToken: string(idToken)},
+		created: toUnix(now),
 	}
 	_, _ = rand.Read(s.id[:]) // never fails (crypto/rand)
-	s.expires = s.created.Add(kp.lifetime)
-	s.tokenCame, s.tokenEnds = s.created, s.created.Add(time.Duration(token.ExpiresIn)*time.Second)
+	s.expires = toUnix(now.Add(kp.lifetime))
+	s.tokenCame, s.tokenEnds = s.created, s.created+unixTime(token.ExpiresIn)
 	if s.refresh = token.RefreshToken; s.refresh == "" {
-		s.endBy(s.tokenEnds)
+		s.endBy(s.tokenEnds.time())
 	}
 	return s
 }
@@ -107,7 +107,7 @@ func (kp *keeper) whyOver(k *keptSession, now time.Time) string {
 		return "invalid"
 	case !now.Before(kp.lastOf(k.session)):
 		return "expired"
-	case kp.idle > 0 && !now.Before(k.seen.Add(kp.idle)):
+	case kp.idle > 0 && !now.Before(k.seen.time().Add(kp.idle)):
 		return "idle"
 	case kp.hasEnded(k.session):
 		return "ended"
@@ -117,7 +117,7 @@ func (kp *keeper) whyOver(k *keptSession, now time.Time) string {
 
 // isAhead reports whether a session's cookie was sealed in the future, as keyring.Box.Open judges it: the clock
 // was set back since.
-func isAhead(k *keptSession, now time.Time) bool { return isFuture(k.seen, now) }
+func isAhead(k *keptSession, now time.Time) bool { return isFuture(k.seen.time(), now) }
 
 // isFuture reports whether a time is further ahead than the clocks of instances may differ.
 func isFuture(t, now time.Time) bool { return t.After(now.Add(records.ClockSkew)) }
@@ -141,12 +141,12 @@ func (kp *keeper) open(ctx context.Context, at site, value string) (k *keptSessi
 	if err != nil {
 		return nil, false, err
 	}
-	k = &keptSession{seen: seen, cookie: key}
+	k = &keptSession{seen: toUnix(seen), cookie: key}
 	if stored, ok := parseHandle(plaintext); ok {
 		k.handle = stored
 		if k.session, err = kp.store.fetch(ctx, at, stored); err != nil {
 			k.session = &session{
-				grant: grant{bearer: bearer}, id: stored.id, created: seen, expires: stored.expires,
+				grant: grant{bearer: bearer}, id: stored.id, created: toUnix(seen), expires: stored.expires,
 				family: stored.family,
 			}
 			return k, false, err
@@ -164,7 +164,7 @@ func (kp *keeper) open(ctx context.Context, at site, value string) (k *keptSessi
 // endOf returns when a session ends, if it is not used until then.
 func (kp *keeper) endOf(k *keptSession) time.Time {
 	end := kp.lastOf(k.session)
-	if idle := k.seen.Add(kp.idle); kp.idle > 0 && idle.Before(end) {
+	if idle := k.seen.time().Add(kp.idle); kp.idle > 0 && idle.Before(end) {
 		return idle
 	}
 	return end
@@ -173,10 +173,10 @@ func (kp *keeper) endOf(k *keptSession) time.Time {
 // lastOf returns when a session ends at the latest. The lifetime may be shorter by
 // now than it was when the session began.
 func (kp *keeper) lastOf(s *session) time.Time {
-	if last := s.created.Add(kp.lifetime); last.Before(s.expires) {
+	if last := s.created.time().Add(kp.lifetime); last.Before(s.expires.time()) {
 		return last
 	}
-	return s.expires
+	return s.expires.time()
 }
 
 // save keeps a new session, and sets its cookie, which holds it, or the handle of its record
@@ -223,7 +223,7 @@ func (kp *keeper) give(w http.ResponseWriter, ctx context.Context, at site, k *k
 	if err != nil {
 		return err
 	}
-	k.seen = kp.now().Truncate(time.Second)
+	k.seen = toUnix(kp.now())
 	if key, ok := kp.memory.key(kp.memoryID, at.origin, value); ok {
 		k.cookie = key
 		kp.memory.add(k)
@@ -238,7 +238,7 @@ func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, 
 		return nil, err
 	}
 	now := kp.now()
-	k := &keptSession{session: s, seen: now, handle: d}
+	k := &keptSession{session: s, seen: toUnix(now), handle: d}
 	if reason := kp.whyOver(k, now); reason != "" {
 		kp.meter.sessionOver(reason)
 		return nil, nil
@@ -304,7 +304,7 @@ func (kp *keeper) noteUse(ctx context.Context, k *keptSession) {
 // which notes that the session was used. Without an idle time it does nothing. The other hosts that share the session
 // are told by noteUse, when the cookie is sent.
 func (kp *keeper) touch(w http.ResponseWriter, ctx context.Context, at site, k *keptSession) error {
-	if kp.idle == 0 || kp.now().Sub(k.seen) < kp.idle/4 {
+	if kp.idle == 0 || kp.now().Sub(k.seen.time()) < kp.idle/4 {
 		return nil
 	}
 	return kp.reseal(w, ctx, at, k)
@@ -321,9 +321,9 @@ func (kp *keeper) usedElsewhere(ctx context.Context, k *keptSession) (*keptSessi
 		}
 		kp.lastUses.Add(k.id, last)
 	}
-	if last.After(k.seen) && !isFuture(last, kp.now()) {
+	if last.After(k.seen.time()) && !isFuture(last, kp.now()) {
 		k = k.with(k.session)
-		k.seen = last
+		k.seen = toUnix(last)
 	}
 	return k, nil
 }
@@ -408,7 +408,7 @@ func (kp *keeper) endBy(
 ) error {
 	err := end(ctx, k.id, k.last())
 	if k.handle != nil {
-		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires))
+		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires.time()))
 	}
 	return err
 }
@@ -422,15 +422,15 @@ func (kp *keeper) endNewest(ctx context.Context, at site, k *keptSession) (*sess
 	newest := kp.store.newest(ctx, at, k)
 	err := errors.Join(<-ended, <-ended)
 	if k.handle != nil {
-		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires))
+		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires.time()))
 	}
 	return newest, err
 }
 
 // last returns when a session ends by itself. A record may say another end by now than this process remembers.
 func (k *keptSession) last() time.Time {
-	if k.handle != nil && k.handle.expires.After(k.expires) {
-		return k.handle.expires
+	if k.handle != nil {
+		return max(k.handle.expires, k.expires).time()
 	}
-	return k.expires
+	return k.expires.time()
 }

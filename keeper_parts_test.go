@@ -57,7 +57,7 @@ func TestKeeperLoads(t *testing.T) {
 			}
 		}, false},
 		{"its record has gone", inStorage, func(p *parts, k *keptSession, _ *string) {
-			if err := p.keeper.store.delete(t.Context(), k.name(), k.handle.expires); err != nil {
+			if err := p.keeper.store.delete(t.Context(), k.name(), k.handle.expires.time()); err != nil {
 				t.Error(err)
 			}
 		}, false},
@@ -303,12 +303,12 @@ func TestKeeperEndsForAsLong(t *testing.T) {
 	}{
 		"by a session's record": {records.ID{}, func(_ *parts, k *keptSession, by *keeper) error {
 			known := k.copy()
-			known.refresh, known.expires = "", known.created.Add(time.Hour)
+			known.refresh, known.expires = "", known.created+3600
 			return by.end(t.Context(), k.with(known))
 		}},
 		"of the same family": {records.ID{1}, func(p *parts, k *keptSession, by *keeper) error {
 			other, _ := p.session(func(s *session) {
-				s.refresh, s.family, s.expires = "refresh", k.family, s.created.Add(time.Hour)
+				s.refresh, s.family, s.expires = "refresh", k.family, s.created+3600
 			})
 			by.lifetime = time.Hour
 			return by.end(t.Context(), other)
@@ -367,7 +367,7 @@ func TestKeeperEndsInPart(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := p.keeper.endListed(t.Context(), listed{
-			id: k.id, family: k.family, Created: k.created, Expires: k.expires,
+			id: k.id, family: k.family, Created: k.created.time(), Expires: k.expires.time(),
 		}); !errors.Is(err, errBrokenStorage) {
 			t.Errorf("%s, by its index: %v", what, err)
 		}
@@ -526,10 +526,10 @@ func TestKeeperEndUnderWay(t *testing.T) {
 		isKnown func() bool
 	}{
 		"the session": {
-			func() error { return e.end(t.Context(), k.id, k.expires) }, func() bool { return !s.canEnd() },
+			func() error { return e.end(t.Context(), k.id, k.expires.time()) }, func() bool { return !s.canEnd() },
 		},
 		"the family": {
-			func() error { return e.endFamily(t.Context(), k.family, now, k.expires) },
+			func() error { return e.endFamily(t.Context(), k.family, now, k.expires.time()) },
 			func() bool { return e.hasFamilyUntil(k.family, now) },
 		},
 	} {
@@ -555,12 +555,12 @@ func TestLogoutTokenEndsOnce(t *testing.T) {
 	p := newParts(t)
 	e := p.keeper.ends
 	said := aventus.Logout{Subject: "auth0|ada", Issued: p.clock.Now()}
-	k, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
+	k, _ := p.session(func(s *session) { s.idToken = `{"sub":"auth0|ada"}` })
 	e.expectAt(said, p.clock.Now())
-	_, seen := e.hasMeanwhile(k.session, nil, k.created, records.ID{})
+	_, seen := e.hasMeanwhile(k.session, nil, k.created.time(), records.ID{})
 	p.clock.Add(10 * time.Second)
-	after, _ := p.session(func(s *session) { s.idToken = []byte(`{"sub":"auth0|ada"}`) })
-	after.created = e.after(after.session)
+	after, _ := p.session(func(s *session) { s.idToken = `{"sub":"auth0|ada"}` })
+	after.created = toUnix(e.after(after.session))
 	if e.has(after.session) {
 		t.Error("who signs in again has ended")
 	}
@@ -570,7 +570,7 @@ func TestLogoutTokenEndsOnce(t *testing.T) {
 	if !e.has(k.session) || e.has(after.session) {
 		t.Errorf("ended: %t, and who has signed in again: %t", e.has(k.session), e.has(after.session))
 	}
-	if ended, now := e.hasMeanwhile(k.session, nil, k.created, seen); ended || now != seen {
+	if ended, now := e.hasMeanwhile(k.session, nil, k.created.time(), seen); ended || now != seen {
 		t.Error("the ends that a login has seen are others")
 	}
 }
@@ -580,14 +580,14 @@ func TestLogoutTokenEndsOnce(t *testing.T) {
 func TestEndLearnedOnTheWay(t *testing.T) {
 	for _, what := range []string{"request", "stream"} {
 		p := newParts(t)
-		k, cookie := p.session(func(s *session) { s.tokenEnds = s.created.Add(20 * time.Hour) })
+		k, cookie := p.session(func(s *session) { s.tokenEnds = s.created + 20*3600 })
 		if got, err := p.load(cookie); err != nil || got == nil {
 			t.Fatalf("%v, error %v", got, err)
 		}
 		p.clock.Add(2 * time.Hour) // this instance has slept, or could not reach the storage
 		there := records.NewEnded(p.storage, records.NewClock(p.clock.Now, p.clock.Elapsed))
 		t.Cleanup(func() { _ = there.Destruct() })
-		if err := there.End(t.Context(), k.id, k.expires); err != nil {
+		if err := there.End(t.Context(), k.id, k.expires.time()); err != nil {
 			t.Fatal(err)
 		}
 		if what == "stream" {
@@ -634,7 +634,7 @@ func TestKeeperEndsForNoLonger(t *testing.T) {
 		"one replaced": func(p *parts, k *keptSession) error { return p.keeper.endReplaced(t.Context(), k) },
 		"one of a list": func(p *parts, k *keptSession) error {
 			return p.keeper.endListed(t.Context(), listed{
-				id: k.id, family: k.family, Created: k.created, Expires: k.expires,
+				id: k.id, family: k.family, Created: k.created.time(), Expires: k.expires.time(),
 			})
 		},
 		"the newest": func(p *parts, k *keptSession) error {
@@ -652,7 +652,7 @@ func TestKeeperEndsForNoLonger(t *testing.T) {
 			_, rest, _ := strings.Cut(key, "aventus_auth/ended/all/")
 			period, _, _ := strings.Cut(rest, "/")
 			if hour, err := strconv.ParseInt(period, 10, 64); err == nil {
-				if found++; hour*3600 > last || hour < k.expires.Unix()/3600 {
+				if found++; hour*3600 > last || hour < k.expires.time().Unix()/3600 {
 					t.Errorf("%s: recorded until %s", what, time.Unix(hour*3600, 0))
 				}
 			}

@@ -190,13 +190,13 @@ func TestRememberedAsSealed(t *testing.T) {
 				got, want any
 			}{
 				{"id", s.id, opened.id}, {"scope", s.scope, opened.scope}, {"token", s.bearer, opened.bearer},
-				{"refresh token", s.refresh, opened.refresh}, {"ID token", string(s.idToken), string(opened.idToken)},
+				{"refresh token", s.refresh, opened.refresh}, {"ID token", s.idToken, opened.idToken},
 				{"key", k.cookie, opened.cookie}, {"in the storage", k.handle != nil, opened.handle != nil},
-				{"created", s.created.UnixNano(), opened.created.UnixNano()},
-				{"expires", s.expires.UnixNano(), opened.expires.UnixNano()},
-				{"token came", s.tokenCame.UnixNano(), opened.tokenCame.UnixNano()},
-				{"token ends", s.tokenEnds.UnixNano(), opened.tokenEnds.UnixNano()},
-				{"seen", k.seen.UnixNano(), opened.seen.UnixNano()},
+				{"created", s.created, opened.created},
+				{"expires", s.expires, opened.expires},
+				{"token came", s.tokenCame, opened.tokenCame},
+				{"token ends", s.tokenEnds, opened.tokenEnds},
+				{"seen", k.seen, opened.seen},
 			} {
 				if c.got != c.want {
 					t.Errorf("%s, %q: %s is %v, and sealed as %v", store, refresh, c.what, c.got, c.want)

@@ -65,7 +65,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 		for i := range 3 * limit / (c.size + 1000) {
 			s := kp.make(&oauth2.Token{AccessToken: strings.Clone(token), ExpiresIn: 3600}, nil)
-			k := &keptSession{session: s, seen: kp.now()}
+			k := &keptSession{session: s, seen: toUnix(kp.now())}
 			if c.store == "storage" {
 				k.handle = newHandle(s)
 			}

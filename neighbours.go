@@ -128,11 +128,11 @@ func heldBy(ctx context.Context, blocks []present, cookies []string) ([]held, er
 }
 
 // isRead reports whether the session is known, and not only its handle.
-func (s held) isRead() bool { return !s.tokenCame.IsZero() }
+func (s held) isRead() bool { return s.tokenCame != 0 }
 
 // canEnd reports whether there is something to end. An idle session's cookie may have a younger copy,
 // but what has ended is not ended, revoked and reported again.
 func (s held) canEnd() bool {
 	kp := s.by.keeper
-	return kp.now().Before(s.expires) && (!kp.hasEnded(s.session) || kp.ends.isUnwritten(s.session))
+	return kp.now().Before(s.expires.time()) && (!kp.hasEnded(s.session) || kp.ends.isUnwritten(s.session))
 }

@@ -107,7 +107,7 @@ func (p *parts) request(method, target string, headers ...string) *http.Request 
 func (p *parts) session(change func(*session)) (k *keptSession, cookie string) {
 	p.t.Helper()
 	s := p.keeper.make(&oauth2.Token{AccessToken: "opaque", ExpiresIn: 3600}, nil)
-	s.expires = s.created.Add(p.keeper.lifetime)
+	s.expires = toUnix(s.created.time().Add(p.keeper.lifetime))
 	if change != nil {
 		change(s)
 	}
@@ -205,7 +205,7 @@ func (p *renewalParts) replace(k *keptSession, s *session) *keptSession {
 
 func (*renewalParts) forget(*keptSession)                     {}
 func (*renewalParts) end(context.Context, *keptSession) error { return nil }
-func (*renewalParts) lastOf(s *session) time.Time             { return s.expires }
+func (*renewalParts) lastOf(s *session) time.Time             { return s.expires.time() }
 func (*renewalParts) hasEnded(*session) bool                  { return false }
 func (*renewalParts) revoke(context.Context, *session)        {}
 

@@ -121,7 +121,8 @@ func TestProfileReadsOnly(t *testing.T) {
 // idle, that is when it becomes idle, unless it ends earlier. Asking is no use of it. An API client is told when its
 // token expires.
 func TestProfileEnds(t *testing.T) {
-	refreshes, ofItsToken := func(s *session) { s.refresh = "refresh" }, func(s *session) { s.endBy(s.tokenEnds) }
+	refreshes := func(s *session) { s.refresh = "refresh" }
+	ofItsToken := func(s *session) { s.endBy(s.tokenEnds.time()) }
 	for _, c := range []struct {
 		what string
 		idle time.Duration

@@ -70,7 +70,7 @@ type renewalServer interface {
 // dueFrom returns the moment from which a session's token is due for renewal: renew_before ahead of
 // its expiry, but not before half of its lifetime has passed.
 func (rn *renewer) dueFrom(s *session) time.Time {
-	return s.tokenEnds.Add(-min(rn.before, s.tokenEnds.Sub(s.tokenCame)/2))
+	return s.tokenEnds.time().Add(-min(rn.before, s.tokenEnds.time().Sub(s.tokenCame.time())/2))
 }
 
 // isDue reports whether a session's token is to be renewed by its refresh token.
@@ -99,7 +99,7 @@ func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*kep
 
 	// There is one renewal of a session at a time, and other requests share its result. They share only
 	// a renewal that began with the same token: one that is just ending has no other token to give.
-	flight := k.name() + strconv.FormatInt(k.tokenCame.Unix(), 10)
+	flight := k.name() + strconv.FormatInt(int64(k.tokenCame), 10)
 	result := rn.flights.DoChan(flight, func() (any, error) {
 		return rn.renew(context.WithoutCancel(ctx), at, k)
 	})
@@ -193,12 +193,12 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 	renewed.limit(end)
 	if rn.memory.hasEnded(record) { // a logout while the answer was on its way
 		go rn.server.revoke(ctx, renewed)
-		return nil, rn.records.delete(ctx, k.name(), k.handle.expires)
+		return nil, rn.records.delete(ctx, k.name(), k.handle.expires.time())
 	}
 	err = rn.records.put(ctx, at, k.handle, renewed)
 	if rn.memory.hasEnded(record) { // a logout while it was written, which found the record of before
 		go rn.server.revoke(ctx, renewed)
-		return nil, rn.records.delete(ctx, k.name(), k.handle.expires)
+		return nil, rn.records.delete(ctx, k.name(), k.handle.expires.time())
 	}
 	if errors.Is(err, errTooLarge) { // however often it is tried
 		go rn.server.revoke(ctx, renewed)
@@ -235,8 +235,8 @@ func (rn *renewer) giveUp(
 	ctx context.Context, at site, k *keptSession, noted *session, cause error,
 ) (*keptSession, error) {
 	last := noted.copy()
-	last.refresh, last.attempt, last.spending, last.givenUp = "", 0, time.Time{}, rn.now().Truncate(time.Second)
-	last.endBy(last.tokenEnds)
+	last.refresh, last.attempt, last.spending, last.givenUp = "", 0, 0, toUnix(rn.now())
+	last.endBy(last.tokenEnds.time())
 	if now := rn.now(); !isAlive(last, now) {
 		last.endBy(now) // whatever the clock said when the token came
 	}
@@ -254,9 +254,9 @@ func (rn *renewer) giveUp(
 func (s *session) renewed(token *oauth2.Token, now time.Time) *session {
 	next := s.copy()
 	next.bearer, next.refresh = bearer+token.AccessToken, token.RefreshToken
-	next.attempt, next.spending = 0, time.Time{}
-	next.tokenCame = now.Truncate(time.Second) // as it is sealed
-	next.tokenEnds = next.tokenCame.Add(time.Duration(token.ExpiresIn) * time.Second)
+	next.attempt, next.spending = 0, 0
+	next.tokenCame = toUnix(now)
+	next.tokenEnds = next.tokenCame + unixTime(token.ExpiresIn)
 	if scope := aventus.Scope(token); scope != "" {
 		next.scope = scope
 	} else if s.scope != "" {

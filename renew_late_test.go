@@ -116,7 +116,7 @@ func TestRenewedCarriedOutLate(t *testing.T) {
 	for _, k := range h.keeper.memory.all() {
 		at := h.gate.sites.from(k.cookie.origin)
 		record, err := h.keeper.store.fetch(t.Context(), at, k.handle)
-		if err != nil || record == nil || !record.spending.IsZero() {
+		if err != nil || record == nil || record.spending != 0 {
 			t.Fatalf("the record is %v, error %v", record, err)
 		}
 		newer := record.copy()
@@ -162,7 +162,7 @@ func (w *world) hasNote() bool {
 			if err != nil || record == nil {
 				w.t.Fatalf("the record is %v, error %v", record, err)
 			}
-			if !record.spending.IsZero() {
+			if record.spending != 0 {
 				return true
 			}
 		}

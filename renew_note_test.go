@@ -24,7 +24,7 @@ func (w *world) note(spending time.Time) {
 	for _, h := range handlers() {
 		for _, k := range h.house.keeper.memory.all() {
 			noted := k.session.copy()
-			noted.spending = spending
+			noted.spending = toUnix(spending)
 			if err := h.house.keeper.store.put(w.t.Context(), h.house.gate.sites.from(k.cookie.origin), k.handle,
 				noted); err != nil {
 				w.t.Fatal(err)

@@ -45,25 +45,25 @@ func TestKeepAlive(t *testing.T) {
 		{"dead, and the server is busy", 2 * time.Hour, busy, false, nil, over, errRenewal, 1, "first"},
 		{"another process is first", 2 * time.Hour, nil, true, nil, over, errRenewal, 0, "first"},
 		{"another instance was faster", 2 * time.Hour, nil, false, func(s *session) {
-			s.bearer, s.refresh, s.tokenCame = bearer+renewed, "third", s.tokenCame.Add(2*time.Hour)
-			s.tokenEnds = s.tokenCame.Add(time.Hour)
+			s.bearer, s.refresh, s.tokenCame = bearer+renewed, "third", s.tokenCame+2*3600
+			s.tokenEnds = s.tokenCame + 3600
 		}, renewed, failure{}, 0, "third"},
 		{"another instance has given it up", 2 * time.Hour, nil, false, func(s *session) {
 			s.refresh, s.givenUp = "", s.tokenEnds
-			s.endBy(s.tokenEnds)
+			s.endBy(s.tokenEnds.time())
 		}, over, failure{}, 0, ""},
 		{"one that died has noted that it sends it", 2 * time.Hour, nil, false, func(s *session) {
 			s.spending = s.tokenEnds
 		}, over, failure{}, 0, ""},
 		{"one that lives may have noted that it sends it", 2 * time.Hour, nil, false, func(s *session) {
-			s.spending = s.tokenEnds.Add(time.Hour)
+			s.spending = s.tokenEnds + 3600
 		}, over, errRenewal, 0, "first"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			start := time.Now().Truncate(time.Second)
 			s := &session{
-				grant: grant{bearer: bearer + old}, created: start, expires: start.Add(24 * time.Hour),
-				tokenCame: start, tokenEnds: start.Add(time.Hour), refresh: "first",
+				grant: grant{bearer: bearer + old}, created: toUnix(start), expires: toUnix(start.Add(24 * time.Hour)),
+				tokenCame: toUnix(start), tokenEnds: toUnix(start.Add(time.Hour)), refresh: "first",
 			}
 			asked := &renewalParts{err: c.err, isSecond: c.isSecond}
 			if asked.record = s.copy(); c.change != nil {
@@ -148,7 +148,7 @@ func TestDoubtAfterTheClock(t *testing.T) {
 	start := time.Unix(1_800_000_000, 0)
 	now := start.Add(3 * time.Minute)
 	rn := new(renewalParts).renewer(func() time.Time { return now })
-	record := &session{spending: start}
+	record := &session{spending: toUnix(start)}
 	rn.tries.note(records.ID{1}, start, func(*attempt) {}) // or all that is of the future would be forgotten
 	for _, c := range []struct {
 		at   time.Duration
@@ -185,11 +185,11 @@ func TestGivenUpMeanwhile(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{session: s, handle: newHandle(s)})
 		synctest.Wait()
-		if k == nil || refused != nil || asked.record.spending.IsZero() {
-			t.Fatalf("the request gets %v, %v; the note is of %s", k, refused, asked.record.spending)
+		if k == nil || refused != nil || asked.record.spending == 0 {
+			t.Fatalf("the request gets %v, %v; the note is of %s", k, refused, asked.record.spending.time())
 		}
 		givenUp := asked.record.copy()
-		givenUp.refresh, givenUp.spending, givenUp.givenUp = "", time.Time{}, time.Now()
+		givenUp.refresh, givenUp.spending, givenUp.givenUp = "", 0, toUnix(time.Now())
 		asked.by.Store(givenUp)
 		asked.failing.Store(false)
 		time.Sleep(time.Minute)
@@ -208,14 +208,14 @@ func TestGivenUpMeanwhile(t *testing.T) {
 type lyingRecords struct{ renewalParts }
 
 func (p *lyingRecords) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
-	if _, err := p.renewalParts.putSealed(ctx, at, d, s); err != nil || s.spending.IsZero() {
+	if _, err := p.renewalParts.putSealed(ctx, at, d, s); err != nil || s.spending == 0 {
 		return nil, err
 	}
 	return []byte("the note"), errors.New("it was not written")
 }
 
 func (p *lyingRecords) holds(context.Context, *handle, []byte) bool {
-	return !p.record.spending.IsZero()
+	return p.record.spending != 0
 }
 
 // TestNoteWrittenAllTheSame: a note that the storage says it did not take, and has, is taken back also where no
@@ -233,9 +233,9 @@ func TestNoteWrittenAllTheSame(t *testing.T) {
 			t.Errorf("the request gets %v, %v", k, refused)
 		}
 		synctest.Wait()
-		if len(asked.sent) != 0 || !asked.record.spending.IsZero() || asked.record.refresh != "first" {
+		if len(asked.sent) != 0 || asked.record.spending != 0 || asked.record.refresh != "first" {
 			t.Errorf("sent %q; the record has %q, and a note of %s", asked.sent, asked.record.refresh,
-				asked.record.spending)
+				asked.record.spending.time())
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
@@ -279,9 +279,9 @@ func TestRenewedTooLarge(t *testing.T) {
 		default:
 			t.Error("the refresh token that came is not revoked")
 		}
-		if r := asked.record; r.refresh != "" || !r.spending.IsZero() || r.givenUp.IsZero() || r.token() != "old" {
-			t.Errorf("the record has %q, %q, a note of %s, and was given up at %s", r.token(), r.refresh, r.spending,
-				r.givenUp)
+		if r := asked.record; r.refresh != "" || r.spending != 0 || r.givenUp == 0 || r.token() != "old" {
+			t.Errorf("the record has %q, %q, a note of %d, and was given up at %d", r.token(), r.refresh,
+				r.spending, r.givenUp)
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
@@ -290,8 +290,8 @@ func TestRenewedTooLarge(t *testing.T) {
 // renewable is a session of that moment, whose token lives for so long and can be renewed.
 func renewable(start time.Time, token time.Duration) *session {
 	return &session{
-		grant: grant{bearer: bearer + "old"}, created: start, expires: start.Add(24 * time.Hour),
-		tokenCame: start, tokenEnds: start.Add(token), refresh: "first",
+		grant: grant{bearer: bearer + "old"}, created: toUnix(start), expires: toUnix(start.Add(24 * time.Hour)),
+		tokenCame: toUnix(start), tokenEnds: toUnix(start.Add(token)), refresh: "first",
 	}
 }
 
@@ -382,8 +382,8 @@ func TestRenewalStorageFailsOnce(t *testing.T) {
 				}
 			}
 			synctest.Wait()
-			if r := asked.record; r.refresh != "second" || r.token() != "new" || !r.spending.IsZero() {
-				t.Errorf("%s %d: the record has %q, %q, a note of %s", c.at, c.n, r.token(), r.refresh, r.spending)
+			if r := asked.record; r.refresh != "second" || r.token() != "new" || r.spending != 0 {
+				t.Errorf("%s %d: the record has %q, %q, a note of %d", c.at, c.n, r.token(), r.refresh, r.spending)
 			}
 			time.Sleep(24 * time.Hour) // until all that goes on has ended
 		})
@@ -457,10 +457,10 @@ func TestRenewalHeldUp(t *testing.T) {
 			if c.sent == 0 {
 				want = "first"
 			}
-			if r := asked.record; len(asked.sent) != c.sent || r.refresh != want || !r.spending.IsZero() ||
+			if r := asked.record; len(asked.sent) != c.sent || r.refresh != want || r.spending != 0 ||
 				r.attempt != c.attempt {
 				t.Errorf("%s: sent %q; the record has %q, attempt %d, a note of %s", what, asked.sent, r.refresh,
-					r.attempt, r.spending)
+					r.attempt, r.spending.time())
 			}
 			time.Sleep(24 * time.Hour) // until all that goes on has ended
 		})
@@ -495,8 +495,8 @@ func TestNoteTakenBackLater(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if r := asked.record; !asked.failed || len(asked.sent) != 0 || !r.spending.IsZero() || r.refresh != "first" {
-			t.Errorf("sent %q; the record has %q, and a note of %s", asked.sent, r.refresh, r.spending)
+		if r := asked.record; !asked.failed || len(asked.sent) != 0 || r.spending != 0 || r.refresh != "first" {
+			t.Errorf("sent %q; the record has %q, and a note of %s", asked.sent, r.refresh, r.spending.time())
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})
@@ -575,7 +575,7 @@ func TestAwaitsAnother(t *testing.T) {
 			rn.records, rn.uses = asked, asked
 			time.Sleep(2 * time.Hour)
 			if c.noted {
-				asked.record.spending = time.Now()
+				asked.record.spending = toUnix(time.Now())
 			}
 			time.AfterFunc(c.after, func() {
 				by := s.copy()
@@ -584,9 +584,9 @@ func TestAwaitsAnother(t *testing.T) {
 					return
 				case "result":
 					by.bearer, by.refresh = bearer+"theirs", "third"
-					by.tokenCame, by.tokenEnds = time.Now().Truncate(time.Second), time.Now().Add(time.Hour)
+					by.tokenCame, by.tokenEnds = toUnix(time.Now()), toUnix(time.Now().Add(time.Hour))
 				case "note":
-					by.spending = time.Now().Truncate(time.Second)
+					by.spending = toUnix(time.Now())
 				}
 				asked.by.Store(by)
 			})

@@ -34,7 +34,7 @@ func TestRenewalFailedMeanwhile(t *testing.T) {
 type deadOnArrival struct{ renewalParts }
 
 func (*deadOnArrival) verifyRenewed(_ context.Context, _, next *session, _ string) (limits, error) {
-	return limits{token: next.tokenCame}, nil
+	return limits{token: next.tokenCame.time()}, nil
 }
 
 // TestRenewedTokenHasExpired: a server whose new tokens have expired already is not asked by every request. The

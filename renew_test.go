@@ -236,13 +236,14 @@ func TestRenewalFails(t *testing.T) {
 // TestRenewFrom: half of a token's life is counted from when that token came, and not from the login.
 func TestRenewFrom(t *testing.T) {
 	h := benchHandler(t, Config{})
-	login := time.Now()
+	login := time.Now().Truncate(time.Second)
 	for _, c := range []struct{ came, life, want time.Duration }{
 		{0, 6 * time.Minute, 3 * time.Minute},
 		{5 * time.Minute, 6 * time.Minute, 8 * time.Minute},
 		{5 * time.Minute, time.Hour, time.Hour},
 	} {
-		s := &session{created: login, tokenCame: login.Add(c.came), tokenEnds: login.Add(c.came + c.life)}
+		came := login.Add(c.came)
+		s := &session{created: toUnix(login), tokenCame: toUnix(came), tokenEnds: toUnix(came.Add(c.life))}
 		if got := h.house.renewer.dueFrom(s).Sub(login); got != c.want {
 			t.Errorf("a token that came after %s, for %s, is renewed after %s, want %s", c.came, c.life, got, c.want)
 		}

@@ -53,7 +53,7 @@ func (rp *replacer) remember(at site, l *login, k *keptSession) (before []*keptS
 			grant: grant{bearer: bearer}, id: s.id, created: s.created, expires: s.expires, family: s.family,
 		},
 		handle: k.handle,
-		seen:   rp.now(),
+		seen:   toUnix(rp.now()),
 	})
 }
 
@@ -100,7 +100,7 @@ func (rp *replacer) revokeDropped(r *http.Request, at site, s *session) {
 // just being kept.
 func (rp *replacer) revokeUnkept(r *http.Request, at site, l *login, s *session) {
 	latest := slices.ContainsFunc(rp.latest.of(jarID(present{rp.own, at}, l.browser)), func(k *keptSession) bool {
-		return rp.now().Before(k.expires) && !rp.own.keeper.hasEnded(k.session)
+		return rp.now().Before(k.expires.time()) && !rp.own.keeper.hasEnded(k.session)
 	})
 	if rp.own.sites.hosts == nil && !latest {
 		rp.revokeDropped(r, at, s)
@@ -160,7 +160,7 @@ func (rp *replacer) endMade(keeper *keeper, made []*keptSession, end func(*keptS
 	var failed []error
 	for _, k := range made {
 		over := keeper.ends.hasID(k.session) && !keeper.ends.isUnwritten(k.session)
-		if now.Sub(k.seen) < loginLifetime && now.Before(k.expires) && !over {
+		if now.Sub(k.seen.time()) < loginLifetime && now.Before(k.expires.time()) && !over {
 			failed = append(failed, end(k))
 		}
 	}
@@ -228,7 +228,7 @@ func (l *lastLogins) add(jar records.ID, made *keptSession) (replaced []*keptSes
 	before, _ := l.byJar.Get(jar)
 	latest := []*keptSession{made}
 	for i, k := range before { // the newest first
-		if age := made.seen.Sub(k.seen); 0 <= age && age < tabsSettle && i < loginsOfOne-1 {
+		if age := made.seen.time().Sub(k.seen.time()); 0 <= age && age < tabsSettle && i < loginsOfOne-1 {
 			latest = append(latest, k)
 		} else {
 			replaced = append(replaced, k)

@@ -30,7 +30,7 @@ func (rn *renewer) reserve(
 		if next, isSettled := rn.settled(k, record); isSettled {
 			return nil, nil, next, nil
 		}
-		if !record.spending.IsZero() {
+		if record.spending != 0 {
 			if rn.isSpent(record) {
 				next, err := rn.giveUp(ctx, at, k, record, errSpent)
 				return nil, nil, next, err
@@ -56,9 +56,9 @@ func (rn *renewer) reserve(
 			continue
 		}
 		noted := record
-		noted.attempt, noted.spending = attempt, rn.now().Truncate(time.Second)
+		noted.attempt, noted.spending = attempt, toUnix(rn.now())
 		record = noted.copy()
-		record.attempt, record.spending = attempt+1, time.Time{}
+		record.attempt, record.spending = attempt+1, 0
 		note, err := rn.records.putSealed(ctx, at, k.handle, noted)
 		if err != nil {
 			*withdraw = func() { rn.withdrawNote(ctx, at, k.handle, note, noted, record) }
@@ -136,7 +136,7 @@ func (rn *renewer) settled(k *keptSession, record *session) (*keptSession, bool)
 		return nil, true
 	case record.refresh == "": // another instance has given it up
 		return rn.living(rn.memory.replace(k, record)), true
-	case !record.tokenCame.Equal(k.tokenCame) && isAlive(record, rn.now()): // another instance was faster
+	case record.tokenCame != k.tokenCame && isAlive(record, rn.now()): // another instance was faster
 		return rn.memory.replace(k, record), true
 	}
 	return nil, false
@@ -164,7 +164,7 @@ func (rn *renewer) await(
 // take the same token time and again, so it names the state of the record, too.
 func refreshUse(record *session, attempt uint32) records.ID {
 	return idOf("refresh", record.name(), record.refresh, record.bearer,
-		strconv.FormatInt(record.tokenCame.Unix(), 10), strconv.FormatUint(uint64(attempt), 10))
+		strconv.FormatInt(int64(record.tokenCame), 10), strconv.FormatUint(uint64(attempt), 10))
 }
 
 // unnote writes a record without the note that its refresh token is being spent.
@@ -181,11 +181,11 @@ func (rn *renewer) unnote(ctx context.Context, at site, k *keptSession, noted, r
 // instance's clock.
 func (rn *renewer) isSpent(record *session) bool {
 	now := rn.now()
-	if now.Sub(record.spending) >= doubtful+records.ClockSkew {
+	if now.Sub(record.spending.time()) >= doubtful+records.ClockSkew {
 		return true
 	}
 	rn.tries.note(record.id, now, func(a *attempt) {
-		if !a.note.Equal(record.spending) || now.Before(a.doubted) {
+		if a.note != record.spending || now.Before(a.doubted) {
 			a.note, a.doubted = record.spending, now
 		}
 	})
@@ -206,7 +206,7 @@ func (rn *renewer) recordLater(ctx context.Context, at site, d *handle, noted, s
 	unrecorded(true)
 	go func() {
 		defer unrecorded(false)
-		for pause := time.Second; rn.now().Before(d.expires); pause = min(2*pause, retryRenewal) {
+		for pause := time.Second; rn.now().Before(d.expires.time()); pause = min(2*pause, retryRenewal) {
 			time.Sleep(pause)
 			select {
 			case <-rn.records.settled(d):
@@ -223,8 +223,8 @@ func (rn *renewer) recordLater(ctx context.Context, at site, d *handle, noted, s
 			if err != nil {
 				continue
 			}
-			isNote := found != nil && found.tokenCame.Equal(noted.tokenCame) && found.spending.Equal(noted.spending)
-			if found == nil || !isNote && found.givenUp.IsZero() {
+			isNote := found != nil && found.tokenCame == noted.tokenCame && found.spending == noted.spending
+			if found == nil || !isNote && found.givenUp == 0 {
 				return
 			}
 			if rn.records.put(ctx, at, d, s) == nil {

@@ -1,7 +1,6 @@
 package aventusauth
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -53,17 +52,13 @@ func (s *session) marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.scope)+len(s.bearer)))
 	b.AddUint8(sessionVersion)
 	b.AddBytes(s.id[:])
-	for _, t := range []time.Time{s.created, s.expires, s.tokenCame, s.tokenEnds, s.spending, s.givenUp} {
-		seconds := uint64(0)
-		if !t.IsZero() {
-			seconds = uint64(t.Unix())
-		}
-		b.AddUint64(seconds)
+	for _, t := range []unixTime{s.created, s.expires, s.tokenCame, s.tokenEnds, s.spending, s.givenUp} {
+		b.AddUint64(uint64(t))
 	}
 	b.AddUint32(s.attempt)
 	addBytes(b, []byte(s.refresh))
 	addBytes(b, []byte(s.scope))
-	addBytes(b, s.idToken)
+	addBytes(b, []byte(s.idToken))
 	if parts := jwtParts(s.token()); parts != nil {
 		b.AddUint8(tokenAsJWT)
 		for _, part := range parts {
@@ -93,21 +88,19 @@ func parseSession(plaintext []byte) (*session, bool) {
 	if !in.ReadUint8(&version) || version != sessionVersion || !in.CopyBytes(s.id[:]) {
 		return nil, false
 	}
-	for _, t := range []*time.Time{&s.created, &s.expires, &s.tokenCame, &s.tokenEnds, &s.spending, &s.givenUp} {
+	for _, t := range []*unixTime{&s.created, &s.expires, &s.tokenCame, &s.tokenEnds, &s.spending, &s.givenUp} {
 		var seconds uint64
 		if !in.ReadUint64(&seconds) {
 			return nil, false
 		}
-		if seconds != 0 {
-			*t = time.Unix(int64(seconds), 0)
-		}
+		*t = unixTime(seconds)
 	}
 	if !in.ReadUint32(&s.attempt) || !in.ReadUint16LengthPrefixed(&refresh) || !in.ReadUint16LengthPrefixed(&scope) ||
 		!in.ReadUint16LengthPrefixed(&idToken) || !in.ReadUint8(&form) {
 		return nil, false
 	}
 	s.refresh = string(refresh)
-	s.scope, s.idToken = string(scope), bytes.Clone(idToken)
+	s.scope, s.idToken = string(scope), string(idToken)
 
 	var parts [3]cryptobyte.String
 	switch form {
@@ -167,7 +160,7 @@ func jwtParts(token string) [][]byte {
 // Where several hosts share the session, family (16) follows.
 type handle struct {
 	id      [16]byte
-	expires time.Time
+	expires unixTime
 	key     [keyring.RecordKeySize]byte
 	family  [16]byte // of the session; may be zero
 }
@@ -186,7 +179,7 @@ func (d *handle) add(b *cryptobyte.Builder) {
 		b.AddUint8(handleVersion)
 	}
 	b.AddBytes(d.id[:])
-	b.AddUint64(uint64(d.expires.Unix()))
+	b.AddUint64(uint64(d.expires))
 	b.AddBytes(d.key[:])
 	if isShared {
 		b.AddBytes(d.family[:])
@@ -211,7 +204,7 @@ func readHandle(in *cryptobyte.String) (*handle, bool) {
 		!in.CopyBytes(d.id[:]) || !in.ReadUint64(&expires) || !in.CopyBytes(d.key[:]) {
 		return nil, false
 	}
-	d.expires = time.Unix(int64(expires), 0)
+	d.expires = unixTime(expires)
 	if version == sharedHandleVersion && (!in.CopyBytes(d.family[:]) || d.family == [16]byte{}) {
 		return nil, false
 	}

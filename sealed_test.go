@@ -42,7 +42,7 @@ func TestSealedFormats(t *testing.T) {
 		return again, true
 	}
 	shared := &handle{
-		id: id, expires: at, key: [32]byte([]byte("the key of the session's record!")),
+		id: id, expires: toUnix(at), key: [32]byte([]byte("the key of the session's record!")),
 		family: [16]byte([]byte("the browser's id")),
 	}
 	page := &visit{
@@ -64,7 +64,7 @@ func TestSealedFormats(t *testing.T) {
 			readLogin,
 		},
 		"handle": {
-			(&handle{id: id, expires: at, key: [32]byte([]byte("the key of the session's record!"))}).marshal,
+			(&handle{id: id, expires: toUnix(at), key: [32]byte([]byte("the key of the session's record!"))}).marshal,
 			readHandle,
 		},
 		"handle-shared": {shared.marshal, readHandle},
@@ -113,21 +113,24 @@ func TestSealedFormats(t *testing.T) {
 		"session-jwt": {
 			(&session{
 				grant: grant{bearer: bearer + "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln", scope: "openid",
-					idToken: []byte(`{"name":"Ada"}`)},
-				id: id, created: at, expires: at.Add(24 * time.Hour), tokenCame: at, tokenEnds: at.Add(time.Hour),
+					idToken: `{"name":"Ada"}`},
+				id: id, created: toUnix(at), expires: toUnix(at.Add(24 * time.Hour)), tokenCame: toUnix(at),
+				tokenEnds: toUnix(at.Add(time.Hour)),
 			}).marshal, readSession,
 		},
 		"session-refresh": {
 			(&session{
-				grant: grant{bearer: bearer + "opaque"}, id: id, created: at, expires: at.Add(24 * time.Hour),
-				tokenCame: at.Add(time.Hour), tokenEnds: at.Add(2 * time.Hour), refresh: "refresh", attempt: 3,
-				spending: at.Add(90 * time.Minute),
+				grant: grant{bearer: bearer + "opaque"}, id: id, created: toUnix(at),
+				expires: toUnix(at.Add(24 * time.Hour)), tokenCame: toUnix(at.Add(time.Hour)),
+				tokenEnds: toUnix(at.Add(2 * time.Hour)), refresh: "refresh", attempt: 3,
+				spending: toUnix(at.Add(90 * time.Minute)),
 			}).marshal, readSession,
 		},
 		"session-given-up": {
 			(&session{
-				grant: grant{bearer: bearer + "opaque"}, id: id, created: at, expires: at.Add(2 * time.Hour),
-				tokenCame: at.Add(time.Hour), tokenEnds: at.Add(2 * time.Hour), givenUp: at.Add(90 * time.Minute),
+				grant: grant{bearer: bearer + "opaque"}, id: id, created: toUnix(at),
+				expires: toUnix(at.Add(2 * time.Hour)), tokenCame: toUnix(at.Add(time.Hour)),
+				tokenEnds: toUnix(at.Add(2 * time.Hour)), givenUp: toUnix(at.Add(90 * time.Minute)),
 			}).marshal, readSession,
 		},
 		"index": {

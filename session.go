@@ -13,21 +13,39 @@ import (
 type session struct {
 	grant
 	id      [16]byte // random, new at each login
-	created time.Time
-	expires time.Time // the session's end
+	created unixTime
+	expires unixTime // the session's end
 
 	// When the token was issued, by the clock here, and when it expires. The session ends with it, unless
 	// there is a refresh token.
-	tokenCame, tokenEnds time.Time
-	refresh              string    // the refresh token; empty: none, or none that the server takes any more
-	attempt              uint32    // how often it was tried in vain to renew this token
-	spending             time.Time // when the refresh token was about to be sent; zero: its answer is known
-	givenUp              time.Time // when the server was last asked, and would take the refresh token no more
+	tokenCame, tokenEnds unixTime
+	refresh              string   // the refresh token; empty: none, or none that the server takes any more
+	attempt              uint32   // how often it was tried in vain to renew this token
+	spending             unixTime // when the refresh token was about to be sent; zero: its answer is known
+	givenUp              unixTime // when the server was last asked, and would take the refresh token no more
 
 	// The sessions that the hosts of one login hold in one browser have the same family, since logins in
 	// several tabs at once make several. They end together. It is in the handle, and not sealed with the
 	// rest. Zero: the session is one host's.
 	family records.ID
+}
+
+// unixTime is a time as sessions hold it, in seconds, as it is sealed: by the wall clock alone, and in a third of the
+// memory that a [time.Time] takes. Zero is no time.
+type unixTime int64
+
+func toUnix(t time.Time) unixTime {
+	if t.IsZero() {
+		return 0
+	}
+	return unixTime(t.Unix())
+}
+
+func (u unixTime) time() time.Time {
+	if u == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(u), 0)
 }
 
 // isShared reports whether several hosts may hold a session.
@@ -36,7 +54,7 @@ func (s *session) isShared() bool { return s.family != records.ID{} }
 // keptSession is a session with its cookie and handle, as this process remembers it.
 type keptSession struct {
 	*session
-	seen   time.Time // when the cookie was sealed
+	seen   unixTime  // when the cookie was sealed
 	handle *handle   // nil where the session rests in its cookie
 	cookie openedKey // what it is remembered by
 
@@ -53,15 +71,15 @@ func (s *session) name() string { return hex.EncodeToString(s.id[:]) }
 
 // endBy makes the session end at t, unless it ends earlier.
 func (s *session) endBy(t time.Time) {
-	if t.Before(s.expires) {
-		s.expires = t
+	if end := toUnix(t); end < s.expires {
+		s.expires = end
 	}
 }
 
 // limit makes a session, and its token, end no later than the tokens say.
 func (s *session) limit(end limits) {
-	if !end.token.IsZero() && end.token.Before(s.tokenEnds) {
-		s.tokenEnds = end.token
+	if !end.token.IsZero() && end.token.Before(s.tokenEnds.time()) {
+		s.tokenEnds = toUnix(end.token)
 		if s.refresh == "" {
 			s.endBy(end.token)
 		}
@@ -74,7 +92,7 @@ func (s *session) limit(end limits) {
 // isAlive reports whether a session's token has not expired. A token that came in the future counts as expired:
 // the clock was ahead, so its expiry is wrong as well.
 func isAlive(s *session, now time.Time) bool {
-	return now.Before(s.tokenEnds) && !s.tokenCame.After(now.Add(records.ClockSkew))
+	return now.Before(s.tokenEnds.time()) && !s.tokenCame.time().After(now.Add(records.ClockSkew))
 }
 
 // copy returns a session that may be changed until it is in use.

@@ -101,7 +101,7 @@ func TestSessionOfAnotherRelease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.house.keeper.store.shelf.Put(t.Context(), s.name(), k.handle.expires,
+	if err := b.house.keeper.store.shelf.Put(t.Context(), s.name(), k.handle.expires.time(),
 		joinRecord(nil, sealed)); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +117,7 @@ func TestSessionOfAnotherRelease(t *testing.T) {
 
 	// What does not open may be mended in the storage: it is an error, and no end.
 	_, _ = rand.Read(sealed)
-	if err := b.house.keeper.store.shelf.Put(t.Context(), s.name(), k.handle.expires,
+	if err := b.house.keeper.store.shelf.Put(t.Context(), s.name(), k.handle.expires.time(),
 		joinRecord(nil, sealed)); err != nil {
 		t.Fatal(err)
 	}
@@ -183,9 +183,9 @@ func TestEndsUnknown(t *testing.T) {
 
 // TestSessionCopy: a copy of a session, of which a renewal changes some of the fields, has all the others.
 func TestSessionCopy(t *testing.T) {
-	now := time.Now()
+	now := toUnix(time.Now())
 	s := &session{
-		grant: grant{bearer: bearer + "token", scope: "read", idToken: []byte("{}")},
+		grant: grant{bearer: bearer + "token", scope: "read", idToken: "{}"},
 		id:    [16]byte{1}, created: now, expires: now, tokenCame: now, tokenEnds: now,
 		refresh: "refresh", attempt: 1, spending: now, givenUp: now, family: records.ID{1},
 	}
@@ -197,7 +197,7 @@ func TestSessionCopy(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, is.Field(i), was.Field(i))
 		}
 	}
-	if g := s.copy(); g.bearer != s.bearer || g.scope != s.scope || string(g.idToken) != "{}" {
+	if g := s.copy(); g.bearer != s.bearer || g.scope != s.scope || g.idToken != "{}" {
 		t.Errorf("the grant is %v", &g.grant)
 	}
 }

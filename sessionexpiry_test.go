@@ -178,10 +178,10 @@ func TestLimits(t *testing.T) {
 		{"", 30, 120, 30, 30},
 		{"", 30, 20, 30, 20},
 	} {
-		s := &session{refresh: c.refresh, tokenEnds: at(60), expires: at(600)}
+		s := &session{refresh: c.refresh, tokenEnds: toUnix(at(60)), expires: toUnix(at(600))}
 		s.limit(limits{token: at(c.token), session: at(c.session)})
-		if !s.tokenEnds.Equal(at(c.wantToken)) || !s.expires.Equal(at(c.wantSession)) {
-			t.Errorf("%+v: the token ends at %s, the session at %s", c, s.tokenEnds, s.expires)
+		if s.tokenEnds != toUnix(at(c.wantToken)) || s.expires != toUnix(at(c.wantSession)) {
+			t.Errorf("%+v: the token ends at %s, the session at %s", c, s.tokenEnds.time(), s.expires.time())
 		}
 	}
 }

@@ -60,7 +60,7 @@ func (st *sessionStore) putSealed(ctx context.Context, at site, d *handle, s *se
 	entry := listed{
 		Sub: s.subject()[:min(len(s.subject()), maxListedSubject)], Site: at.login, ClientID: st.clientID,
 		ServerSession: s.serverSession()[:min(len(s.serverSession()), maxListedSubject)],
-		Created:       s.created.UTC(), Expires: s.expires.UTC(),
+		Created:       s.created.time().UTC(), Expires: s.expires.time().UTC(),
 	}
 	if s.isShared() {
 		entry.Family = hex.EncodeToString(s.family[:])
@@ -74,19 +74,19 @@ func (st *sessionStore) putSealed(ctx context.Context, at site, d *handle, s *se
 		return nil, err
 	}
 	record := joinRecord([]byte(meta), sealed)
-	return record, st.shelf.Put(ctx, s.name(), d.expires, record)
+	return record, st.shelf.Put(ctx, s.name(), d.expires.time(), record)
 }
 
 // holds reports whether a session's record is this one, to the byte.
 func (st *sessionStore) holds(ctx context.Context, d *handle, record []byte) bool {
-	found, err := st.shelf.Get(ctx, hex.EncodeToString(d.id[:]), d.expires)
+	found, err := st.shelf.Get(ctx, hex.EncodeToString(d.id[:]), d.expires.time())
 	return err == nil && bytes.Equal(found, record)
 }
 
 // settled returns a channel that is closed when no write of a session's record is under way: see
 // [records.Shelf.Settled].
 func (st *sessionStore) settled(d *handle) <-chan struct{} {
-	return st.shelf.Settled(hex.EncodeToString(d.id[:]), d.expires)
+	return st.shelf.Settled(hex.EncodeToString(d.id[:]), d.expires.time())
 }
 
 // fetch returns the session of a handle, or nil when it has ended. A damaged record is an error at first: the
@@ -94,11 +94,11 @@ func (st *sessionStore) settled(d *handle) <-chan struct{} {
 // no record at all, such as the empty file that a crash leaves, and what opens and cannot be read, since another
 // release wrote it.
 func (st *sessionStore) fetch(ctx context.Context, at site, d *handle) (*session, error) {
-	if !st.now().Before(d.expires) {
+	if !st.now().Before(d.expires.time()) {
 		return nil, nil
 	}
 	name := hex.EncodeToString(d.id[:])
-	record, err := st.shelf.Get(ctx, name, d.expires)
+	record, err := st.shelf.Get(ctx, name, d.expires.time())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -177,13 +177,13 @@ func (st *sessionStore) noteUse(ctx context.Context, d *handle, at time.Time) er
 	if err != nil {
 		return err
 	}
-	return st.uses.Put(ctx, hex.EncodeToString(d.id[:]), d.expires, sealed)
+	return st.uses.Put(ctx, hex.EncodeToString(d.id[:]), d.expires.time(), sealed)
 }
 
 // lastUse returns what noteUse wrote, or the zero time. A damaged record says nothing: the session may be over at this
 // host, as if no other one had used it, and a page visit leads to the login host.
 func (st *sessionStore) lastUse(ctx context.Context, d *handle) (time.Time, error) {
-	sealed, err := st.uses.Get(ctx, hex.EncodeToString(d.id[:]), d.expires)
+	sealed, err := st.uses.Get(ctx, hex.EncodeToString(d.id[:]), d.expires.time())
 	if errors.Is(err, fs.ErrNotExist) {
 		return time.Time{}, nil
 	}

@@ -30,14 +30,14 @@ func TestStreamOver(t *testing.T) {
 		{"a renewal that was refused elsewhere", refreshes, func(p *parts, k *keptSession) {
 			last := k.session.copy()
 			last.refresh = ""
-			last.endBy(last.tokenEnds)
+			last.endBy(last.tokenEnds.time())
 			if err := p.keeper.store.put(t.Context(), p.at(), k.handle, last); err != nil {
 				t.Error(err)
 			}
 			p.clock.Add(2 * time.Hour)
 		}, true},
 		{"a record that is gone, by which nothing has ended", refreshes, func(p *parts, k *keptSession) {
-			if err := p.keeper.store.delete(t.Context(), k.name(), k.handle.expires); err != nil {
+			if err := p.keeper.store.delete(t.Context(), k.name(), k.handle.expires.time()); err != nil {
 				t.Error(err)
 			}
 			p.keeper.memory.forgetAll()
@@ -50,7 +50,7 @@ func TestStreamOver(t *testing.T) {
 		{"a renewal that was refused here", refreshes, func(p *parts, k *keptSession) {
 			last := k.session.copy()
 			last.refresh = ""
-			last.endBy(last.tokenEnds)
+			last.endBy(last.tokenEnds.time())
 			p.keeper.replace(k, last)
 			p.clock.Add(2 * time.Hour)
 		}, true},
