@@ -11,6 +11,9 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+	storageredis "github.com/pberkel/caddy-storage-redis"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
@@ -20,6 +23,8 @@ import (
 type engine interface {
 	// config is how a Caddyfile names it.
 	config() string
+	// storage is what a Caddy makes of it.
+	storage(ctx caddy.Context) (certmagic.Storage, error)
 	// size is what it takes for what it holds, in bytes.
 	size(ctx context.Context) (float64, error)
 	stop()
@@ -30,6 +35,10 @@ type files struct{ folder string }
 
 func (f files) config() string { return "storage file_system " + f.folder }
 func (f files) stop()          {}
+
+func (f files) storage(caddy.Context) (certmagic.Storage, error) {
+	return &certmagic.FileStorage{Path: f.folder}, nil
+}
 
 func (f files) size(context.Context) (float64, error) {
 	_, size, err := filesIn(f.folder)
@@ -42,6 +51,14 @@ func onDisk(info fs.FileInfo) float64 {
 		return float64(stat.Blocks) * 512
 	}
 	return float64(info.Size())
+}
+
+// newEngine makes an engine of a kind: files or redis.
+func (b *bench) newEngine(kind, name string) (engine, error) {
+	if kind == "redis" {
+		return b.newRedis(name)
+	}
+	return files{filepath.Join(b.dir, name)}, nil
 }
 
 // redisServer is a Redis with caddy-storage-redis.
@@ -77,6 +94,12 @@ func (b *bench) newRedis(name string) (*redisServer, error) {
 func (r *redisServer) config() string {
 	host, port, _ := net.SplitHostPort(r.addr)
 	return fmt.Sprintf("storage redis {\nhost %s\nport %s\n}", host, port)
+}
+
+func (r *redisServer) storage(ctx caddy.Context) (certmagic.Storage, error) {
+	s := storageredis.New()
+	s.Address = []string{r.addr}
+	return s, s.Provision(ctx)
 }
 
 func (r *redisServer) size(ctx context.Context) (float64, error) {

@@ -70,6 +70,7 @@ type sizes struct {
 	storage []int // sessions in the storage, few and many
 	probes  int   // lookups that are timed in each; a tenth as many logins
 	ended   []int // sessions that were ended lately
+	learned []int // the same, by another instance, while requests come
 	sockets []int // few and many
 	bare    int   // requests before anything counts, to fill what fills at once
 	flood   []int // anonymous requests
@@ -77,10 +78,10 @@ type sizes struct {
 }
 
 var (
-	full = sizes{[]int{10_000, 40_000, 80_000}, []int{10_000, 100_000}, 2000, []int{500, 5000}, []int{1000, 10_000},
-		2000, []int{10_000, 100_000}, 10 * time.Second}
-	quick = sizes{[]int{64, 128, 256}, []int{200, 2000}, 100, []int{20, 200}, []int{20, 200}, 200, []int{200, 2000},
-		2 * time.Second}
+	full = sizes{[]int{10_000, 40_000, 80_000}, []int{10_000, 100_000}, 2000, []int{500, 5000},
+		[]int{0, 200_000, 1_000_000}, []int{1000, 10_000}, 2000, []int{10_000, 100_000}, 10 * time.Second}
+	quick = sizes{[]int{64, 128, 256}, []int{200, 2000}, 100, []int{20, 200},
+		[]int{0, 2000, 4000}, []int{20, 200}, 200, []int{200, 2000}, 2 * time.Second}
 )
 
 // bench is a run of this command.
@@ -103,6 +104,7 @@ var parts = []part{
 	{"memory", (*bench).memory},
 	{"storage", (*bench).storages},
 	{"ended", (*bench).endedSessions},
+	{"learned", (*bench).requestsMeanwhile},
 	{"sockets", (*bench).socketsOpen},
 	{"flood", (*bench).flooded},
 }
@@ -111,7 +113,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("scale", flag.ContinueOnError)
 	small := flags.Bool("quick", false, "small numbers, to try it; writes nothing")
 	only := flags.String("only", "",
-		"measure this `part` alone: memory, storage, ended, sockets or flood; writes nothing")
+		"measure this `part` alone: memory, storage, ended, learned, sockets or flood; writes nothing")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

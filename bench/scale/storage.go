@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"path/filepath"
 	"time"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
@@ -115,11 +114,9 @@ func (b *bench) storage(name string) error {
 }
 
 func (b *bench) newShop(name, kind, addr string, w *world) (s *shop, err error) {
-	s = &shop{engine: files{filepath.Join(b.dir, name)}}
-	if kind == "redis" {
-		if s.engine, err = b.newRedis(name); err != nil {
-			return nil, err
-		}
+	s = new(shop)
+	if s.engine, err = b.newEngine(kind, name); err != nil {
+		return nil, err
 	}
 	if s.node, err = b.newNode(addr, w, s.config(), "session {\nstore storage\n}", asSubject); err != nil {
 		s.stop()
