@@ -158,8 +158,11 @@ func (d *dialect) send(req *http.Request) (*response, error) {
 		return nil, fmt.Errorf("%w: reading the answer: %w", errUnanswered, err)
 	}
 	clean := func(text string) string {
-		return redact(text, d.secret, params.Get("code"), params.Get("code_verifier"), params.Get("refresh_token"),
-			params.Get("token"), strings.TrimPrefix(req.Header.Get("Authorization"), "Basic "))
+		text = redact(text, d.secret, params.Get("code_verifier"), params.Get("refresh_token"), params.Get("token"),
+			strings.TrimPrefix(req.Header.Get("Authorization"), "Basic "))
+		// The code is redacted last, since the visitor chooses it: where it overlaps a secret in the text, nothing
+		// of that one may be left.
+		return CleanText(redact(text, params.Get("code")))
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return nil, refusal(resp.StatusCode, body, clean)
@@ -176,8 +179,7 @@ var unprocessed = regexp.MustCompile(`^http2: Transport: cannot retry err \[(?:`
 	`http2: Transport received Server's graceful shutdown GOAWAY)\]` +
 	`|^http2: Transport received GOAWAY from server ErrCode:`)
 
-// redact makes a server's text fit for a log: short, one line, without control characters
-// for terminals, and without the given secrets, since some servers echo the request.
+// redact returns a server's text without the given secrets, since some servers echo the request.
 func redact(text string, secrets ...string) string {
 	var pairs []string
 	for _, secret := range secrets {
@@ -190,11 +192,11 @@ func redact(text string, secrets ...string) string {
 			pairs = append(pairs, form, "[redacted]")
 		}
 	}
-	return CleanText(strings.NewReplacer(pairs...).Replace(text))
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
-// CleanText returns at most 300 bytes of s, with everything but printable ASCII
-// replaced by a question mark.
+// CleanText makes a text fit for a log: it returns at most 300 bytes of s, with everything but printable ASCII
+// replaced by a question mark, so that there is no new line, and no control character for terminals.
 func CleanText(s string) string {
 	const most = 300
 	cut := len(s) > most

@@ -82,6 +82,26 @@ func TestErrorTextOfRefresh(t *testing.T) {
 	}
 }
 
+// TestErrorTextOfCode: a visitor chooses the code, and one that overlaps the secret where a server echoes the request
+// uncovers nothing of the secret.
+func TestErrorTextOfCode(t *testing.T) {
+	for _, form := range []bool{false, true} {
+		endpoint := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			said, _ := json.Marshal("You sent " + string(body))
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprintf(w, `{"error":"invalid_request","error_description":%s}`, said)
+		})
+		c := newClient(t, endpoint, func(c *Config) { c.Form = form })
+		for _, before := range []string{"=", `"`} {
+			_, e := c.Exchange(within(t), before+testSecret[:1], "https://example.com/cb", testVerifier)
+			if !strings.Contains(e.Error(), "You sent") || strings.Contains(e.Error(), testSecret[1:4]) {
+				t.Errorf("form %v: %v", form, e)
+			}
+		}
+	}
+}
+
 // What a server says goes into the operator's log: without what it was sent, which
 // servers are known to echo, and without what a terminal acts on.
 func TestErrorText(t *testing.T) {
