@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -10,6 +11,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -87,7 +90,7 @@ func serveList(w http.ResponseWriter, each func(f func(listed) error) error) err
 		}
 		_, _ = list.WriteString(before) // what fails here fails at the end
 		before = ","
-		_, err = list.Write(item)
+		_, err = list.Write(escapeControls(item))
 		return err
 	})
 	if err == nil {
@@ -101,6 +104,23 @@ func serveList(w http.ResponseWriter, each func(f func(listed) error) error) err
 		panic(http.ErrAbortHandler)
 	}
 	return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+}
+
+// escapeControls escapes the control characters that JSON may hold as they are, U+007F to U+009F (RFC 8259,
+// section 7): the list is read in terminals, for which U+009B begins an escape sequence.
+func escapeControls(text []byte) []byte {
+	if !bytes.ContainsFunc(text, unicode.IsControl) {
+		return text
+	}
+	var escaped []byte
+	for _, r := range string(text) {
+		if unicode.IsControl(r) {
+			escaped = fmt.Appendf(escaped, `\u%04x`, r)
+		} else {
+			escaped = utf8.AppendRune(escaped, r)
+		}
+	}
+	return escaped
 }
 
 // listAnswer knows whether anything was sent.

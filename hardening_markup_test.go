@@ -1,6 +1,7 @@
 package aventusauth
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -69,5 +70,21 @@ func TestMarkupInTheCallback(t *testing.T) {
 	if !strings.Contains(a.body, "evil()") || strings.ContainsAny(a.body, "<>") ||
 		a.Header.Get("X-Content-Type-Options") != "nosniff" || a.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("the profile is %v %s", a.Header, a.body)
+	}
+}
+
+// TestListInATerminal: a user's id is listed as it came, and acts on no terminal: JSON leaves U+0080 to U+009F as they
+// are, of which one begins an escape sequence. A provider behind the authorization server may choose it.
+func TestListInATerminal(t *testing.T) {
+	const sub = "oidc|\u009b31m\u007f \u00e9"
+	w := newWorld(t, setup{admin: true, block: "session {\nstore storage\n}", issuer: func(s *aventustest.Server) {
+		s.Users, s.AutoSignIn = []aventustest.User{{Sub: sub}}, sub
+	}})
+	w.browser().login("/")
+	list := runCaddy(t, t.TempDir(), nil, "aventus-auth", "sessions", "--address=localhost:"+w.adminPort)
+	var sessions []listed
+	err := json.Unmarshal([]byte(list.stdout), &sessions)
+	if err != nil || len(sessions) != 1 || sessions[0].Sub != sub {
+		t.Errorf("%v: %q lists %+v", err, list.stdout, sessions)
 	}
 }
