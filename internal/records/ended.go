@@ -405,6 +405,19 @@ func (e *Ended) IsUnwritten(id ID) bool {
 	return false
 }
 
+// HasUnwritten reports whether any end that still counts is to be written for the other instances.
+func (e *Ended) HasUnwritten() bool {
+	over := e.clock.Now().Add(-ClockSkew).Unix()
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, until := range e.unwritten {
+		if until >= over {
+			return true
+		}
+	}
+	return false
+}
+
 // Learn asks the storage for what has ended lately, and for all there is where that is
 // not sure to be enough. To list all may take long: after LearnInterval, Learn returns
 // without it, to ask again for what is new, while that goes on. The end of ctx does not end it: others may wait for
@@ -499,14 +512,13 @@ func (e *Ended) Relearn() {
 	e.storages++
 }
 
-// Adopt adds what another memory of the same storage knows, which stops learning, and has still to write.
-func (e *Ended) Adopt(other *Ended) {
+// Heed adds what another memory, which may be of another storage, knows to have ended, and writes what that one has
+// still to write.
+func (e *Ended) Heed(other *Ended) {
 	e.mu.Lock()
 	other.expected.each(e.expect) // first, as in Has
 	e.mu.Unlock()
 	other.ended.each(e.note)
-	e.all.adopt(other.all)
-	e.lately.adopt(other.lately)
 	other.mu.RLock()
 	unwritten := maps.Clone(other.unwritten)
 	other.mu.RUnlock()
@@ -520,6 +532,13 @@ func (e *Ended) Adopt(other *Ended) {
 		}
 		e.unwritten[r] = max(e.unwritten[r], until)
 	}
+}
+
+// Adopt is Heed for a memory of the same storage, which stops learning.
+func (e *Ended) Adopt(other *Ended) {
+	e.Heed(other)
+	e.all.adopt(other.all)
+	e.lately.adopt(other.lately)
 }
 
 // note remembers an end.

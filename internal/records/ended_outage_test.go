@@ -244,3 +244,43 @@ func TestEndAfterItIsAdopted(t *testing.T) {
 		t.Errorf("%v; learned %t", err, next.Has(ID{1}, clock.Now()))
 	}
 }
+
+// TestHeed: what has ended in another storage counts as well. What could not be written there is written here, and is
+// still to be written there, until it would have ended by itself.
+func TestHeed(t *testing.T) {
+	down, up, clock := newStorage(t), newStorage(t), newClock()
+	there, here := NewEnded(down, clock.steady()), NewEnded(up, clock.steady())
+	until := clock.Now().Add(3 * time.Hour)
+	if err := there.End(t.Context(), ID{1}, until); err != nil || there.HasUnwritten() {
+		t.Fatalf("%v; unwritten: %t", err, there.HasUnwritten())
+	}
+	down.on(func(method, _ string) error {
+		if method == "Store" {
+			return errBroken
+		}
+		return nil
+	})
+	if err := there.End(t.Context(), ID{2}, until); !errors.Is(err, errBroken) {
+		t.Fatal(err)
+	}
+	there.ExpectBefore(ID{3}, clock.Now(), until)
+	here.Heed(there)
+	for id := byte(1); id <= 3; id++ {
+		if !here.Has(ID{id}, clock.Now()) {
+			t.Errorf("%d has ended elsewhere only", id)
+		}
+	}
+	here.writeAgain(t.Context())
+	next := NewEnded(up.view(), clock.steady())
+	if err := next.Learn(t.Context()); err != nil || next.Has(ID{1}, clock.Now()) || !next.Has(ID{2}, clock.Now()) {
+		t.Errorf("%v; written: the first %t, the second %t", err, next.Has(ID{1}, clock.Now()),
+			next.Has(ID{2}, clock.Now()))
+	}
+	if here.HasUnwritten() || !there.HasUnwritten() {
+		t.Errorf("unwritten here: %t, there: %t", here.HasUnwritten(), there.HasUnwritten())
+	}
+	clock.Add(3*time.Hour + 2*ClockSkew)
+	if there.HasUnwritten() {
+		t.Error("what would have ended by now is to be written")
+	}
+}
