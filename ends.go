@@ -214,9 +214,10 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
-// hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
+// hasFamilyUntil reports whether all that endFamily would end by now is known, here and elsewhere, to have ended. What
+// began after the last end is none of it, though that end lies ahead: it began at the time that after returned.
 func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
-	return e.ended.HasEverywhere(family, now)
+	return e.ended.HasEverywhere(family, now.Add(records.ClockSkew)) // which endFamily adds
 }
 
 // after returns the first moment at which a session of a user may begin, and of a family, and not have
