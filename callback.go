@@ -121,7 +121,8 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if err != nil {
 		return ls.fail(w, r, at, l, nil, errStorage, err)
 	}
-	left := ls.replacer.timesLeft(at, l)
+	hasLeft, done := ls.replacer.finishing(at, l)
+	defer done()
 	token, tokenErr := ls.server.exchange(r.Context(), code, at.redirectURI, verifier)
 	if tokenErr != nil {
 		return ls.fail(w, r, at, l, nil, failureOf(tokenErr.Kind), tokenErr)
@@ -169,7 +170,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		s.created = toUnix(after)
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
-	if ended || ls.replacer.timesLeft(at, l) != left {
+	if ended || hasLeft() {
 		ls.replacer.revokeDropped(r, at, s)
 		if l.restarts >= maxRestarts {
 			return ls.answers.fail(w, r, errLoginLost, errors.New(
