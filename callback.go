@@ -11,6 +11,7 @@ import (
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // finish serves the authorization server's answer at the callback (RFC 6749, section 4.1.2), whose parameters
@@ -171,14 +172,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
 	if ended || hasLeft() {
-		ls.replacer.revokeDropped(r, at, s)
-		if l.restarts >= maxRestarts {
-			return ls.answers.fail(w, r, errLoginLost, errors.New(
-				"the authorization server has ended the session meanwhile, or the person has signed out"))
-		}
-		l.restarts++
-		l.known = known
-		return ls.start(w, r, l, http.StatusFound)
+		return ls.startAnew(w, r, at, l, s, known)
 	}
 	if !ls.now().Before(s.tokenEnds.time()) { // within the leeway of the clocks
 		ls.replacer.revokeUnkept(r, at, l, s)
@@ -192,11 +186,33 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		}
 		return ls.fail(w, r, at, l, s, errStorage, err)
 	}
+	if hasLeft() { // perhaps before the session was remembered: then the logout could not know of it
+		if err := ls.keeper.end(context.WithoutCancel(r.Context()), k); err != nil {
+			return ls.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+		}
+		ls.cookies.takeBack(w.Header())
+		return ls.startAnew(w, r, at, l, k.session, known)
+	}
 	ls.meter.loginFinished()
 	ls.meter.tell("login", "signed in", at.origin, k.subject(), k.name(), clientIP(r))
 	ls.meter.tokenLength(len(k.bearer))
 	ls.replacer.endReplaced(r, at, k.session, before)
 	return ls.goBack(w, r, at, l, k)
+}
+
+// startAnew has a login begin once more whose session s has ended before the browser got it. known is the digest of the
+// ends that are known, as hasMeanwhile returns it.
+func (ls *logins) startAnew(
+	w http.ResponseWriter, r *http.Request, at site, l *login, s *session, known records.ID,
+) error {
+	ls.replacer.revokeDropped(r, at, s)
+	if l.restarts >= maxRestarts {
+		return ls.answers.fail(w, r, errLoginLost, errors.New(
+			"the authorization server has ended the session meanwhile, or the person has signed out"))
+	}
+	l.restarts++
+	l.known = known
+	return ls.start(w, r, l, http.StatusFound)
 }
 
 // keep keeps the session that a login has made, and sets its cookie. Where several hosts share it, it may be

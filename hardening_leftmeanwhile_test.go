@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
@@ -47,4 +48,42 @@ func TestLogoutDuringCallbackAmongStrangers(t *testing.T) {
 	}
 	w.expect(b.do("GET", "/"), http.StatusUnauthorized)
 	await(t, "the callback to be forgotten", func() bool { return noted() == 0 })
+}
+
+// TestLogoutWhileTheSessionIsKept is TestLogoutDuringCallback once the code is exchanged: the record of the new session
+// is just being written, and the logout knows nothing of it.
+func TestLogoutWhileTheSessionIsKept(t *testing.T) {
+	w := newWorld(t, setup{block: "scope offline_access\nlogout /logout"})
+	w.onEngine()
+	b := w.browser()
+	callback := b.begin("/page")
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	fault := func(op, key string) error {
+		if op == "store" && strings.HasPrefix(key, "aventus_auth/sessions") {
+			once.Do(func() {
+				entered <- struct{}{}
+				<-leave
+			})
+		}
+		return nil
+	}
+	engineFault.Store(&fault)
+	t.Cleanup(func() { engineFault.Store(nil) })
+	answered := make(chan answer)
+	go func() { answered <- b.get(callback) }()
+	<-entered
+	w.expect(b.do("POST", "/logout"), http.StatusOK)
+	close(leave)
+	a := <-answered
+	w.expect(a, http.StatusFound)
+	if a.cookie("aventus_session") != nil {
+		t.Error("a session is made")
+	}
+	await(t, "the record to go", func() bool { return len(w.sessionFiles()) == 0 })
+	await(t, "the revocation", func() bool { return len(w.issuer.Revoked()) == 1 })
+	a = b.get(b.get(a.location()).location())
+	if a.StatusCode != http.StatusSeeOther || a.location() != w.site+"/page" {
+		t.Errorf("status %d, sent to %s", a.StatusCode, a.location())
+	}
 }
