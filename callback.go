@@ -124,6 +124,12 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	}
 	hasLeft, done := ls.replacer.finishing(at, l)
 	defer done()
+	brought := ls.replacer.broughtTo(r, at)
+	if l.restarts > 0 && len(brought) > 0 {
+		// The browser may bring what the login was started again for, at an instance that does not know its end yet.
+		ls.keeper.ends.learn(r.Context())
+	}
+	brought = slices.DeleteFunc(brought, ls.keeper.ends.wasEnded)
 	token, tokenErr := ls.server.exchange(r.Context(), code, at.redirectURI, verifier)
 	if tokenErr != nil {
 		return ls.fail(w, r, at, l, nil, failureOf(tokenErr.Kind), tokenErr)
@@ -160,9 +166,9 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if ls.sites.hosts != nil {
 		s.family = ls.replacer.familyOf(r, at, l, s)
 	}
-	// Another instance may have ended the family a moment ago, by a logout at another host; or it has started the
-	// login again for an end that is not known here yet.
-	if ls.sites.hosts != nil || l.restarts > 0 {
+	// Another instance may have ended a moment ago what the browser has, or the family, by a logout at another host;
+	// or it has started the login again for an end that is not known here yet.
+	if ls.sites.hosts != nil || l.restarts > 0 || len(brought) > 0 {
 		ls.keeper.ends.learn(r.Context())
 	}
 	// A user whose sessions were ended a moment ago, by a clock that may be ahead of this one, can sign in again at
@@ -171,7 +177,7 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		s.created = toUnix(after)
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
-	if ended || hasLeft() {
+	if ended || hasLeft() || slices.ContainsFunc(brought, ls.keeper.ends.wasEnded) {
 		return ls.startAnew(w, r, at, l, s, known)
 	}
 	if !ls.now().Before(s.tokenEnds.time()) { // within the leeway of the clocks
@@ -200,8 +206,8 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	return ls.goBack(w, r, at, l, k)
 }
 
-// startAnew has a login begin once more whose session s has ended before the browser got it. known is the digest of the
-// ends that are known, as hasMeanwhile returns it.
+// startAnew has a login begin once more whose session s has ended before the browser got it. known is the digest of
+// the ends that are known, as hasMeanwhile returns it.
 func (ls *logins) startAnew(
 	w http.ResponseWriter, r *http.Request, at site, l *login, s *session, known records.ID,
 ) error {

@@ -185,6 +185,14 @@ func (e *ends) replace(ctx context.Context, id records.ID, until time.Time) erro
 	return e.ended.Replace(ctx, id, until)
 }
 
+// wasEnded reports whether the session of an id is known to have ended by anything but a login of the same person
+// that replaced it: by a logout, as a rule. Where it was revoked, or another person has signed in, a login that is
+// under way starts over as well.
+func (e *ends) wasEnded(id records.ID) bool {
+	e.ended.Begin()
+	return e.ended.Has(id, time.Time{}) && !e.ended.WasReplaced(id)
+}
+
 // mayRevoke reports whether no other session is known to live on a session's grant.
 func (e *ends) mayRevoke(s *session) bool { return !e.ended.WasReplaced(s.id) }
 

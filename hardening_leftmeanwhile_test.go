@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 )
@@ -15,7 +16,9 @@ import (
 // is noted of them, nor of the callback when it is over.
 func TestLogoutDuringCallbackAmongStrangers(t *testing.T) {
 	held := aventustest.NewHold()
-	w := newWorld(t, setup{block: "logout /logout", issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer }})
+	w := newWorld(t, setup{
+		block: "logout /logout", issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer },
+	})
 	b, stranger := w.browser(), w.browser()
 	callback := b.begin("/page")
 	held.Next()
@@ -50,8 +53,8 @@ func TestLogoutDuringCallbackAmongStrangers(t *testing.T) {
 	await(t, "the callback to be forgotten", func() bool { return noted() == 0 })
 }
 
-// TestLogoutWhileTheSessionIsKept is TestLogoutDuringCallback once the code is exchanged: the record of the new session
-// is just being written, and the logout knows nothing of it.
+// TestLogoutWhileTheSessionIsKept is TestLogoutDuringCallback once the code is exchanged: the record of the new
+// session is just being written, and the logout knows nothing of it.
 func TestLogoutWhileTheSessionIsKept(t *testing.T) {
 	w := newWorld(t, setup{block: "scope offline_access\nlogout /logout"})
 	w.onEngine()
@@ -85,5 +88,55 @@ func TestLogoutWhileTheSessionIsKept(t *testing.T) {
 	a = b.get(b.get(a.location()).location())
 	if a.StatusCode != http.StatusSeeOther || a.location() != w.site+"/page" {
 		t.Errorf("status %d, sent to %s", a.StatusCode, a.location())
+	}
+}
+
+// TestLogoutAtAnotherInstanceDuringCallback is TestLogoutDuringCallback where another instance serves the logout, and
+// the browser had a session when it sent the callback: a renewal by visit, or a second tab's login. The session's
+// record may be gone when its end is asked for.
+func TestLogoutAtAnotherInstanceDuringCallback(t *testing.T) {
+	for _, block := range []string{"", "logout_provider", "scope offline_access", "session {\nstore storage\n}"} {
+		held := aventustest.NewHold()
+		var elsewhere string
+		w := newWorld(t, setup{
+			issuer: func(s *aventustest.Server) { s.TokenFault, s.TokenLifetime = held.Answer, time.Hour },
+			sites: func(w *world) string {
+				elsewhere = "http://localhost:" + freePort(t)
+				site := " {\n" + w.directive("", "logout /logout\n"+block) + "\nreverse_proxy " + w.app + errorsShown +
+					"\n}\n"
+				return w.site + site + elsewhere + site
+			},
+		})
+		w.partInstances()
+		b := w.browser()
+		tab := b.begin("/page")
+		b.login("/")
+		w.expect(b.get("/"), http.StatusOK)
+		if !strings.Contains(block, "offline_access") {
+			w.clock.Add(56 * time.Minute)
+			tab = b.begin("/page")
+		}
+		held.Next()
+		answered := make(chan answer)
+		go func() { answered <- b.get(tab) }()
+		held.Await()
+		if a := b.do("POST", elsewhere+"/logout"); a.StatusCode >= 400 {
+			t.Fatalf("%q: the logout is %d", block, a.StatusCode)
+		}
+		held.Release()
+		a := <-answered
+		if a.StatusCode != http.StatusFound || a.cookie("aventus_session") != nil {
+			t.Errorf("%q: status %d, a session is made: %t", block, a.StatusCode, a.cookie("aventus_session") != nil)
+			continue
+		}
+		for _, origin := range []string{w.site, elsewhere} {
+			w.expect(b.do("GET", origin+"/"), http.StatusUnauthorized)
+		}
+		// It begins anew, and the logout does not count any more.
+		a = b.get(b.get(a.location()).location())
+		if a.StatusCode != http.StatusSeeOther || a.location() != w.site+"/page" {
+			t.Errorf("%q: status %d, sent to %s", block, a.StatusCode, a.location())
+		}
+		w.expect(b.get("/page"), http.StatusOK)
 	}
 }

@@ -44,6 +44,15 @@ func (rp *replacer) endReplaced(r *http.Request, at site, s *session, before []*
 	}))
 }
 
+// broughtTo returns the ids of the sessions whose cookies a callback brings, of any block, as the logout ends them,
+// whatever has become of those. It reads no record.
+func (rp *replacer) broughtTo(r *http.Request, at site) (ids []records.ID) {
+	for _, b := range rp.blocks.atHost(rp.own, r, at) {
+		ids = append(ids, b.keeper.idsIn(r.Context(), b.at, asSent(r).cookies)...)
+	}
+	return ids
+}
+
 // remember remembers the session that a login has made as its browser's latest. It returns those before that are
 // to be ended.
 func (rp *replacer) remember(at site, l *login, k *keptSession) (before []*keptSession) {
