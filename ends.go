@@ -222,8 +222,8 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
-// hasFamilyUntil reports whether all that endFamily would end by now is known, here and elsewhere, to have ended. What
-// began after the last end is none of it, though that end lies ahead: it began at the time that after returned.
+// hasFamilyUntil reports whether all that endFamily would end by now is known, here and elsewhere, to have ended. That
+// the family has ended by now does not tell: an end lies ahead, and a session that was made since begins after it.
 func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
 	return e.ended.HasEverywhere(family, now.Add(records.ClockSkew)) // which endFamily adds
 }
