@@ -11,6 +11,7 @@ import (
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/aventus"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/keyring"
+	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
 // finish serves the authorization server's answer at the callback (RFC 6749, section 4.1.2), whose parameters
@@ -121,7 +122,14 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if err != nil {
 		return ls.fail(w, r, at, l, nil, errStorage, err)
 	}
-	left := ls.replacer.timesLeft(at, l)
+	hasLeft, done := ls.replacer.finishing(at, l)
+	defer done()
+	brought := ls.replacer.broughtTo(r, at)
+	if l.restarts > 0 && len(brought) > 0 {
+		// The browser may bring what the login was started again for, at an instance that does not know its end yet.
+		ls.keeper.ends.learn(r.Context())
+	}
+	brought = slices.DeleteFunc(brought, ls.keeper.ends.wasEnded)
 	token, tokenErr := ls.server.exchange(r.Context(), code, at.redirectURI, verifier)
 	if tokenErr != nil {
 		return ls.fail(w, r, at, l, nil, failureOf(tokenErr.Kind), tokenErr)
@@ -158,9 +166,9 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 	if ls.sites.hosts != nil {
 		s.family = ls.replacer.familyOf(r, at, l, s)
 	}
-	// Another instance may have ended the family a moment ago, by a logout at another host; or it has started the
-	// login again for an end that is not known here yet.
-	if ls.sites.hosts != nil || l.restarts > 0 {
+	// Another instance may have ended a moment ago what the browser has, or the family, by a logout at another host;
+	// or it has started the login again for an end that is not known here yet.
+	if ls.sites.hosts != nil || l.restarts > 0 || len(brought) > 0 {
 		ls.keeper.ends.learn(r.Context())
 	}
 	// A user whose sessions were ended a moment ago, by a clock that may be ahead of this one, can sign in again at
@@ -169,15 +177,8 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		s.created = toUnix(after)
 	}
 	ended, known := ls.keeper.ends.hasMeanwhile(s, ls.replacer.familiesOf(r, at, s), l.began, l.known)
-	if ended || ls.replacer.timesLeft(at, l) != left {
-		ls.replacer.revokeDropped(r, at, s)
-		if l.restarts >= maxRestarts {
-			return ls.answers.fail(w, r, errLoginLost, errors.New(
-				"the authorization server has ended the session meanwhile, or the person has signed out"))
-		}
-		l.restarts++
-		l.known = known
-		return ls.start(w, r, l, http.StatusFound)
+	if ended || hasLeft() || slices.ContainsFunc(brought, ls.keeper.ends.wasEnded) {
+		return ls.startAnew(w, r, at, l, s, known)
 	}
 	if !ls.now().Before(s.tokenEnds.time()) { // within the leeway of the clocks
 		ls.replacer.revokeUnkept(r, at, l, s)
@@ -191,11 +192,33 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		}
 		return ls.fail(w, r, at, l, s, errStorage, err)
 	}
+	if hasLeft() { // perhaps before the session was remembered: then the logout could not know of it
+		if err := ls.keeper.end(context.WithoutCancel(r.Context()), k); err != nil {
+			return ls.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
+		}
+		ls.cookies.takeBack(w.Header())
+		return ls.startAnew(w, r, at, l, k.session, known)
+	}
 	ls.meter.loginFinished()
 	ls.meter.tell("login", "signed in", at.origin, k.subject(), k.name(), clientIP(r))
 	ls.meter.tokenLength(len(k.bearer))
 	ls.replacer.endReplaced(r, at, k.session, before)
 	return ls.goBack(w, r, at, l, k)
+}
+
+// startAnew has a login begin once more whose session s has ended before the browser got it. known is the digest of
+// the ends that are known, as hasMeanwhile returns it.
+func (ls *logins) startAnew(
+	w http.ResponseWriter, r *http.Request, at site, l *login, s *session, known records.ID,
+) error {
+	ls.replacer.revokeDropped(r, at, s)
+	if l.restarts >= maxRestarts {
+		return ls.answers.fail(w, r, errLoginLost, errors.New(
+			"the authorization server has ended the session meanwhile, or the person has signed out"))
+	}
+	l.restarts++
+	l.known = known
+	return ls.start(w, r, l, http.StatusFound)
 }
 
 // keep keeps the session that a login has made, and sets its cookie. Where several hosts share it, it may be

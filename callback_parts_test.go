@@ -19,6 +19,12 @@ import (
 // answering has the token endpoint of a stage answer, and returns what is revoked.
 func (p *parts) answering(ls *logins, answer map[string]any) (revoked <-chan string) {
 	p.t.Helper()
+	return p.answeringAfter(ls, answer, func() {})
+}
+
+// answeringAfter is answering, once something else has happened meanwhile.
+func (p *parts) answeringAfter(ls *logins, answer map[string]any, meanwhile func()) (revoked <-chan string) {
+	p.t.Helper()
 	tokens := make(chan string, 8)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/revoke" {
@@ -27,6 +33,7 @@ func (p *parts) answering(ls *logins, answer map[string]any) (revoked <-chan str
 			tokens <- sent.Token
 			return
 		}
+		meanwhile()
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(answer)
 	}))

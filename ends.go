@@ -185,6 +185,14 @@ func (e *ends) replace(ctx context.Context, id records.ID, until time.Time) erro
 	return e.ended.Replace(ctx, id, until)
 }
 
+// wasEnded reports whether the session of an id is known to have ended by anything but a login of the same person
+// that replaced it: by a logout, as a rule. Where it was revoked, or another person has signed in, a login that is
+// under way starts over as well.
+func (e *ends) wasEnded(id records.ID) bool {
+	e.ended.Begin()
+	return e.ended.Has(id, time.Time{}) && !e.ended.WasReplaced(id)
+}
+
 // mayRevoke reports whether no other session is known to live on a session's grant.
 func (e *ends) mayRevoke(s *session) bool { return !e.ended.WasReplaced(s.id) }
 
@@ -214,9 +222,10 @@ func (e *ends) hasFamilySince(family records.ID, began time.Time) bool {
 	return began.Before(e.ended.After(family).Add(-time.Second - records.ClockSkew)) // which endFamily has added
 }
 
-// hasFamilyUntil reports whether all of a family that began by now is known, here and elsewhere, to have ended.
+// hasFamilyUntil reports whether all that endFamily would end by now is known, here and elsewhere, to have ended. That
+// the family has ended by now does not tell: an end lies ahead, and a session that was made since begins after it.
 func (e *ends) hasFamilyUntil(family records.ID, now time.Time) bool {
-	return e.ended.HasEverywhere(family, now)
+	return e.ended.HasEverywhere(family, now.Add(records.ClockSkew)) // which endFamily adds
 }
 
 // after returns the first moment at which a session of a user may begin, and of a family, and not have

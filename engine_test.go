@@ -158,7 +158,7 @@ func (w *world) partInstances() {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = release() })
-	second.shared, second.logins.used = alone, alone.used
+	second.shared, second.logins.used, second.logins.replacer.latest = alone, alone.used, &alone.logins
 	second.keeper.ends.ended, second.keeper.memory = alone.ended, alone.memory
 	second.keeper.store.shelf = records.NewShelf(alone.storage, "aventus_auth/sessions", alone.clock)
 	second.renewer.locks, second.renewer.uses = alone.storage, alone.used

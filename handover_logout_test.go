@@ -268,3 +268,47 @@ func TestSignedInAtAnotherHost(t *testing.T) {
 	g.expect(b.do("GET", g.wiki+"/logout?forget", "Sec-Fetch-Dest", "image"), http.StatusForbidden)
 	g.expect(b.do("GET", g.wiki+"/data", "Sec-Fetch-Mode", "cors"), http.StatusOK)
 }
+
+// TestLogoutSoonAfterAnother: the person signs out at one host and signs in again. A logout at another host, which
+// still has the cookie of the session before, or none, ends the new session, however soon it comes.
+func TestLogoutSoonAfterAnother(t *testing.T) {
+	leave := map[string]func(*group, *browser){
+		"a script": func(g *group, b *browser) {
+			g.expect(b.do("POST", g.wiki+"/logout", "Sec-Fetch-Mode", "cors", "Sec-Fetch-Site", "same-origin",
+				"Sec-Fetch-Dest", "empty"), http.StatusOK)
+		},
+		"a page, where the login host's session is idle": func(g *group, b *browser) {
+			b.forgetAt(g.wiki, "aventus_session")
+			g.clock.Add(4 * time.Minute)
+			g.expect(b.do("GET", g.login+"/data"), http.StatusUnauthorized)
+			a, _ := b.visit(g.wiki + "/logout")
+			if a.StatusCode != http.StatusOK || !strings.Contains(a.body, "You are signed out") {
+				t.Errorf("the logout ends with %d %s", a.StatusCode, a.body)
+			}
+		},
+	}
+	for how, again := range leave {
+		for _, later := range []time.Duration{time.Second, 10 * time.Second, 2 * time.Minute, 6 * time.Minute} {
+			g := newGroup(t, setup{sites: func(w *world) string {
+				site := func(host, more string) string {
+					const lines = "hosts app.localhost wiki.localhost\nlogout /logout\n"
+					return "http://" + host + ":" + w.port + " {\n" + w.directive("", lines+more) +
+						"\nreverse_proxy " + w.app + errorsShown + "\n}\n"
+				}
+				return site("login.localhost", "session {\nidle 3m\n}") + site("app.localhost", "") +
+					site("wiki.localhost", "")
+			}}, false)
+			b := g.browser()
+			g.expectPage(b, g.app+"/", 1)
+			g.expectPage(b, g.wiki+"/", 0)
+			g.expect(b.get(g.app+"/logout"), http.StatusOK)
+			g.clock.Add(later)
+			g.expectPage(b, g.app+"/", 1)
+			g.expect(b.do("GET", g.app+"/data"), http.StatusOK)
+			again(g, b)
+			if a := b.do("GET", g.app+"/data"); a.StatusCode != http.StatusUnauthorized {
+				t.Errorf("%s, signed in %s after the first logout: the app answers %d", how, later, a.StatusCode)
+			}
+		}
+	}
+}

@@ -250,7 +250,7 @@ func TestLogoutTokenJustBeforeTheSession(t *testing.T) {
 	go func() { answered <- b.get(callback) }()
 	await(t, "the callback's last question", func() bool {
 		stacks := make([]byte, 1<<20)
-		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*lastLogins).timesLeft")
+		return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*lastLogins).finish.func1")
 	})
 	w.expectTold(w.issuer.LogoutToken("the-client", "auth0|ada", ""), http.StatusOK)
 	latest.mu.Unlock()

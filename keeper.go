@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"iter"
 	"net/http"
 	"time"
 
@@ -274,16 +275,36 @@ func (kp *keeper) leftIn(ctx context.Context, at site, cookies []string) *handle
 
 // sharedIn returns the handles in some cookies that are of a family.
 func (kp *keeper) sharedIn(ctx context.Context, at site, cookies []string) (found []*handle) {
-	for value := range cookieValues(cookies, kp.cookies.session) {
-		plaintext, _, err := kp.sessionBox.Open(ctx, value, at.associated)
-		if err != nil {
-			continue
-		}
+	for plaintext := range kp.sealedIn(ctx, at, cookies) {
 		if d, ok := parseHandle(plaintext); ok && d.family != (records.ID{}) {
 			found = append(found, d)
 		}
 	}
 	return found
+}
+
+// idsIn returns the ids of the sessions in some cookies, whatever has become of those.
+func (kp *keeper) idsIn(ctx context.Context, at site, cookies []string) (ids []records.ID) {
+	for plaintext := range kp.sealedIn(ctx, at, cookies) {
+		if d, ok := parseHandle(plaintext); ok {
+			ids = append(ids, d.id)
+		} else if s, ok := parseSession(plaintext); ok {
+			ids = append(ids, s.id)
+		}
+	}
+	return ids
+}
+
+// sealedIn returns what is sealed in some cookies for this block's sessions.
+func (kp *keeper) sealedIn(ctx context.Context, at site, cookies []string) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for value := range cookieValues(cookies, kp.cookies.session) {
+			plaintext, _, err := kp.sessionBox.Open(ctx, value, at.associated)
+			if err == nil && !yield(plaintext) {
+				return
+			}
+		}
+	}
 }
 
 // noteUse notes for the other hosts that a session which they share is used, once in a quarter of the idle time. What

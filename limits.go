@@ -177,7 +177,7 @@ const (
 	// damagedRecords limits the records of sessions that are remembered as damaged.
 	damagedRecords = 1024
 
-	// rememberedLogins limits the browsers whose latest logins, and logouts, are remembered for each storage, and
+	// rememberedLogins limits the browsers whose latest logins are remembered for each storage, and
 	// loginsOfOne the logins of each browser, at some hundred bytes a login.
 	rememberedLogins = 4096
 	loginsOfOne      = 32

@@ -179,8 +179,8 @@ func (lo *logouts) end(ctx context.Context, blocks []present, cookies []string, 
 	return sessions, errors.Join(failed...)
 }
 
-// endFamily ends a family of which the browser has no session here, unless it has ended within the last minutes:
-// whoever plays such a cookie back has nothing written each time.
+// endFamily ends a family of which the browser has no session here, unless it has ended within this second: whoever
+// plays such a cookie back has nothing written each time.
 func endFamily(ctx context.Context, b present, family records.ID) error {
 	if b.keeper.ends.hasFamilyUntil(family, b.keeper.now()) {
 		return nil

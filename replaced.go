@@ -44,6 +44,15 @@ func (rp *replacer) endReplaced(r *http.Request, at site, s *session, before []*
 	}))
 }
 
+// broughtTo returns the ids of the sessions whose cookies a callback brings, of any block, as the logout ends them,
+// whatever has become of those. It reads no record.
+func (rp *replacer) broughtTo(r *http.Request, at site) (ids []records.ID) {
+	for _, b := range rp.blocks.atHost(rp.own, r, at) {
+		ids = append(ids, b.keeper.idsIn(r.Context(), b.at, asSent(r).cookies)...)
+	}
+	return ids
+}
+
 // remember remembers the session that a login has made as its browser's latest. It returns those before that are
 // to be ended.
 func (rp *replacer) remember(at site, l *login, k *keptSession) (before []*keptSession) {
@@ -148,10 +157,10 @@ func (rp *replacer) endLatest(ctx context.Context, b present, browser [16]byte) 
 	return rp.endMade(b.keeper, made, func(k *keptSession) error { return b.keeper.end(ctx, k) })
 }
 
-// timesLeft returns how often the browser of a login has signed out at a site of this block, as far as this
-// process remembers: whether it has while the login was being finished.
-func (rp *replacer) timesLeft(at site, l *login) uint64 {
-	return rp.latest.timesLeft(jarID(present{rp.own, at}, l.browser))
+// finishing notes that the callback of a login is under way, until done is called. hasLeft reports whether the browser
+// has signed out at a site of this block since, at this process.
+func (rp *replacer) finishing(at site, l *login) (hasLeft func() bool, done func()) {
+	return rp.latest.finish(jarID(present{rp.own, at}, l.browser))
 }
 
 // endMade ends the sessions that earlier logins made, unless they are over.
@@ -193,29 +202,55 @@ type lastLogins struct {
 
 	mu    sync.Mutex
 	byJar *lru.Cache[records.ID, []*keptSession]
-	left  *lru.Cache[records.ID, uint64] // how often a browser has signed out
+
+	// the callbacks of browsers that are under way. Anyone may sign out in the name of a browser that there is not, so
+	// nothing is noted of others, and nothing of these is evicted.
+	underWay map[records.ID]*underWay
+}
+
+// underWay is what callbacks of one browser that are under way have to know.
+type underWay struct {
+	callbacks int    // their number
+	left      uint64 // how often the browser has signed out meanwhile
+}
+
+// finish notes that a callback of a browser is under way, until done is called. hasLeft reports whether the browser
+// has signed out since.
+func (l *lastLogins) finish(jar records.ID) (hasLeft func() bool, done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.underWay == nil {
+		l.underWay = make(map[records.ID]*underWay)
+	}
+	u := l.underWay[jar]
+	if u == nil {
+		u = new(underWay)
+		l.underWay[jar] = u
+	}
+	u.callbacks++
+	before := u.left
+	hasLeft = func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return u.left != before
+	}
+	done = func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if u.callbacks--; u.callbacks == 0 {
+			delete(l.underWay, jar)
+		}
+	}
+	return hasLeft, done
 }
 
 // leave notes that a browser signs out.
 func (l *lastLogins) leave(jar records.ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.left == nil {
-		l.left, _ = lru.New[records.ID, uint64](rememberedLogins) // fails for no size alone
+	if u := l.underWay[jar]; u != nil {
+		u.left++
 	}
-	times, _ := l.left.Get(jar)
-	l.left.Add(jar, times+1)
-}
-
-// timesLeft returns how often a browser has signed out.
-func (l *lastLogins) timesLeft(jar records.ID) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.left == nil {
-		return 0
-	}
-	times, _ := l.left.Get(jar)
-	return times
 }
 
 // add remembers a session as a browser's latest. It returns those before that are to be ended.
