@@ -413,14 +413,15 @@ func (kp *keeper) endBy(
 	return err
 }
 
-// endNewest is end, and returns the session as its record had it. The ends do not wait for that, nor for each
-// other: the storage may hang.
+// endNewest is end, and returns the session as its record had it. The ends do not wait for each other: the storage
+// may hang. The record is read after them: a renewal at another instance that writes a record later than this asks
+// for the ends afterwards, and finds this one. So one of the two knows the refresh token that is to be revoked.
 func (kp *keeper) endNewest(ctx context.Context, at site, k *keptSession) (*session, error) {
 	ended := make(chan error, 2)
 	go func() { ended <- kp.ends.end(ctx, k.id, k.last()) }()
 	go func() { ended <- kp.endFamily(ctx, k.family) }()
-	newest := kp.store.newest(ctx, at, k)
 	err := errors.Join(<-ended, <-ended)
+	newest := kp.store.newest(ctx, at, k)
 	if k.handle != nil {
 		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires.time()))
 	}
