@@ -370,6 +370,9 @@ func (kp *keeper) replace(k *keptSession, s *session) *keptSession {
 // hasEnded reports whether a session has ended before its time, as far as it is known.
 func (kp *keeper) hasEnded(s *session) bool { return kp.ends.has(s) }
 
+// learn asks the storage which sessions other instances have ended.
+func (kp *keeper) learn(ctx context.Context) { kp.ends.learn(ctx) }
+
 // forget removes a session from memory. The next request opens it anew.
 func (kp *keeper) forget(k *keptSession) { kp.memory.forget(k.cookie) }
 

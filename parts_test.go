@@ -207,6 +207,7 @@ func (*renewalParts) forget(*keptSession)                     {}
 func (*renewalParts) end(context.Context, *keptSession) error { return nil }
 func (*renewalParts) lastOf(s *session) time.Time             { return s.expires.time() }
 func (*renewalParts) hasEnded(*session) bool                  { return false }
+func (*renewalParts) learn(context.Context)                   {}
 func (*renewalParts) revoke(context.Context, *session)        {}
 
 func (p *renewalParts) refresh(_ context.Context, token string) (*oauth2.Token, *aventus.Error) {
