@@ -25,6 +25,7 @@ type keeper struct {
 	memoryID [8]byte
 	confirm  func(context.Context)             // has what is remembered count, before it is used
 	lastUses *lru.Cache[records.ID, time.Time] // of sessions that several hosts share, as far as it is known here
+	tries    *attempts                         // for what is still to be recorded
 	cookies  *cookies
 	meter    *meter
 
@@ -144,7 +145,7 @@ func (kp *keeper) open(ctx context.Context, at site, value string) (k *keptSessi
 	k = &keptSession{seen: toUnix(seen), cookie: key}
 	if stored, ok := parseHandle(plaintext); ok {
 		k.handle = stored
-		if k.session, err = kp.store.fetch(ctx, at, stored); err != nil {
+		if k.session, err = kp.read(ctx, at, stored); err != nil {
 			k.session = &session{
 				grant: grant{bearer: bearer}, id: stored.id, created: toUnix(seen), expires: stored.expires,
 				family: stored.family,
@@ -231,9 +232,19 @@ func (kp *keeper) give(w http.ResponseWriter, ctx context.Context, at site, k *k
 	return nil
 }
 
-// fetch returns the session of a handle as its record has it by now, or nil if it is over.
-func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, error) {
+// read returns the session of a handle as its record has it, or is to have it as soon as the storage takes writes. If
+// there is no record, the session is over.
+func (kp *keeper) read(ctx context.Context, at site, d *handle) (*session, error) {
 	s, err := kp.store.fetch(ctx, at, d)
+	if renewed := kp.tries.of(d.id).unrecorded; s != nil && renewed != nil {
+		return renewed, nil
+	}
+	return s, err
+}
+
+// fetch returns the session of a handle as it is by now, or nil if it is over.
+func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, error) {
+	s, err := kp.read(ctx, at, d)
 	if err != nil || s == nil {
 		return nil, err
 	}

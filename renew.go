@@ -123,9 +123,14 @@ func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*kep
 }
 
 // pauses reports whether a session is not to be renewed again yet. A pause never lies further ahead than it is long,
-// unless the clock was set back.
+// unless the clock was set back. It is for the newest token: there is nothing to wait for where a renewal has brought
+// another one that is still to be recorded.
 func (rn *renewer) pauses(s *session) bool {
-	pause := rn.tries.of(s.id).notBefore.Sub(rn.now())
+	a := rn.tries.of(s.id)
+	if a.unrecorded != nil && a.unrecorded.tokenCame != s.tokenCame {
+		return false
+	}
+	pause := a.notBefore.Sub(rn.now())
 	return 0 < pause && pause <= retryRenewal
 }
 
@@ -146,7 +151,10 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 			rn.meter.renewal("failed")
 		}
 	}()
-	if rn.tries.of(k.id).unrecorded {
+	if s := rn.tries.of(k.id).unrecorded; s != nil {
+		if next, isSettled := rn.settled(k, s); isSettled {
+			return next, nil
+		}
 		return nil, errUnrecorded
 	}
 	if rn.pauses(k.session) { // a renewal has failed since the request asked

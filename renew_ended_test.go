@@ -259,7 +259,7 @@ func TestEndsWhileRenewed(t *testing.T) {
 					t.Errorf("%s, elsewhere %t: a record is written after the end", what, isElsewhere)
 				}
 				if revoked := strings.Join(asked.revoked, " "); asked.record != nil || revoked != c.revoked ||
-					rn.tries.of(s.id).unrecorded {
+					rn.tries.of(s.id).unrecorded != nil {
 					t.Errorf("%s, elsewhere %t: the record is %+v, or is still to be; revoked %q, want %q", what,
 						isElsewhere, asked.record, revoked, c.revoked)
 				}

@@ -538,7 +538,7 @@ func TestRecordGoneMeanwhile(t *testing.T) {
 		asked.failing.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if asked.record.token() != "old" || rn.tries.of(s.id).unrecorded {
+		if asked.record.token() != "old" || rn.tries.of(s.id).unrecorded != nil {
 			t.Errorf("the record is brought back, or is still to be: %q", asked.record.token())
 		}
 		if n := len(asked.revoked); n != 1 || <-asked.revoked != "second" {

@@ -242,12 +242,15 @@ var errUnrecorded = errors.New("the result of the renewal before is still to be 
 // not written is known here alone, and the note would cost the session its renewals. If the session has ended, its
 // record is deleted, also where a write was carried out after the logout had deleted it.
 func (rn *renewer) recordLater(ctx context.Context, at site, d *handle, noted, s *session, revoke func()) {
-	unrecorded := func(is bool) {
-		rn.tries.note(s.id, rn.now(), func(a *attempt) { a.unrecorded = is })
-	}
-	unrecorded(true)
+	rn.tries.note(s.id, rn.now(), func(a *attempt) { a.unrecorded = s })
 	go func() {
-		defer unrecorded(false)
+		defer func() {
+			rn.tries.note(s.id, rn.now(), func(a *attempt) {
+				if a.unrecorded == s {
+					a.unrecorded = nil
+				}
+			})
+		}()
 		for pause := time.Second; rn.now().Before(d.expires.time()); pause = min(2*pause, retryRenewal) {
 			time.Sleep(pause)
 			select {
