@@ -23,7 +23,7 @@ type attempt struct {
 	notBefore  time.Time // of the next attempt
 	note       unixTime  // the note last seen that the refresh token is being spent, by its time; may be zero
 	doubted    time.Time // when that note was first seen
-	unrecorded bool      // what came of the latest is still to be written into the record
+	unrecorded *session  // what came of the latest, and is still to be written into the record; nil: nothing
 }
 
 // of returns the state of a session's attempts.
@@ -43,7 +43,7 @@ func (a *attempts) note(id records.ID, now time.Time, change func(*attempt)) {
 	if age := now.Sub(a.forgotten); age < 0 || age >= rememberAttempts {
 		a.forgotten = now
 		for id, old := range a.by {
-			if age := now.Sub(old.at); (age < 0 || age >= rememberAttempts) && !old.unrecorded {
+			if age := now.Sub(old.at); (age < 0 || age >= rememberAttempts) && old.unrecorded == nil {
 				delete(a.by, id)
 			}
 		}

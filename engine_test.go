@@ -163,6 +163,7 @@ func (w *world) partInstances() {
 	second.keeper.store.shelf = records.NewShelf(alone.storage, "aventus_auth/sessions", alone.clock)
 	second.renewer.locks, second.renewer.uses = alone.storage, alone.used
 	second.renewer.flights, second.renewer.tries = &alone.flights, &alone.attempts
+	second.keeper.tries = &alone.attempts
 }
 
 // forgetSessions makes the loaded blocks forget the sessions that they remember, as many visitors would.

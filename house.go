@@ -106,7 +106,7 @@ func (h *Handler) setUp(in surroundings) error {
 	keeper := &keeper{
 		sessionBox: ring.Box("session", cfg.ClientID), store: store, ends: ends,
 		memory: shared.memory, confirm: shared.confirm, memoryID: cfg.memoryID(), lastUses: lastUses,
-		cookies: cookies, meter: meter,
+		tries: &shared.attempts, cookies: cookies, meter: meter,
 		lifetime: cfg.lifetime, idle: cfg.idle, inStorage: cfg.inStorage, now: in.now,
 	}
 	renewer := &renewer{

@@ -26,6 +26,7 @@ type keeper struct {
 	memoryID [8]byte
 	confirm  func(context.Context)             // has what is remembered count, before it is used
 	lastUses *lru.Cache[records.ID, time.Time] // of sessions that several hosts share, as far as it is known here
+	tries    *attempts                         // for what is still to be recorded
 	cookies  *cookies
 	meter    *meter
 
@@ -145,7 +146,7 @@ func (kp *keeper) open(ctx context.Context, at site, value string) (k *keptSessi
 	k = &keptSession{seen: toUnix(seen), cookie: key}
 	if stored, ok := parseHandle(plaintext); ok {
 		k.handle = stored
-		if k.session, err = kp.store.fetch(ctx, at, stored); err != nil {
+		if k.session, err = kp.read(ctx, at, stored); err != nil {
 			k.session = &session{
 				grant: grant{bearer: bearer}, id: stored.id, created: toUnix(seen), expires: stored.expires,
 				family: stored.family,
@@ -232,9 +233,19 @@ func (kp *keeper) give(w http.ResponseWriter, ctx context.Context, at site, k *k
 	return nil
 }
 
-// fetch returns the session of a handle as its record has it by now, or nil if it is over.
-func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, error) {
+// read returns the session of a handle as its record has it, or is to have it as soon as the storage takes writes. If
+// there is no record, the session is over.
+func (kp *keeper) read(ctx context.Context, at site, d *handle) (*session, error) {
 	s, err := kp.store.fetch(ctx, at, d)
+	if renewed := kp.tries.of(d.id).unrecorded; s != nil && renewed != nil {
+		return renewed, nil
+	}
+	return s, err
+}
+
+// fetch returns the session of a handle as it is by now, or nil if it is over.
+func (kp *keeper) fetch(ctx context.Context, at site, d *handle) (*keptSession, error) {
+	s, err := kp.read(ctx, at, d)
 	if err != nil || s == nil {
 		return nil, err
 	}
@@ -391,6 +402,9 @@ func (kp *keeper) replace(k *keptSession, s *session) *keptSession {
 // hasEnded reports whether a session has ended before its time, as far as it is known.
 func (kp *keeper) hasEnded(s *session) bool { return kp.ends.has(s) }
 
+// learn asks the storage which sessions other instances have ended.
+func (kp *keeper) learn(ctx context.Context) { kp.ends.learn(ctx) }
+
 // forget removes a session from memory. The next request opens it anew.
 func (kp *keeper) forget(k *keptSession) { kp.memory.forget(k.cookie) }
 
@@ -434,14 +448,15 @@ func (kp *keeper) endBy(
 	return err
 }
 
-// endNewest is end, and returns the session as its record had it. The ends do not wait for that, nor for each
-// other: the storage may hang.
+// endNewest is end, and returns the session as its record had it. The ends do not wait for each other: the storage
+// may hang. The record is read after them: a renewal at another instance that writes a record later than this asks
+// for the ends afterwards, and finds this one. So one of the two knows the refresh token that is to be revoked.
 func (kp *keeper) endNewest(ctx context.Context, at site, k *keptSession) (*session, error) {
 	ended := make(chan error, 2)
 	go func() { ended <- kp.ends.end(ctx, k.id, k.last()) }()
 	go func() { ended <- kp.endFamily(ctx, k.family) }()
-	newest := kp.store.newest(ctx, at, k)
 	err := errors.Join(<-ended, <-ended)
+	newest := kp.store.newest(ctx, at, k)
 	if k.handle != nil {
 		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires.time()))
 	}

@@ -7,7 +7,9 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -661,6 +663,39 @@ func TestKeeperEndsForNoLonger(t *testing.T) {
 			t.Errorf("%s: %d ends, and the session has ended: %t", what, found, p.keeper.ends.has(k.session))
 		}
 	}
+}
+
+// renewedMeanwhile is a storage in which it takes long to write an end: a renewal has written the record by then.
+type renewedMeanwhile struct {
+	*mapStorage
+	renew func()
+}
+
+func (s *renewedMeanwhile) Store(ctx context.Context, key string, value []byte) error {
+	s.renew()
+	return s.mapStorage.Store(ctx, key, value)
+}
+
+// TestEndFindsTheNewest: a renewal at another instance that writes its record while a logout is under way may ask for
+// ends before this one is written. Then the logout finds the refresh token that has come.
+func TestEndFindsTheNewest(t *testing.T) {
+	p := newParts(t)
+	k, _ := p.session(func(s *session) { s.refresh = "first" })
+	synctest.Test(t, func(t *testing.T) {
+		storage := &renewedMeanwhile{p.storage, sync.OnceFunc(func() {
+			synctest.Wait() // until all that does not wait for the end is done
+			renewed := k.session.copy()
+			renewed.refresh = "second"
+			if err := p.keeper.store.put(t.Context(), p.at(), k.handle, renewed); err != nil {
+				t.Error(err)
+			}
+		})}
+		p.keeper.ends.ended = records.NewEnded(storage, records.NewClock(p.clock.Now, p.clock.Elapsed))
+		defer func() { _ = p.keeper.ends.ended.Destruct() }()
+		if newest, err := p.keeper.endNewest(t.Context(), p.at(), k); err != nil || newest.refresh != "second" {
+			t.Errorf("the newest refresh token is %q, error %v", newest.refresh, err)
+		}
+	})
 }
 
 // TestEndUnwrittenTakesTheRecord: where the storage takes no note of an end, the session's record goes all the same.

@@ -79,7 +79,7 @@ func newParts(t *testing.T) *parts {
 			indexBox: p.ring.Box("session index", "the-client"), clientID: "the-client", damaged: damaged,
 		},
 		ends: &ends{ended: ended, issuer: "https://auth.example.com/"}, memory: newMemory(1 << 20), lastUses: lastUses,
-		confirm: func(context.Context) {},
+		confirm: func(context.Context) {}, tries: new(attempts),
 		cookies: p.cookies, meter: p.meter, lifetime: 24 * time.Hour, now: p.clock.Now,
 		longest: func(context.Context) time.Duration { return 24 * time.Hour },
 	}
@@ -207,6 +207,7 @@ func (*renewalParts) forget(*keptSession)                     {}
 func (*renewalParts) end(context.Context, *keptSession) error { return nil }
 func (*renewalParts) lastOf(s *session) time.Time             { return s.expires.time() }
 func (*renewalParts) hasEnded(*session) bool                  { return false }
+func (*renewalParts) learn(context.Context)                   {}
 func (*renewalParts) revoke(context.Context, *session)        {}
 
 func (p *renewalParts) refresh(_ context.Context, token string) (*oauth2.Token, *aventus.Error) {

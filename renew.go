@@ -58,6 +58,7 @@ type renewalMemory interface {
 	forget(k *keptSession)
 	lastOf(s *session) time.Time
 	hasEnded(s *session) bool
+	learn(ctx context.Context)
 	end(ctx context.Context, k *keptSession) error
 }
 
@@ -122,9 +123,14 @@ func (rn *renewer) keepAlive(ctx context.Context, at site, k *keptSession) (*kep
 }
 
 // pauses reports whether a session is not to be renewed again yet. A pause never lies further ahead than it is long,
-// unless the clock was set back.
+// unless the clock was set back. It is for the newest token: there is nothing to wait for where a renewal has brought
+// another one that is still to be recorded.
 func (rn *renewer) pauses(s *session) bool {
-	pause := rn.tries.of(s.id).notBefore.Sub(rn.now())
+	a := rn.tries.of(s.id)
+	if a.unrecorded != nil && a.unrecorded.tokenCame != s.tokenCame {
+		return false
+	}
+	pause := a.notBefore.Sub(rn.now())
 	return 0 < pause && pause <= retryRenewal
 }
 
@@ -145,7 +151,10 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 			rn.meter.renewal("failed")
 		}
 	}()
-	if rn.tries.of(k.id).unrecorded {
+	if s := rn.tries.of(k.id).unrecorded; s != nil {
+		if next, isSettled := rn.settled(k, s); isSettled {
+			return next, nil
+		}
 		return nil, errUnrecorded
 	}
 	if rn.pauses(k.session) { // a renewal has failed since the request asked
@@ -171,7 +180,7 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 	case tokenErr.EndsGrant():
 		return rn.giveUp(ctx, at, k, noted, tokenErr)
 	default: // the answer says that the refresh token was not used
-		return nil, errors.Join(tokenErr, rn.unnote(ctx, at, k, noted, record))
+		return rn.unnote(ctx, at, k, noted, record, tokenErr)
 	}
 	renewed := record.renewed(token, rn.now())
 	end, err := rn.server.verifyRenewed(ctx, record, renewed, aventus.IDToken(token))
@@ -185,31 +194,24 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 	case errors.Is(err, aventus.ErrToken) && !errors.Is(err, aventus.ErrUnknownKey), errors.Is(err, errTooLarge):
 		go rn.server.revoke(ctx, renewed)
 		return rn.giveUp(ctx, at, k, noted, err)
-	case err != nil && !rn.memory.hasEnded(record): // not verifiable for now: the next attempt gets another token
+	case err != nil: // not verifiable for now: the next attempt gets another token
 		unverified := record.copy()
 		unverified.refresh = renewed.refresh
-		return nil, errors.Join(err, rn.unnote(ctx, at, k, noted, unverified))
+		return rn.unnote(ctx, at, k, noted, unverified, err)
 	}
 	renewed.limit(end)
-	if rn.memory.hasEnded(record) { // a logout while the answer was on its way
-		go rn.server.revoke(ctx, renewed)
-		return nil, rn.records.delete(ctx, k.name(), k.handle.expires.time())
-	}
-	err = rn.records.put(ctx, at, k.handle, renewed)
-	if rn.memory.hasEnded(record) { // a logout while it was written, which found the record of before
-		go rn.server.revoke(ctx, renewed)
-		return nil, rn.records.delete(ctx, k.name(), k.handle.expires.time())
-	}
-	if errors.Is(err, errTooLarge) { // however often it is tried
+	isOver, err := rn.conclude(ctx, at, k.handle, noted, renewed)
+	switch {
+	case isOver:
+		return nil, nil
+	case errors.Is(err, errTooLarge): // however often it is tried
 		go rn.server.revoke(ctx, renewed)
 		return rn.giveUp(ctx, at, k, noted, err)
-	}
-	if err != nil {
+	case err != nil:
 		// In this process the session goes on. At other instances, and after a restart, the
 		// refresh token counts as spent, as it is, until the result is recorded.
 		rn.logger.Error("a renewed session could not be recorded; it is tried again",
 			zap.String("session", k.name()[:8]), zap.Error(err), advice(err))
-		rn.recordLater(ctx, at, k.handle, noted, renewed)
 	}
 	if !isAlive(renewed, rn.now()) { // by the exp of a server whose clock is behind
 		rn.pause(renewed)
@@ -230,7 +232,7 @@ func (rn *renewer) living(k *keptSession) *keptSession {
 
 // giveUp leaves a session to end with the token that it has. That is recorded, so that no instance
 // tries again: without its refresh token, a session ends with its access token. The result is nil if
-// that has come.
+// that has come, or if the session has ended meanwhile.
 func (rn *renewer) giveUp(
 	ctx context.Context, at site, k *keptSession, noted *session, cause error,
 ) (*keptSession, error) {
@@ -240,8 +242,8 @@ func (rn *renewer) giveUp(
 	if now := rn.now(); !isAlive(last, now) {
 		last.endBy(now) // whatever the clock said when the token came
 	}
-	if err := rn.records.put(ctx, at, k.handle, last); err != nil {
-		rn.recordLater(ctx, at, k.handle, noted, last)
+	if isOver, _ := rn.conclude(ctx, at, k.handle, noted, last); isOver {
+		return nil, nil
 	}
 	rn.meter.renewal("given_up")
 	rn.logger.Warn("a session cannot be renewed any more; it ends with its token",

@@ -178,7 +178,7 @@ func (w *world) awaitRecorded() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		for _, attempt := range a.by {
-			if attempt.unrecorded {
+			if attempt.unrecorded != nil {
 				return false
 			}
 		}

@@ -505,8 +505,11 @@ func TestNoteTakenBackLater(t *testing.T) {
 // goneElsewhere are renewalParts whose record another instance deletes.
 type goneElsewhere struct {
 	renewalParts
-	isGone atomic.Bool
+	isGone  atomic.Bool
+	revoked chan string
 }
+
+func (p *goneElsewhere) revoke(_ context.Context, s *session) { p.revoked <- s.refresh }
 
 func (p *goneElsewhere) fetch(ctx context.Context, at site, d *handle) (*session, error) {
 	if p.isGone.Load() {
@@ -515,14 +518,16 @@ func (p *goneElsewhere) fetch(ctx context.Context, at site, d *handle) (*session
 	return p.renewalParts.fetch(ctx, at, d)
 }
 
-// TestRecordGoneMeanwhile: the storage did not take a renewed token, and another instance has ended the session since.
-// Its record is not brought back.
+// TestRecordGoneMeanwhile: the storage did not take a renewed token, and another instance has ended the session since,
+// and could not write that. Its record is not brought back, and the refresh token is revoked.
 func TestRecordGoneMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := renewable(time.Now().Truncate(time.Second), time.Hour)
-		asked := &goneElsewhere{renewalParts: renewalParts{record: s.copy(), failAfter: true}}
+		asked := &goneElsewhere{
+			renewalParts: renewalParts{record: s.copy(), failAfter: true}, revoked: make(chan string, 2),
+		}
 		rn := asked.renewer(time.Now)
-		rn.records = asked
+		rn.records, rn.server = asked, asked
 		time.Sleep(2 * time.Hour)
 		if k, refused := rn.keepAlive(t.Context(), site{}, &keptSession{
 			session: s, handle: newHandle(s),
@@ -533,8 +538,11 @@ func TestRecordGoneMeanwhile(t *testing.T) {
 		asked.failing.Store(false)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if asked.record.token() != "old" || rn.tries.of(s.id).unrecorded {
+		if asked.record.token() != "old" || rn.tries.of(s.id).unrecorded != nil {
 			t.Errorf("the record is brought back, or is still to be: %q", asked.record.token())
+		}
+		if n := len(asked.revoked); n != 1 || <-asked.revoked != "second" {
+			t.Errorf("%d refresh tokens are revoked", n)
 		}
 		time.Sleep(24 * time.Hour) // until all that goes on has ended
 	})

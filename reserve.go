@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
@@ -67,7 +68,7 @@ func (rn *renewer) reserve(
 		if since() < sendWithin(attempt) {
 			return record, noted, nil, nil
 		}
-		if err := rn.unnote(ctx, at, k, noted, record); err != nil {
+		if isOver, err := rn.conclude(ctx, at, k.handle, noted, record); isOver || err != nil {
 			return nil, nil, nil, err
 		}
 	}
@@ -108,8 +109,8 @@ func (rn *renewer) unlockSettled(unlock func(), k *keptSession, withdraw func())
 // This is not certain: locks may exclude nobody, and a storage may carry out a write that it has reported as
 // failed. A note that stays costs the session its renewals, and nothing more.
 func (rn *renewer) withdrawNote(ctx context.Context, at site, d *handle, note []byte, noted, record *session) {
-	if rn.records.holds(ctx, d, note) && rn.records.put(ctx, at, d, record) != nil {
-		rn.recordLater(ctx, at, d, noted, record)
+	if rn.records.holds(ctx, d, note) {
+		_, _ = rn.conclude(ctx, at, d, noted, record) // where it fails, it is tried again
 	}
 }
 
@@ -167,13 +168,53 @@ func refreshUse(record *session, attempt uint32) records.ID {
 		strconv.FormatInt(int64(record.tokenCame), 10), strconv.FormatUint(uint64(attempt), 10))
 }
 
-// unnote writes a record without the note that its refresh token is being spent.
-func (rn *renewer) unnote(ctx context.Context, at site, k *keptSession, noted, record *session) error {
-	err := rn.records.put(ctx, at, k.handle, record)
-	if err != nil {
-		rn.recordLater(ctx, at, k.handle, noted, record)
+// unnote writes a record without the note that its refresh token is being spent, and returns the cause for which
+// the session could not be renewed. If both results are nil, the session is over.
+func (rn *renewer) unnote(
+	ctx context.Context, at site, k *keptSession, noted, record *session, cause error,
+) (*keptSession, error) {
+	isOver, err := rn.conclude(ctx, at, k.handle, noted, record)
+	if isOver {
+		return nil, nil
 	}
-	return err
+	return nil, errors.Join(cause, err)
+}
+
+// conclude writes what has come of a renewal in place of the note, at once or, after an error, as soon as the storage
+// takes it; only what is too large is not tried again. It reports whether the session has ended meanwhile. Whatever
+// follows a note is written by conclude, so that no renewal brings back the record of a session that has ended, and a
+// refresh token that came too late for the logout to find is revoked.
+func (rn *renewer) conclude(ctx context.Context, at site, d *handle, noted, s *session) (isOver bool, err error) {
+	revoke := sync.OnceFunc(func() {
+		if s.refresh != noted.refresh {
+			go rn.server.revoke(ctx, s)
+		}
+	})
+	isOver, err = rn.write(ctx, at, d, noted, s, revoke)
+	if err != nil && !errors.Is(err, errTooLarge) {
+		rn.recordLater(ctx, at, d, noted, s, revoke)
+	}
+	if isOver {
+		err = nil
+	}
+	return isOver, err
+}
+
+// write writes a session's record, or deletes it and calls revoke if the session has ended, whatever a new token says
+// of it. After an error, a write may still be under way, also of a session that has ended.
+func (rn *renewer) write(
+	ctx context.Context, at site, d *handle, noted, s *session, revoke func(),
+) (isOver bool, err error) {
+	if !rn.memory.hasEnded(noted) {
+		if err = rn.records.put(ctx, at, d, s); err == nil {
+			rn.memory.learn(ctx) // another instance may have ended it, and deleted the record of before
+		}
+	}
+	if !rn.memory.hasEnded(noted) {
+		return false, err
+	}
+	revoke()
+	return true, errors.Join(err, rn.records.delete(ctx, s.name(), d.expires.time()))
 }
 
 // isSpent reports whether the refresh token of a record with a note counts as spent. It does once the instance
@@ -198,14 +239,18 @@ var errUnrecorded = errors.New("the result of the renewal before is still to be 
 // again. As long as the note is there, no instance spends a refresh token of
 // the session, but one may give the session up. When it is there no more, a write that was given up on
 // has been carried out, and what others have written since is newer. It is tried until the record's end: what is
-// not written is known here alone, and the note would cost the session its renewals.
-func (rn *renewer) recordLater(ctx context.Context, at site, d *handle, noted, s *session) {
-	unrecorded := func(is bool) {
-		rn.tries.note(s.id, rn.now(), func(a *attempt) { a.unrecorded = is })
-	}
-	unrecorded(true)
+// not written is known here alone, and the note would cost the session its renewals. If the session has ended, its
+// record is deleted, also where a write was carried out after the logout had deleted it.
+func (rn *renewer) recordLater(ctx context.Context, at site, d *handle, noted, s *session, revoke func()) {
+	rn.tries.note(s.id, rn.now(), func(a *attempt) { a.unrecorded = s })
 	go func() {
-		defer unrecorded(false)
+		defer func() {
+			rn.tries.note(s.id, rn.now(), func(a *attempt) {
+				if a.unrecorded == s {
+					a.unrecorded = nil
+				}
+			})
+		}()
 		for pause := time.Second; rn.now().Before(d.expires.time()); pause = min(2*pause, retryRenewal) {
 			time.Sleep(pause)
 			select {
@@ -213,21 +258,21 @@ func (rn *renewer) recordLater(ctx context.Context, at site, d *handle, noted, s
 			default:
 				continue
 			}
-			if rn.memory.hasEnded(s) {
-				if s.refresh != noted.refresh { // the logout found the one of before in the record
-					rn.server.revoke(ctx, s)
+			if rn.memory.learn(ctx); !rn.memory.hasEnded(noted) {
+				found, err := rn.records.fetch(ctx, at, d)
+				if err != nil {
+					continue
 				}
-				return
+				if found == nil { // deleted by an instance that could not write the end
+					revoke()
+					return
+				}
+				isNote := found.tokenCame == noted.tokenCame && found.spending == noted.spending
+				if !isNote && found.givenUp == 0 {
+					return
+				}
 			}
-			found, err := rn.records.fetch(ctx, at, d)
-			if err != nil {
-				continue
-			}
-			isNote := found != nil && found.tokenCame == noted.tokenCame && found.spending == noted.spending
-			if found == nil || !isNote && found.givenUp == 0 {
-				return
-			}
-			if rn.records.put(ctx, at, d, s) == nil {
+			if _, err := rn.write(ctx, at, d, noted, s, revoke); err == nil {
 				return
 			}
 		}

@@ -232,7 +232,7 @@ func TestAttemptsAreForgotten(t *testing.T) {
 	for i := range 1000 {
 		a.note(records.ID{byte(i), byte(i >> 8)}, start, failed)
 	}
-	a.note(records.ID{1, 1, 1}, start, func(at *attempt) { at.unrecorded = true })
+	a.note(records.ID{1, 1, 1}, start, func(at *attempt) { at.unrecorded = new(session) })
 	if got := a.of(records.ID{5}).notBefore; !got.Equal(start.Add(retryRenewal)) {
 		t.Errorf("not before %v", got)
 	}

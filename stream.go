@@ -83,7 +83,7 @@ func (ss *streams) watch(id identity) (isOver func() bool) {
 		}
 		if s.refresh != "" && !isAlive(s, now) && (now.Before(looked) || now.Sub(looked) >= lookAgain) {
 			looked = now
-			record, err := ss.keeper.store.fetch(ss.ctx, ss.sites.from(k.cookie.origin), k.handle)
+			record, err := ss.keeper.read(ss.ctx, ss.sites.from(k.cookie.origin), k.handle)
 			if err == nil && record != nil {
 				s = record
 			}
