@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
@@ -16,8 +17,9 @@ import (
 
 // matching tells which requests are protected. Without matchers, all are.
 type matching struct {
-	sets caddyhttp.MatcherSets
-	urls *caddyhttp.MatchURLPattern // matches what url_pattern can parse; nil if no matcher uses that
+	sets  caddyhttp.MatcherSets
+	urls  *caddyhttp.MatchURLPattern // matches what url_pattern can parse; nil if no matcher uses that
+	asked sync.Map                   // *askedParameters by *caddyhttp.Server
 }
 
 func newMatching(sets caddyhttp.MatcherSets) *matching {
@@ -40,7 +42,7 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 	if matches || err != nil {
 		return matches, err
 	}
-	if r.URL.RawQuery != "" && askForQuery(m.sets) && isMalformed(r.URL.RawQuery) {
+	if r.URL.RawQuery != "" && m.parameters(r).areAmbiguousIn(r.URL.RawQuery) {
 		return true, nil
 	}
 	if !connectsWebSocket(r) {
@@ -50,36 +52,15 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 	return m.matchesHost(r)
 }
 
-// isMalformed reports whether a query has a pair that Caddy does not read, for its percent sign or its semicolon. Its
-// matcher of queries then matches for none of the pairs, and its placeholder for that one is empty, where many apps
-// read them all.
-func isMalformed(query string) bool {
-	_, err := url.ParseQuery(query)
-	return err != nil
+// parameters returns the parameters that the matcher asks for on the server of a request.
+func (m *matching) parameters(r *http.Request) *askedParameters {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	asked, ok := m.asked.Load(server)
+	if !ok {
+		asked, _ = m.asked.LoadOrStore(server, newAskedParameters(m.sets, server))
+	}
+	return asked.(*askedParameters)
 }
-
-// askForQuery reports whether one of the matchers is Caddy's matcher of queries, or asks for a parameter by its
-// placeholder.
-func askForQuery(sets []caddyhttp.MatcherSet) bool {
-	return slices.ContainsFunc(slices.Concat(sets...), func(matcher any) bool {
-		switch matcher := matcher.(type) {
-		case *caddyhttp.MatchQuery:
-			return true
-		case *caddyhttp.MatchNot:
-			return askForQuery(matcher.MatcherSets)
-		case *caddyhttp.MatchExpression:
-			return strings.Contains(matcher.Expr, "query(") || hasQueryParam(matcher.Expr)
-		case *caddyhttp.VarsMatcher:
-			return slices.ContainsFunc(slices.Collect(maps.Keys(*matcher)), hasQueryParam)
-		case *caddyhttp.MatchVarsRE:
-			return slices.ContainsFunc(slices.Collect(maps.Keys(*matcher)), hasQueryParam)
-		}
-		return false
-	})
-}
-
-// hasQueryParam reports whether a text has a placeholder for a parameter of the query.
-func hasQueryParam(text string) bool { return strings.Contains(text, "{http.request.uri.query.") }
 
 // matchesMethod reports whether the matcher matches the request by its method. A method is case-sensitive
 // (RFC 9110, section 9.1), but some frameworks treat post as POST (Django, Symfony).
