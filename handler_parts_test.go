@@ -19,7 +19,7 @@ func (p *parts) gate(asked *renewalParts) *gate {
 	logins, renewer := p.logins(), asked.renewer(p.clock.Now)
 	return &gate{
 		inFront: new(frontCheck), sites: p.sites, keeper: p.keeper, rules: new(accessRules), answers: p.answers,
-		matching:   &matching{caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/private*"}}}},
+		matching:   newMatching(caddyhttp.MatcherSets{{&caddyhttp.MatchPath{"/private*"}}}),
 		identifier: &identifier{reader{sessions: p.keeper, now: p.clock.Now}, renewer, p.meter}, now: p.clock.Now,
 		passage: &passage{
 			cookies: p.cookies, hasEnded: p.keeper.hasEnded, noteUse: p.keeper.noteUse,
@@ -246,7 +246,7 @@ func TestMatcherInEarlyData(t *testing.T) {
 			}
 		}
 		g := p.gate(new(renewalParts))
-		g.matching = &matching{caddyhttp.MatcherSets{{matcher}}}
+		g.matching = newMatching(caddyhttp.MatcherSets{{matcher}})
 		r := p.request("GET", "/private?n=abc", "Accept", "text/html")
 		r.TLS = &tls.ConnectionState{HandshakeComplete: false}
 		want := errTooEarly.code

@@ -327,29 +327,3 @@ func TestControlCharactersInPaths(t *testing.T) {
 		w.expect(w.browser().do("GET", "/public/a%20page", "Sec-Fetch-Mode", "cors"), http.StatusOK)
 	}
 }
-
-// TestMalformedQuery: Caddy's matcher of queries reads none of a query that is malformed anywhere, and most apps read
-// the rest of it. Other matchers do not look at it.
-func TestMalformedQuery(t *testing.T) {
-	malformed := []string{
-		"/?preview=1&x=%", "/?x=%zz&preview=1", "/?preview=%&x=1", "/?preview=1;x=1", "/?x=1;preview=1",
-	}
-	for _, matcher := range []string{
-		"query preview=*", "not {\nnot query preview=*\n}", "expression query({'preview': '*'})",
-		"expression {query.preview} != ''", "vars {query.preview} 1", "not {\nnot vars_regexp {query.preview} .\n}",
-	} {
-		w := newWorld(t, setup{matcher: "@m", caddyfile: "@m " + matcher + "\n%s\nreverse_proxy %app"})
-		for _, target := range append(malformed, "/?preview=1", "/?%70review=1") {
-			w.expect(w.http1(request{target: target}), http.StatusFound)
-		}
-		for _, target := range []string{"/", "/?", "/?x=%25", "/?x=preview"} {
-			w.expect(w.http1(request{target: target}), http.StatusOK)
-		}
-	}
-	for _, matcher := range []string{"path /private/*", "not path /", "vars_regexp {query} private"} {
-		w := newWorld(t, setup{matcher: "@m", caddyfile: "@m " + matcher + "\n%s\nreverse_proxy %app"})
-		for _, target := range malformed {
-			w.expect(w.http1(request{target: target}), http.StatusOK)
-		}
-	}
-}

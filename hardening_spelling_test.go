@@ -113,7 +113,7 @@ func TestHostThatIsNone(t *testing.T) {
 			"private.test:1:2", "private%2etest", "private.test,public.test", "private.test;x",
 			"[::ffff:private.test]", "private.test]x", "public.test:@private.test", "public.test:@private.test:80",
 			"public.test@private.test", "private.test/x", "private.test#", `private.test\x`, "private.test?x",
-			"private.test x", "ｐrivate.test",
+			"private.test x", "ｐrivate.test", "public.test:65536", "public.test:99999",
 		} {
 			a := send(request{host: host})
 			if seen := w.requests(); a.StatusCode/100 == 2 || len(seen) > 0 {
@@ -122,7 +122,8 @@ func TestHostThatIsNone(t *testing.T) {
 		}
 		for _, host := range []string{
 			"public.test", "public.test:80", "PUBLIC.test.", "a_b.test", "127.0.0.1:" + w.port,
-			"[::1]:" + w.port, "[::1]",
+			"[::1]:" + w.port, "[::1]", "public.test:", "public.test:00080", "public.test:65535",
+			"1.2.3.4.5", "xn--a.test",
 		} {
 			a := send(request{host: host})
 			if seen := w.requests(); a.StatusCode != http.StatusOK || len(seen) != 1 {
@@ -132,11 +133,47 @@ func TestHostThatIsNone(t *testing.T) {
 	})
 }
 
+// TestHostThatIsNoURL: Caddy's url_pattern makes a URL of the host (https://url.spec.whatwg.org/#host-parsing). It
+// matches nothing if that fails, also not by its path.
+func TestHostThatIsNoURL(t *testing.T) {
+	for _, matcher := range []string{
+		"url_pattern /private/*", "not {\nnot url_pattern /private/*\n}", "expression `url_pattern('/private/*')`",
+		"url_pattern /private/* {\nignore_case\n}", "{\nhost *.test *.999 1.2.3.4.5\nurl_pattern /private/*\n}",
+	} {
+		w := newWorld(t, setup{https: true, sites: func(w *world) string {
+			return "https://localhost:" + w.port + ", https://:" + w.port + " {\ntls internal\n@m " + matcher + "\n" +
+				w.directive("@m", "") + "\nreverse_proxy " + w.app + "\n}"
+		}})
+		w.overEach(func(t *testing.T, send func(request) answer) {
+			for _, host := range []string{
+				"a.test", "A.test.", "a_b.test", "a.test:1", "a.test:", "a.test:65536", "a.test:99999", "x.999",
+				"1.2.3.4.5", "xn--a.test",
+			} {
+				for _, path := range []string{"/private/x", "/private/x?a", "/private/x?a#b", "/y/..%2fprivate/x"} {
+					a := send(request{host: host, target: path})
+					if seen := w.requests(); a.StatusCode/100 == 2 || len(seen) > 0 {
+						t.Errorf("%s: %s%s: status %d, the app got %d requests", matcher, host, path, a.StatusCode,
+							len(seen))
+					}
+				}
+			}
+			for _, host := range []string{
+				"a.test", "a_b.test:1", "a.test.", "1.2.3.4", "xn--bcher-kva.test", "[::1]",
+			} {
+				a := send(request{host: host, target: "/public/x?a;%"})
+				if seen := w.requests(); a.StatusCode != http.StatusOK || len(seen) != 1 {
+					t.Errorf("%s: %s: status %d, the app got %d requests", matcher, host, a.StatusCode, len(seen))
+				}
+			}
+		})
+	}
+}
+
 // TestRequestWithoutHost: reverse_proxy asks the app by the upstream's own address then, which may be the protected
 // host's name.
 func TestRequestWithoutHost(t *testing.T) {
 	p := newParts(t)
-	m := &matching{caddyhttp.MatcherSets{{caddyhttp.MatchHost{"private.test"}}}}
+	m := newMatching(caddyhttp.MatcherSets{{caddyhttp.MatchHost{"private.test"}}})
 	for host, want := range map[string]bool{"": true, ":80": true, "private.test": true, "public.test": false} {
 		r := p.request("GET", "/")
 		r.Host = host

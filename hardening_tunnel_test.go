@@ -162,9 +162,9 @@ func TestConnectIsJudgedAsAGet(t *testing.T) {
 			}
 			r := caddyhttp.PrepareRequest(came, caddy.NewReplacer(), httptest.NewRecorder(), new(caddyhttp.Server))
 			was, path, before := *r, r.URL.Path, r.Header.Clone()
-			m := matching{caddyhttp.MatcherSets{{
+			m := newMatching(caddyhttp.MatcherSets{{
 				caddyhttp.MatchHost{"example.com"}, caddyhttp.MatchPath{"/private*"}, c.matcher,
-			}}}
+			}})
 			got, err := m.protects(r)
 			if got != c.want || err != nil {
 				t.Errorf("%s, %s: protected %t, error %v", what, proto, got, err)

@@ -171,7 +171,7 @@ func (h *Handler) setUp(in surroundings) error {
 		settings: cfg, shared: shared, keySet: keySet, server: server, keeper: keeper, renewer: renewer,
 		identifier: identifier, logins: logins, handOvers: handOvers, own: own,
 		gate: &gate{
-			inFront: &frontCheck{block: h}, matching: &matching{in.matchers}, sites: sites, identifier: identifier,
+			inFront: &frontCheck{block: h}, matching: newMatching(in.matchers), sites: sites, identifier: identifier,
 			rules: &accessRules{cfg.requireScope, cfg.requireClaim}, keeper: keeper, passage: passage,
 			handOvers: handOvers, logouts: logouts, backchannel: backchannel,
 			profile:  &profile{sites: sites, reader: &identifier.reader, answers: answers},

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,7 +16,20 @@ import (
 )
 
 // matching tells which requests are protected. Without matchers, all are.
-type matching struct{ sets caddyhttp.MatcherSets }
+type matching struct {
+	sets  caddyhttp.MatcherSets
+	urls  *caddyhttp.MatchURLPattern // matches what url_pattern can parse; nil if no matcher uses that
+	asked sync.Map                   // *askedParameters by *caddyhttp.Server
+}
+
+func newMatching(sets caddyhttp.MatcherSets) *matching {
+	m := &matching{sets: sets}
+	if askByURLPattern(sets) {
+		m.urls = &caddyhttp.MatchURLPattern{Pattern: "/*"}
+		_ = m.urls.Provision(caddy.Context{}) // fails for other patterns alone
+	}
+	return m
+}
 
 // protects reports whether the matcher, if there is one, matches the request: its method,
 // host and path as Caddy reads them, or as another server may. A WebSocket that is opened by CONNECT
@@ -28,7 +42,7 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 	if matches || err != nil {
 		return matches, err
 	}
-	if r.URL.RawQuery != "" && askForQuery(m.sets) && isMalformed(r.URL.RawQuery) {
+	if r.URL.RawQuery != "" && m.parameters(r).areAmbiguousIn(r.URL.RawQuery) {
 		return true, nil
 	}
 	if !connectsWebSocket(r) {
@@ -38,36 +52,15 @@ func (m *matching) protects(r *http.Request) (bool, error) {
 	return m.matchesHost(r)
 }
 
-// isMalformed reports whether a query has a pair that Caddy does not read, for its percent sign or its semicolon. Its
-// matcher of queries then matches for none of the pairs, and its placeholder for that one is empty, where many apps
-// read them all.
-func isMalformed(query string) bool {
-	_, err := url.ParseQuery(query)
-	return err != nil
+// parameters returns the parameters that the matcher asks for on the server of a request.
+func (m *matching) parameters(r *http.Request) *askedParameters {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	asked, ok := m.asked.Load(server)
+	if !ok {
+		asked, _ = m.asked.LoadOrStore(server, newAskedParameters(m.sets, server))
+	}
+	return asked.(*askedParameters)
 }
-
-// askForQuery reports whether one of the matchers is Caddy's matcher of queries, or asks for a parameter by its
-// placeholder.
-func askForQuery(sets []caddyhttp.MatcherSet) bool {
-	return slices.ContainsFunc(slices.Concat(sets...), func(matcher any) bool {
-		switch matcher := matcher.(type) {
-		case *caddyhttp.MatchQuery:
-			return true
-		case *caddyhttp.MatchNot:
-			return askForQuery(matcher.MatcherSets)
-		case *caddyhttp.MatchExpression:
-			return strings.Contains(matcher.Expr, "query(") || hasQueryParam(matcher.Expr)
-		case *caddyhttp.VarsMatcher:
-			return slices.ContainsFunc(slices.Collect(maps.Keys(*matcher)), hasQueryParam)
-		case *caddyhttp.MatchVarsRE:
-			return slices.ContainsFunc(slices.Collect(maps.Keys(*matcher)), hasQueryParam)
-		}
-		return false
-	})
-}
-
-// hasQueryParam reports whether a text has a placeholder for a parameter of the query.
-func hasQueryParam(text string) bool { return strings.Contains(text, "{http.request.uri.query.") }
 
 // matchesMethod reports whether the matcher matches the request by its method. A method is case-sensitive
 // (RFC 9110, section 9.1), but some frameworks treat post as POST (Django, Symfony).
@@ -123,8 +116,9 @@ func replaceByUpgrade(r *http.Request) (undo func()) {
 
 // matchesHost reports whether the matcher matches the request by its host. A host name is case-insensitive
 // (RFC 4343), and a final dot only makes it fully qualified. A Host header that is not a host and port, such as
-// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test. So does a request without
-// one (HTTP/1.0) if the matcher may look at the host: a proxy asks the app for a host of its own choice then. Health
+// a.test:80:80, always matches: a server that cuts it at the first colon reads a.test. So does one that url_pattern
+// cannot parse if the matcher uses that, which then matches nothing, such as 1.2.3.4.5. So does a request without one
+// (HTTP/1.0) if the matcher may look at the host: a proxy asks the app for a host of its own choice then. Health
 // checks are such requests.
 func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	matches, err := m.matchesPath(r)
@@ -135,7 +129,7 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	switch {
 	case r.Host == "":
 		return !ignoreHost(m.sets), nil
-	case hostName(r.Host) == "" || strings.Trim(port, ":0123456789") != "":
+	case hostName(r.Host) == "", !isPort(port), m.urls != nil && !m.urls.Match(atRoot(r)):
 		return true, nil
 	}
 	plain := strings.ToLower(withoutFinalDot(host))
@@ -144,6 +138,34 @@ func (m *matching) matchesHost(r *http.Request) (bool, error) {
 	}
 	defer replaceHost(r, plain, port)()
 	return m.matchesPath(r)
+}
+
+// isPort reports whether a port, as splitHost returns it, is a number of 16 bits, or left out (RFC 3986,
+// section 3.2.3).
+func isPort(port string) bool {
+	number := strings.TrimPrefix(port, ":")
+	_, err := strconv.ParseUint(number, 10, 16)
+	return number == "" || err == nil
+}
+
+// atRoot returns a request for the root of a request's host. A url_pattern that matches it sets no placeholders.
+func atRoot(r *http.Request) *http.Request {
+	return &http.Request{Host: r.Host, TLS: r.TLS, URL: &url.URL{Path: "/"}}
+}
+
+// askByURLPattern reports whether one of the matchers is Caddy's url_pattern.
+func askByURLPattern(sets []caddyhttp.MatcherSet) bool {
+	return slices.ContainsFunc(slices.Concat(sets...), func(matcher any) bool {
+		switch matcher := matcher.(type) {
+		case *caddyhttp.MatchURLPattern:
+			return true
+		case *caddyhttp.MatchNot:
+			return askByURLPattern(matcher.MatcherSets)
+		case *caddyhttp.MatchExpression:
+			return strings.Contains(matcher.Expr, "url_pattern")
+		}
+		return false
+	})
 }
 
 // ignoreHost reports whether none of the matchers can look at the host.

@@ -68,6 +68,7 @@ func TestMatching(t *testing.T) {
 			return placeholders(r) == "GET example.com /a"
 		}, true},
 		{"a port that is none", "GET", "/", "example.com:8o", nil, nothing, false},
+		{"a port over 16 bits", "GET", "/", "example.com:65536", nil, nothing, false},
 		{"two ports", "GET", "/", "example.com:80:80", nil, nothing, false},
 		{"a target without a path", "GET", "http:a", "example.com", nil, nothing, false},
 	} {
@@ -77,7 +78,7 @@ func TestMatching(t *testing.T) {
 			if r.Host = c.host; c.change != nil {
 				c.change(r)
 			}
-			return (&matching{caddyhttp.MatcherSets{{matcher}}}).protects(r)
+			return newMatching(caddyhttp.MatcherSets{{matcher}}).protects(r)
 		}
 		if is, err := protects(func(r *http.Request) (bool, error) { return c.is(r), nil }); !is || err != nil {
 			t.Errorf("%s: protected %t, %v", c.what, is, err)
@@ -101,10 +102,10 @@ func TestMatching(t *testing.T) {
 			}
 			said, sent, sentURL := placeholders(r), r.Header.Clone(), *r.URL
 			var tried []string
-			m := &matching{caddyhttp.MatcherSets{{matcherFunc(func(r *http.Request) (bool, error) {
+			m := newMatching(caddyhttp.MatcherSets{{matcherFunc(func(r *http.Request) (bool, error) {
 				tried = append(tried, r.Method+" "+r.Header.Get("Upgrade"))
 				return false, nil
-			})}}}
+			})}})
 			if is, err := m.protects(r); is || err != nil {
 				t.Errorf("%s at %s, matched by nothing: protected %t, %v", method, host, is, err)
 			}

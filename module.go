@@ -23,7 +23,7 @@
 // ---------|-----
 // Where does a request go: to the login, to the next handler, to the callback? | handler.go
 // Is it a page visit, a form, a WebSocket, fetched ahead? | classify.go
-// Which requests does a matcher protect? | matching.go
+// Which requests does a matcher protect? | matching.go, parameters.go
 // Which site is it for, and where does it return to? | site.go
 // How does a login begin, and which of its parts come back? | login.go, callback.go, binding.go
 // Which of several blocks does a callback belong to? | handover.go (answerCallback), login.go (callbacks)
