@@ -113,7 +113,7 @@ func (e *errorPages) couldShow(r *http.Request) (unsafe string) {
 	return routes.verdict(anyOther, routes.hostsOf(r)).unsafe
 }
 
-// warnOf logs, once for each server and handler, that the error routes are not used because of what couldShow returned.
+// warnOf logs, once for each server and handler, that the error routes are not used because of what couldShow found.
 func (e *errorPages) warnOf(r *http.Request, unsafe string) {
 	why := "they could answer with what is protected by another method or path: " + unsafe
 	routes := e.all.of(r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server))
