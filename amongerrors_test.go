@@ -86,3 +86,20 @@ func TestBlockAmongErrorRoutesLetsThrough(t *testing.T) {
 	}
 	w.expectTokenRequests(1)
 }
+
+// TestBlockAmongErrorRoutesCountsAsGet: among the error routes, file_server serves a file whatever the method is, and
+// so a block there protects what it protects by GET. Caddy itself refuses a long method, before its routes.
+func TestBlockAmongErrorRoutesCountsAsGet(t *testing.T) {
+	long := strings.Repeat("A", 33)
+	for _, c := range []struct{ inFront, matcher, method string }{
+		{"%s", "not method OPTIONS", "OPTIONS"}, {"%s", "method GET HEAD", "POST"}, {"%s", "method GET HEAD", long},
+		{"error 404", "{\nmethod GET\nnot path /public/*\n}", "PUT"}, {"", "not method POST", "POST"},
+	} {
+		w := newWorld(t, setup{matcher: "@m", caddyfile: "@m " + c.matcher + "\nroute {\n" + c.inFront +
+			"\nfile_server\n}\nhandle_errors {\nroot " + errorFiles(t) + "\n%s\nfile_server\n}"})
+		a := w.http1(request{method: c.method, target: "/secret.txt"})
+		if a.StatusCode < 400 || a.body != http.StatusText(a.StatusCode)+"\n" {
+			t.Errorf("%+v: answered %d %q", c, a.StatusCode, a.body)
+		}
+	}
+}

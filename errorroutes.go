@@ -6,17 +6,12 @@ import (
 	"net/textproto"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/caddyauth"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/fileserver"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/requestbody"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 
 	"github.com/aventus-platform/caddy-aventus-auth/internal/routing"
@@ -25,8 +20,7 @@ import (
 // Caddy runs a server's error routes (handle_errors) with the path that the visitor
 // asked for. A file server or a proxy there would answer a refused request with the very
 // content that was refused. This file decides in advance whether the error routes can do
-// that. If they can, the module answers the refusal itself, without them. It also finds what fails before a request
-// comes to a block, where they are used without the block being asked.
+// that. If they can, the module answers the refusal itself, without them.
 
 // errorPages decides for a block whether the site's error routes may answer.
 type errorPages struct {
@@ -105,6 +99,30 @@ func (e *errorPages) mayAnswer(w http.ResponseWriter, r *http.Request, f failure
 	return false
 }
 
+// couldShow returns the handler among the error routes that could answer a request, which has failed behind the
+// block, with what it asked for. It is empty if there is none.
+func (e *errorPages) couldShow(r *http.Request) (unsafe string) {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil {
+		return ""
+	}
+	routes := e.all.of(server)
+	if len(routes.lists) == 0 {
+		return ""
+	}
+	return routes.verdict(anyOther, routes.hostsOf(r)).unsafe
+}
+
+// warnOf logs, once for each server and handler, that the error routes are not used because of what couldShow found.
+func (e *errorPages) warnOf(r *http.Request, unsafe string) {
+	why := "they could answer with what is protected by another method or path: " + unsafe
+	routes := e.all.of(r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server))
+	if _, logged := routes.logged.LoadOrStore(why, true); !logged {
+		e.logger.Warn("the error routes are not used for requests that the matcher leaves out",
+			zap.String("reason", why), zap.String("advice", errorRoutesAdvice))
+	}
+}
+
 const errorRoutesAdvice = "in handle_errors, put a rewrite to a page of its own before file_server and " +
 	"reverse_proxy, such as: rewrite * /errors/{err.status_code}.html?"
 
@@ -177,18 +195,15 @@ type errorList struct {
 	ofSubroute bool
 }
 
-// failsInFront is what may fail before a request comes to a block.
-type failsInFront struct {
-	around []caddyhttp.MatcherSets // of the routes around it, and of its own
-	what   string
-}
-
 // verdict says what error routes can do with a refused request.
 type verdict struct {
 	unsafe        string // the handler that could answer with the refused content; empty: none
 	asks          bool   // an upstream is asked, for a page of the site's choice
 	method, query bool   // the upstream receives the request's method, its query
 }
+
+// anyOther stands for every error that is not ours, whatever its status is.
+var anyOther failure
 
 // newErrorRoutes collects the error routes of a server.
 func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
@@ -197,9 +212,7 @@ func newErrorRoutes(server *caddyhttp.Server) *errorRoutes {
 		e.lists = append(e.lists, errorList{routes: server.Errors.Routes})
 	}
 	e.collect(server.Routes, nil, false, make(map[string]bool))
-	if server.StrictSNIHost != nil && *server.StrictSNIHost {
-		e.failing = append(e.failing, failsInFront{nil, "strict_sni_host"})
-	}
+	e.failing = append(e.failing, failsAtServer(server)...)
 	for _, list := range e.lists {
 		for _, sets := range list.around {
 			e.collectHosts(sets)
@@ -227,7 +240,7 @@ func (e *errorRoutes) collect(
 		e.groups[route.Group] = route.Group != ""
 		around := append(slices.Clone(around), route.MatcherSets)
 		if what := e.failingIn(route); what != "" && !isBehind {
-			e.failing = append(e.failing, failsInFront{around, what})
+			e.failing = append(e.failing, failsInFront{around: around, what: what})
 		}
 		for _, handler := range route.Handlers {
 			isBehind = isBehind || caddy.GetModuleName(handler) == moduleName
@@ -312,10 +325,16 @@ func (e *errorRoutes) hostsOf(r *http.Request) string {
 	return string(known)
 }
 
-// walk returns a walk through the error routes, given a result of hostsOf.
-func (e *errorRoutes) walk(hosts string) *errorWalk {
+// walk returns a walk through the error routes, given a result of hostsOf and the status of the error. The status 0 is
+// that of no error in particular.
+func (e *errorRoutes) walk(hosts string, status int) *errorWalk {
 	r := &http.Request{Method: http.MethodGet, URL: new(url.URL), Header: make(http.Header)}
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, e.server)
+	repl := caddy.NewReplacer()
+	if status != 0 {
+		repl.Set("http.error.status_code", status)
+		repl.Set("http.error.status_text", http.StatusText(status))
+	}
+	r = caddyhttp.PrepareRequest(r, repl, nil, e.server)
 	w := &errorWalk{errorRoutes: e, r: r, matched: make(map[*caddyhttp.MatchHost]routing.Certainty)}
 	for i, matcher := range e.hosts {
 		w.matched[matcher] = routing.Certainty(hosts[i])
@@ -323,107 +342,22 @@ func (e *errorRoutes) walk(hosts string) *errorWalk {
 	return w
 }
 
-// unguarded returns the handler among the error routes that could answer a request with what it asks for, if the
-// request fails before it comes to a block, and what may fail there; both are empty if there is no such thing, or
-// if a block stands before that handler among the error routes. No block is asked about such a request: the error
-// routes are used.
-func (e *errorRoutes) unguarded(hosts string) (unsafe, fails string) {
-	w := e.walk(hosts)
-	w.endsAtBlocks = true
-	may := slices.IndexFunc(e.failing, func(f failsInFront) bool {
-		return !slices.ContainsFunc(f.around, func(sets caddyhttp.MatcherSets) bool {
-			return w.matches(sets, trail{otherError: true}) == routing.No
-		})
-	})
-	if may < 0 {
-		return "", ""
-	}
-	for _, list := range e.lists {
-		w.follow(list.routes, []trail{{otherError: true}})
-	}
-	if w.found.unsafe == "" {
-		return "", ""
-	}
-	return w.found.unsafe, e.failing[may].what
-}
-
-// failingIn returns what may fail of a route before its handlers have called the next one, or "".
-func (e *errorRoutes) failingIn(route caddyhttp.Route) string {
-	if failing := e.failingMatcher(route.MatcherSets); failing != "" {
-		return failing
-	}
-	for _, handler := range route.Handlers {
-		name := caddy.GetModuleName(handler)
-		switch handler := handler.(type) {
-		case *requestbody.RequestBody:
-			if handler.MaxSize > 0 {
-				return "max_size of " + name
-			}
-		case *caddyhttp.StaticError, *caddyauth.Authentication:
-			return name
-		case *reverseproxy.Handler:
-			if len(handler.HandleResponse) > 0 { // forward_auth, whose upstream may be down
-				return name
-			}
-		default:
-			if !isCaddys(handler) && name != moduleName {
-				return name
-			}
-		}
-	}
-	return ""
-}
-
-// failingMatcher returns a matcher that may fail, and not only not match.
-func (e *errorRoutes) failingMatcher(sets []caddyhttp.MatcherSet) string {
-	for _, set := range sets {
-		for _, matcher := range set {
-			switch matcher := matcher.(type) {
-			case *caddyhttp.MatchNot:
-				if failing := e.failingMatcher(matcher.MatcherSets); failing != "" {
-					return failing
-				}
-			case *caddyhttp.MatchExpression:
-				return "an expression"
-			case *caddyhttp.MatchRemoteIP, *caddyhttp.MatchClientIP: // in early data, see failureOfMatcher
-				if e.takesEarlyData() {
-					return matcher.(caddy.Module).CaddyModule().ID.Name() + " over HTTP/3"
-				}
-			case *fileserver.MatchFile:
-				for _, try := range matcher.TryFiles {
-					if strings.HasPrefix(try, "=") {
-						return "try_files " + try
-					}
-				}
-			}
-		}
-	}
-	return ""
-}
-
-// takesEarlyData reports whether the server may take requests before the handshake is complete (0-RTT), as Caddy does
-// over HTTP/3 unless it is told otherwise.
-func (e *errorRoutes) takesEarlyData() bool {
-	isOff := e.server.Allow0RTT != nil && !*e.server.Allow0RTT
-	overHTTP3 := len(e.server.Protocols) == 0 || slices.Contains(e.server.Protocols, "h3")
-	return len(e.server.TLSConnPolicies) > 0 && overHTTP3 && !isOff
-}
-
-// verdict returns what the error routes can do after a failure, given a result of hostsOf. It is computed
-// once for each failure code and result.
+// verdict returns what the error routes can do after a failure, given a result of hostsOf. It is computed once for
+// each failure code and result.
 func (e *errorRoutes) verdict(f failure, hosts string) verdict {
 	key := f.code + " " + hosts
 	if v, ok := e.verdicts.Load(key); ok {
 		return v.(verdict)
 	}
-	w := e.walk(hosts)
-	repl := w.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	repl.Set("http.error.status_code", f.status)
-	repl.Set("http.error.status_text", http.StatusText(f.status))
-	repl.Set("http.aventus_auth.error", f.code)
-	start := []trail{{}}
-	if len(e.lists) > 1 {
-		start = append(start, trail{otherError: true}) // of the error routes of a subroute
+	w := e.walk(hosts, f.status)
+	var start []trail
+	if f != anyOther {
+		repl := w.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		repl.Set("http.aventus_auth.error", f.code)
+		start = append(start, trail{})
+	}
+	if f == anyOther || len(e.lists) > 1 { // the error routes of a subroute may make another error
+		start = append(start, trail{otherError: true})
 	}
 lists:
 	for _, list := range e.lists {

@@ -11,7 +11,7 @@ import (
 )
 
 // jsonWorld is a world whose configs are JSON, which says more than a Caddyfile can.
-// Its load replaces %block and %dir, which is a folder of errorFiles.
+// Its load replaces %block, %get, which is a block for GET alone, and %dir, which is a folder of errorFiles.
 func jsonWorld(t *testing.T) (w *world, load func(errors, routes string)) {
 	t.Helper()
 	w = newWorld(t, setup{})
@@ -27,7 +27,8 @@ func jsonWorld(t *testing.T) (w *world, load func(errors, routes string)) {
 					"gate": {"handle": [%%block]},
 					"inner": {"handle": [{"handler": "headers", "response": {"set": {"X-Error": ["yes"]}}}]}
 				}}}}}}`, filepath.Join(w.dir, "storage"), w.port, errors, routes)
-		config = strings.NewReplacer("%block", block, "%dir", dir, "%app", w.app).Replace(config)
+		config = strings.NewReplacer("%block", block, "%get", strings.TrimSuffix(block, "}")+
+			`, "match": [{"method": ["GET"]}]}`, "%dir", dir, "%app", w.app).Replace(config)
 		if err := caddy.Load([]byte(config), true); err != nil {
 			t.Fatal(err)
 		}

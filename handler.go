@@ -65,7 +65,7 @@ func (g *gate) route(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		return g.answers.fail(w, r, failureOfMatcher(err), fmt.Errorf("the matcher: %w", err))
 	}
 	if !protected {
-		return next.ServeHTTP(w, r)
+		return g.leaveOut(w, r, next)
 	}
 	return g.guard(w, r, next)
 }

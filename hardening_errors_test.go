@@ -1,10 +1,98 @@
 package aventusauth
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 )
+
+// TestErrorsBehindTheBlock: Caddy's file_server refuses a method that the matcher leaves out, and among the error
+// routes it serves each of them; and Caddy gives these the path from before any rewrite. What is protected by GET, or
+// by that path, is not shown to who came past the block by another method or path.
+func TestErrorsBehindTheBlock(t *testing.T) {
+	const preflight = "{\nnot {\nmethod OPTIONS\nheader Origin *\nheader Access-Control-Request-Method *\n}\n}"
+	const files, nowhere = "file_server", "@none path /none\nrespond @none none"
+	for _, c := range []struct{ before, matcher, behind, errors, method, want string }{
+		{"", "not method OPTIONS", files, files, "OPTIONS", "405 Method Not Allowed\n"},
+		{"", preflight, files, files, "OPTIONS", "405 Method Not Allowed\n"},
+		{"", "method GET HEAD", files, files, "POST", "405 Method Not Allowed\n"},
+		{"", "not method POST", files, files, "POST", "405 Method Not Allowed\n"},
+		{"", "expression {http.request.orig_method} != 'POST'", files, files, "POST", "405 Method Not Allowed\n"},
+		{"", "method GET", files, "try_files /errors/{err.status_code}.html {path}\nfile_server", "POST",
+			"405 Method Not Allowed\n"},
+		{"", "method GET", files, "handle_path /x/* {\nfile_server\n}\nfile_server", "POST",
+			"405 Method Not Allowed\n"},
+		{"", "method GET", "error /secret.txt 418", files, "POST", "418 I'm a teapot\n"},
+		{"", "method GET", "rewrite /secret.txt /none\nreverse_proxy localhost:1", files, "POST",
+			"502 Bad Gateway\n"},
+		{"rewrite /secret.txt /public/none", "not path /public/*", files, files, "GET", "404 Not Found\n"},
+		{"rewrite /secret.txt /public/none\nmethod POST", "{\nmethod GET\nnot path /public/*\n}", files, files,
+			"GET", "404 Not Found\n"},
+		// The error routes repeat what was rewritten in front of the block.
+		{"uri strip_prefix /x", "{\nmethod GET\npath /secret.txt\n}", files, "uri strip_prefix /x\nfile_server",
+			"POST /x", "405 Method Not Allowed\n"},
+
+		// Error routes that show nothing by the path go on, and so does an error of what is public by any method.
+		{"", "method GET", files, "rewrite /405.html\nfile_server", "POST", "405 page 405"},
+		{"", "method GET", files, "respond {http.request.orig_uri}", "POST", "405 /secret.txt"},
+		{"", "not path /secret.txt", files, files, "POST", "405 " + protectedBytes},
+		{"", "not path /secret.txt", "rewrite /secret.txt /401.html\n" + files, files, "POST",
+			"405 " + protectedBytes},
+		{"", "method GET", nowhere, files, "POST", "200 "},
+	} {
+		w := newWorld(t, setup{matcher: "@m", caddyfile: "root " + errorFiles(t) + "\nroute {\n" + c.before +
+			"\n@m " + c.matcher + "\n%s\n" + c.behind + "\n}\nhandle_errors {\n" + c.errors + "\n}"})
+		method, prefix, _ := strings.Cut(c.method, " ")
+		a := w.http1(request{method: method, target: prefix + "/secret.txt", headers: []string{"Content-Length", "0",
+			"Origin", "https://x.test", "Access-Control-Request-Method", "GET", "Accept", "application/json"}})
+		if got := fmt.Sprint(a.StatusCode, " ", a.body); got != c.want {
+			t.Errorf("%+v: answered %q", c, got)
+		}
+		isKept := strings.HasSuffix(c.want, http.StatusText(a.StatusCode)+"\n")
+		if isKept != (a.Header.Get("Cache-Control") == "no-store") || isKept != strings.Contains(w.log(),
+			"the error routes are not used for requests that the matcher leaves out") {
+			t.Errorf("%+v: answered %v; logged %s", c, a.Header, w.log())
+		}
+		if isLogged := strings.Contains(w.log(), "a request that the matcher leaves out failed"); isLogged !=
+			(a.StatusCode >= 500) {
+			t.Errorf("%+v: its failure is logged: %t", c, isLogged)
+		}
+	}
+}
+
+// TestErrorsOfABlockBehind: a block behind one that leaves a request out has seen to it that the error routes show
+// nothing for its own failure. They may answer it, whatever they do for other errors.
+func TestErrorsOfABlockBehind(t *testing.T) {
+	w := newWorld(t, setup{sites: func(w *world) string {
+		return w.site + " {\nroot " + errorFiles(t) + "\nroute {\n@get method GET\n" + w.directive("@get", "") + "\n" +
+			w.directive("", "unauthenticated deny") + "\nfile_server\n}\nhandle_errors {\n" +
+			"@ours vars {http.aventus_auth.error} login_required\nrewrite @ours /401.html\nfile_server\n}\n}"
+	}})
+	a := w.browser().do("POST", "/secret.txt")
+	if w.expect(a, http.StatusUnauthorized); a.body != "page 401" {
+		t.Errorf("answered %q", a.body)
+	}
+	b := w.browser()
+	b.login("/401.html")
+	a = b.do("POST", "/secret.txt") // which the second block lets through, and file_server refuses
+	if w.expect(a, http.StatusMethodNotAllowed); a.body != "Method Not Allowed\n" {
+		t.Errorf("who is signed in is answered %q", a.body)
+	}
+}
+
+// TestErrorsBehindTheBlockInASubroute is TestErrorsBehindTheBlock for error routes of a subroute, which get the path
+// as it was rewritten.
+func TestErrorsBehindTheBlockInASubroute(t *testing.T) {
+	w, load := jsonWorld(t)
+	load("", `{"handle": [`+jsonRoot+`, {"handler": "rewrite", "uri": "/secret.txt"}, {"handler": "subroute",
+		"routes": [{"handle": [%get, {"handler": "rewrite", "uri": "/me"}, `+jsonFiles+`]}],
+		"errors": {"routes": [{"handle": [`+jsonFiles+`]}]}}]}`)
+	a := w.browser().do("POST", "/x")
+	if w.expect(a, http.StatusMethodNotAllowed); a.body != "Method Not Allowed\n" {
+		t.Errorf("answered %q", a.body)
+	}
+}
 
 // TestErrorRoutesByVaryingHost: a host matcher with a placeholder, which matches when a request is
 // refused and not when the error routes ask it, or the other way round, decides nothing.

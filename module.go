@@ -50,6 +50,7 @@
 // What does a WWW-Authenticate header say, and what do API clients find by it? | challenge.go, resource.go
 // What are visitors told when it fails? | failures.go
 // Which error routes may show it? | errorroutes.go, errorwalk.go, errortrail.go, amongerrors.go
+// What if a request fails in front of a block, or behind one that leaves it out? | unguarded.go, matchingerrors.go
 // Which handlers stand in front of a block? | infront.go
 // What is sealed, in which format and version, and what does a change of it take? | sealed.go, visit.go
 // In which order do the blocks of a site run? | order.go
@@ -122,7 +123,8 @@ func init() {
 //
 // Error routes that could answer a refused request with what it asked for, such as a
 // file server without a rewrite before it, are not used for it: it gets the sentence
-// as plain text.
+// as plain text. Nor are they used for a request that the matcher leaves out, if it fails
+// and they could show what is protected by another method, or by the path before a rewrite.
 type Handler struct {
 	// Which requests are protected. The paths of the callback, the logout and the
 	// profile are served whether they match or not. Default: all requests.

@@ -27,12 +27,25 @@ type passage struct {
 // introduce removes the client's own statements about its identity from a request, and sets the placeholders
 // of the identity that was found.
 func (ps *passage) introduce(r *http.Request, was *sent, id identity) {
+	was.takeBack(r.Header)
 	kept := ps.ownAuthorization(r, id)
 	stripIdentity(r, ps.cookies, ps.tokenHeader)
 	if kept != nil {
 		r.Header["Authorization"] = kept
 	}
 	was.introduce(r, id.grant)
+	was.tokenHeader, was.token = "", ""
+	if !id.isAnonymous() {
+		was.tokenHeader, was.token = ps.tokenHeader, ps.tokenOf(id)
+	}
+}
+
+// tokenOf returns the line that the token of an identity goes on in.
+func (ps *passage) tokenOf(id identity) string {
+	if ps.tokenHeader == "Authorization" {
+		return id.bearer
+	}
+	return id.token()
 }
 
 // ownAuthorization returns what goes on of the client's own Authorization: nothing, unless the token
@@ -56,13 +69,8 @@ func (ps *passage) ownAuthorization(r *http.Request, id identity) []string {
 func (ps *passage) letThrough(w http.ResponseWriter, r *http.Request, id identity, next caddyhttp.Handler) error {
 	own := &privateWriter{ResponseWriter: w, passage: ps, identity: id}
 	if !id.isAnonymous() {
-		switch ps.tokenHeader {
-		case "":
-		case "Authorization":
-			own.token[0] = id.bearer
-			r.Header["Authorization"] = own.token[:]
-		default:
-			own.token[0] = id.token()
+		if ps.tokenHeader != "" {
+			own.token[0] = ps.tokenOf(id)
 			r.Header[ps.tokenHeader] = own.token[:]
 		}
 	}

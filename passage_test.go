@@ -224,6 +224,48 @@ func TestTokenHeader(t *testing.T) {
 	}
 }
 
+// TestTokenOfTheLastBlock: of several blocks, the last one's token alone goes on, wherever each of them puts it. What
+// the site puts in its place between them stays.
+func TestTokenOfTheLastBlock(t *testing.T) {
+	const x, y, off = "token_header X-Access-Token", "token_header X-Other-Token", "token_header off"
+	for _, c := range []struct{ first, between, last, want string }{
+		{"", "", "", "Authorization"},
+		{"", "", x, "X-Access-Token"},
+		{"", "", off, ""},
+		{x, "", "", "Authorization"},
+		{x, "", x, "Authorization: Basic own, X-Access-Token"},
+		{x, "", y, "Authorization: Basic own, X-Other-Token"},
+		{x, "", off, "Authorization: Basic own"},
+		{"", `request_header Authorization "Basic site"`, x, "Authorization: Basic site, X-Access-Token"},
+		{"", `request_header +Authorization "Basic site"`, x, "Authorization: Basic site, X-Access-Token"},
+		{"", `request_header Authorization "Basic site"`, "", "Authorization"},
+		{x, "request_header X-Access-Token site", "", "Authorization, X-Access-Token: site"},
+		{x, "", "unauthenticated pass\nsession {\nname other\n}", ""}, // which lets nobody through
+	} {
+		w := newWorld(t, setup{sites: func(w *world) string {
+			return w.site + " {\nroute {\n" + w.directive("", c.first) + "\n" + c.between + "\n" +
+				w.directive("", c.last) + "\nreverse_proxy " + w.app + "\n}\n}"
+		}})
+		b := w.browser()
+		b.login("/")
+		w.requests()
+		w.expect(b.do("GET", "/", "Authorization", "Basic own"), http.StatusOK)
+		header := w.requests()[0].Header
+		var got []string
+		for _, name := range []string{"Authorization", "X-Access-Token", "X-Other-Token"} {
+			for _, line := range header[name] {
+				if !strings.HasPrefix(line, "ey") && !strings.HasPrefix(line, "Bearer ey") {
+					name += ": " + line
+				}
+				got = append(got, name)
+			}
+		}
+		if got := strings.Join(got, ", "); got != c.want {
+			t.Errorf("%+v: the app gets %s", c, got)
+		}
+	}
+}
+
 // TestPublicKeepsAuthorization: a webhook's sender that the matcher, or another handle, lets through keeps its
 // Authorization; so does one under `pass`, where the token goes on elsewhere.
 func TestPublicKeepsAuthorization(t *testing.T) {

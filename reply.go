@@ -125,6 +125,36 @@ func (a *answers) plain(w http.ResponseWriter, status int, sentence string) erro
 	return nil
 }
 
+// plainly answers a request that has failed with the status of the error, without the error routes.
+func (a *answers) plainly(w http.ResponseWriter, cause error) error {
+	status := statusOf(cause)
+	sentence := http.StatusText(status)
+	var f failure
+	if errors.As(cause, &f) {
+		sentence = f.description
+	}
+	return a.plain(w, status, sentence)
+}
+
+// withhold answers a request that the matcher leaves out, and that has failed behind the block, without the error
+// routes: unsafe is the handler among them that could show what is protected. Caddy does not log the error then.
+func (a *answers) withhold(w http.ResponseWriter, r *http.Request, cause error, unsafe string) error {
+	a.errors.warnOf(r, unsafe)
+	if status := statusOf(cause); status >= 500 {
+		a.note(r, "a request that the matcher leaves out failed", status, cause)
+	}
+	return a.plainly(w, cause)
+}
+
+// statusOf returns the status that Caddy answers an error with.
+func statusOf(err error) int {
+	var handlerErr caddyhttp.HandlerError
+	if errors.As(err, &handlerErr) && handlerErr.StatusCode != 0 {
+		return handlerErr.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
 // json answers with a document for a program.
 func (a *answers) json(w http.ResponseWriter, status int, document []byte) error {
 	w.Header().Set("Content-Type", "application/json")

@@ -2,6 +2,7 @@ package aventusauth
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -33,6 +34,7 @@ type sent struct {
 	cookies, authorization []string        // the lines of these headers
 	placeholders           *caddy.Replacer // asks for the user; nil: not yet
 	user                   *grant          // the last block's word; nil: an anonymous request's
+	tokenHeader, token     string          // the line of a header that the last block has sent a token on in
 	failed                 *failure        // what the request ended with
 	serverSaid             serverWords     // at the callback
 	visited                string          // the origin of another host, whose page the request is for; may be empty
@@ -52,6 +54,20 @@ func asSent(r *http.Request) *sent {
 		caddyhttp.SetVar(r.Context(), sentVar, was)
 	}
 	return was
+}
+
+// takeBack removes the token of the block before from a request. What the site has put in its place since then stays.
+func (was *sent) takeBack(header http.Header) {
+	lines := header[was.tokenHeader]
+	if !slices.Contains(lines, was.token) {
+		return
+	}
+	lines = slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return line == was.token })
+	if len(lines) == 0 {
+		delete(header, was.tokenHeader)
+	} else {
+		header[was.tokenHeader] = lines
+	}
 }
 
 // userPlaceholders is how the names of all placeholders begin that say who a user is.
