@@ -202,7 +202,10 @@ func TestOneWay(t *testing.T) {
 		},
 		{
 			"what outlives a config has one owner",
-			[]string{"github.com/aventus-platform/caddy-aventus-auth.sharing"},
+			[]string{
+				"github.com/aventus-platform/caddy-aventus-auth.sharing",
+				"github.com/aventus-platform/caddy-aventus-auth.predecessors",
+			},
 			[]string{"shared.go"},
 		},
 	} {

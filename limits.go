@@ -182,6 +182,10 @@ const (
 	rememberedLogins = 4096
 	loginsOfOne      = 32
 
+	// maxPredecessors limits the storages that no config has any more, and for which it is remembered what has ended,
+	// and what is to be written: more than an operator tries, as a rule, until the config has the right one again.
+	maxPredecessors = 8
+
 	// maxWrittenAt limits the texts with placeholders whose lines are remembered: more than a Caddyfile has, as
 	// a rule. A process may adapt any number of Caddyfiles, for each of its reloads.
 	maxWrittenAt = 4096

@@ -155,6 +155,7 @@ func newWorld(t *testing.T, s setup) *world {
 		if err := caddy.Stop(); err != nil {
 			t.Errorf("stopping Caddy: %v", err)
 		}
+		forgetPredecessors()
 		if strings.Contains(w.log(), "panic") {
 			t.Errorf("a panic:\n%s", w.log())
 		}
@@ -239,7 +240,15 @@ func (w *world) restart() {
 	if err := caddy.Stop(); err != nil {
 		w.t.Fatal(err)
 	}
+	forgetPredecessors()
 	w.run(w.config)
+}
+
+// forgetPredecessors forgets what configs before have left, as the end of the process does.
+func forgetPredecessors() {
+	predecessors.mu.Lock()
+	defer predecessors.mu.Unlock()
+	predecessors.all = nil
 }
 
 // awaitCertificate waits for the certificate that Caddy makes in the background.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,12 +51,7 @@ var sharing = caddy.NewUsagePool()
 func share(storage certmagic.Storage, logger *zap.Logger, now func() time.Time) (*shared, func() error, error) {
 	id := storageID(storage)
 	value, _, err := sharing.LoadOrNew(id, func() (caddy.Destructor, error) {
-		s := &shared{now: now, memory: newMemory(memoryLimit()), clock: records.NewClock(now, steadyClock)}
-		s.newest.Identified, s.keys.Confirm = s.identified, s.confirm
-		s.storage = records.Bounded(&s.newest, s.storageFailed)
-		s.used = records.NewOnce(s.storage, "aventus_auth/spent", loginLifetime, s.clock)
-		s.ended = records.NewEnded(s.storage, s.clock)
-		return s, nil
+		return newShared(now), nil
 	})
 	if err != nil {
 		return nil, nil, err
@@ -74,6 +70,15 @@ func share(storage certmagic.Storage, logger *zap.Logger, now func() time.Time) 
 	}, nil
 }
 
+func newShared(now func() time.Time) *shared {
+	s := &shared{now: now, memory: newMemory(memoryLimit()), clock: records.NewClock(now, steadyClock)}
+	s.newest.Identified, s.keys.Confirm = s.identified, s.confirm
+	s.storage = records.Bounded(&s.newest, s.storageFailed)
+	s.used = records.NewOnce(s.storage, "aventus_auth/spent", loginLifetime, s.clock)
+	s.ended = records.NewEnded(s.storage, s.clock)
+	return s
+}
+
 // confirm has a new config's storage asked which one it is, before what is remembered counts for it. If it does
 // not answer, it is taken for the one that its config says.
 func (s *shared) confirm(ctx context.Context) {
@@ -85,14 +90,13 @@ func (s *shared) confirm(ctx context.Context) {
 func (s *shared) identified(id string) {
 	switch before := s.id.Swap(&id); {
 	case before == nil:
-		if old := predecessor.Load(); old != nil && old.isAt(id) && predecessor.CompareAndSwap(old, nil) {
-			old.goOnAs(s)
-		}
+		handOn()
 	case *before != id:
 		s.keys.Forget()
-		s.ended.Relearn()
+		s.leaveBehind(before)
 		s.used.Relearn()
 		s.memory.forgetAll()
+		handOn()
 	}
 }
 
@@ -101,30 +105,71 @@ func (s *shared) isAt(id string) bool {
 	return own != nil && *own == id
 }
 
-// predecessor is what the config before has left, until it is known whether its storage is the one that is in use.
-// Of what it remembers, the ends that the storage did not take are nowhere else.
-var predecessor atomic.Pointer[shared]
+// predecessors are what configs before have left, the latest last, each until a config is known to have its storage
+// again: the next one, or a later one. Of what they remember, the ends that the storage did not take are nowhere else.
+var predecessors struct {
+	mu  sync.Mutex
+	all []*shared
+}
 
-// leave hands on what is known of a storage that no config has any more, as far as its type and config tell.
+// leave keeps what is known of a storage that no config has any more, as far as its type and config tell, for the next
+// one that has it.
 func (s *shared) leave() {
-	predecessor.Store(nil)
+	s.memory.forgetAll() // which is large, and of no use to the next one
+	s.precede()
+	handOn()
+	if s.id.Load() == nil { // nothing was ever asked of it
+		return
+	}
 	sharing.Range(func(_, value any) bool {
-		other, id := value.(*shared), s.id.Load()
-		if id == nil { // nothing was ever asked of it
-			return true
-		}
-		isKnown := other.id.Load() != nil
-		if !isKnown {
-			predecessor.Store(s)
-		}
-		switch {
-		case other.isAt(*id): // if a request has identified it since, only one of the two calls goOnAs
-			if isKnown || predecessor.CompareAndSwap(s, nil) {
-				s.goOnAs(other)
-			}
-		case !isKnown:
+		if other := value.(*shared); other.id.Load() == nil {
 			go other.confirm(context.Background()) // renewals and logins of this one may be under way
 		}
+		return true
+	})
+}
+
+// leaveBehind is leave for the storage that had the id before, and has another one in its place by now.
+func (s *shared) leaveBehind(id *string) {
+	old := newShared(s.now)
+	old.id.Store(id)
+	old.ended.Adopt(s.ended)
+	s.ended.Relearn()
+	old.precede()
+}
+
+// precede makes what is known of a storage a predecessor. If there are too many, the oldest of the others is dropped
+// that has nothing to be written.
+func (s *shared) precede() {
+	predecessors.mu.Lock()
+	defer predecessors.mu.Unlock()
+	if len(predecessors.all) == maxPredecessors {
+		i := slices.IndexFunc(predecessors.all, func(old *shared) bool { return !old.ended.HasUnwritten() })
+		predecessors.all = slices.Delete(predecessors.all, max(i, 0), max(i, 0)+1)
+	}
+	predecessors.all = append(predecessors.all, s)
+}
+
+// handOn hands on what predecessors have left to those in use. What has ended is handed to any of them, whatever its
+// storage: with keys of the operator's own, a cookie opens at each, and where a storage could never be asked, nothing
+// tells which one it is.
+func handOn() {
+	predecessors.mu.Lock()
+	defer predecessors.mu.Unlock()
+	sharing.Range(func(_, value any) bool {
+		next := value.(*shared)
+		id := next.id.Load()
+		if id == nil {
+			return true
+		}
+		predecessors.all = slices.DeleteFunc(predecessors.all, func(old *shared) bool {
+			if old.isAt(*id) {
+				old.goOnAs(next)
+				return true
+			}
+			next.ended.Heed(old.ended)
+			return false
+		})
 		return true
 	})
 }
