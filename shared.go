@@ -118,6 +118,9 @@ func (s *shared) leave() {
 	s.memory.forgetAll() // which is large, and of no use to the next one
 	s.precede()
 	handOn()
+	if s.id.Load() == nil { // nothing was ever asked of it
+		return
+	}
 	sharing.Range(func(_, value any) bool {
 		if other := value.(*shared); other.id.Load() == nil {
 			go other.confirm(context.Background()) // renewals and logins of this one may be under way
