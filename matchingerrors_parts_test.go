@@ -46,7 +46,7 @@ func TestProtectsFailed(t *testing.T) {
 		}
 		r, came, failed := parse(c.asked), parse(c.came), parse(c.failed)
 		r.Method, *r.URL = failed.Method, *failed.URL
-		protects, err := (&matching{caddyhttp.MatcherSets{c.matchers}}).protectsFailed(r, came.Method, *came.URL)
+		protects, err := newMatching(caddyhttp.MatcherSets{c.matchers}).protectsFailed(r, came.Method, *came.URL)
 		if protects != (c.want == "protected") || err != nil {
 			t.Errorf("%s: %t, %v", c.what, protects, err)
 		}
@@ -55,7 +55,7 @@ func TestProtectsFailed(t *testing.T) {
 		}
 	}
 	fails := matcherFunc(func(*http.Request) (bool, error) { return false, io.EOF })
-	failing := &matching{caddyhttp.MatcherSets{{fails}}}
+	failing := newMatching(caddyhttp.MatcherSets{{fails}})
 	r := newParts(t).request("GET", "/")
 	if _, err := failing.protectsFailed(r, r.Method, *r.URL); err == nil {
 		t.Error("a matcher that fails leaves a request out")

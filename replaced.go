@@ -206,6 +206,55 @@ type lastLogins struct {
 	// the callbacks of browsers that are under way. Anyone may sign out in the name of a browser that there is not, so
 	// nothing is noted of others, and nothing of these is evicted.
 	underWay map[records.ID]*underWay
+
+	next   *lastLogins // has adopted this one
+	before *lastLogins // was adopted while callbacks were under way there; may be nil
+}
+
+// lock locks what is in use: l, or what has adopted it.
+func (l *lastLogins) lock() *lastLogins {
+	for {
+		l.mu.Lock()
+		if l.next == nil {
+			return l
+		}
+		next := l.next
+		l.mu.Unlock()
+		l = next
+	}
+}
+
+// adopt takes over what the config before remembers for the same storage, and what its callbacks that are under way
+// have yet to remember.
+func (l *lastLogins) adopt(other *lastLogins) {
+	other.mu.Lock()
+	made := other.byJar
+	other.byJar, other.next = nil, l
+	other.mu.Unlock()
+	for other != nil && other.isIdle() {
+		other = other.before
+	}
+	l = l.lock()
+	defer l.mu.Unlock()
+	l.before = other
+	if l.byJar == nil {
+		l.byJar = made
+	}
+	if made == nil || made == l.byJar {
+		return
+	}
+	for _, jar := range made.Keys() {
+		if latest, ok := made.Peek(jar); ok && !l.byJar.Contains(jar) {
+			l.byJar.Add(jar, latest)
+		}
+	}
+}
+
+// isIdle reports whether no callback is under way.
+func (l *lastLogins) isIdle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.underWay) == 0
 }
 
 // underWay is what callbacks of one browser that are under way have to know.
@@ -217,7 +266,7 @@ type underWay struct {
 // finish notes that a callback of a browser is under way, until done is called. hasLeft reports whether the browser
 // has signed out since.
 func (l *lastLogins) finish(jar records.ID) (hasLeft func() bool, done func()) {
-	l.mu.Lock()
+	l = l.lock()
 	defer l.mu.Unlock()
 	if l.underWay == nil {
 		l.underWay = make(map[records.ID]*underWay)
@@ -246,16 +295,21 @@ func (l *lastLogins) finish(jar records.ID) (hasLeft func() bool, done func()) {
 
 // leave notes that a browser signs out.
 func (l *lastLogins) leave(jar records.ID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if u := l.underWay[jar]; u != nil {
-		u.left++
+	for l := l.lock(); l != nil; {
+		if u := l.underWay[jar]; u != nil {
+			u.left++
+		}
+		before := l.before
+		l.mu.Unlock()
+		if l = before; l != nil {
+			l.mu.Lock()
+		}
 	}
 }
 
 // add remembers a session as a browser's latest. It returns those before that are to be ended.
 func (l *lastLogins) add(jar records.ID, made *keptSession) (replaced []*keptSession) {
-	l.mu.Lock()
+	l = l.lock()
 	defer l.mu.Unlock()
 	if l.byJar == nil {
 		l.byJar, _ = lru.New[records.ID, []*keptSession](rememberedLogins) // fails for no size alone
@@ -275,7 +329,7 @@ func (l *lastLogins) add(jar records.ID, made *keptSession) (replaced []*keptSes
 
 // of returns the sessions of a browser.
 func (l *lastLogins) of(jar records.ID) []*keptSession {
-	l.mu.Lock()
+	l = l.lock()
 	defer l.mu.Unlock()
 	if l.byJar == nil {
 		return nil

@@ -178,6 +178,7 @@ func handOn() {
 func (s *shared) goOnAs(next *shared) {
 	s.newest.Follow(&next.newest)
 	next.ended.Adopt(s.ended)
+	next.logins.adopt(&s.logins)
 }
 
 // Destruct implements caddy.Destructor.

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 
+	"github.com/aventus-platform/caddy-aventus-auth/internal/aventustest"
 	"github.com/aventus-platform/caddy-aventus-auth/internal/records"
 )
 
@@ -275,5 +276,75 @@ func TestPredecessorsAreBounded(t *testing.T) {
 	}
 	if all := predecessors.all; len(all) != maxPredecessors || all[len(all)-1] != s {
 		t.Errorf("of %d storages, the latest is forgotten", len(all))
+	}
+}
+
+// TestLoginsOutliveReload: a logout after a reload that names the storage otherwise ends what the browser's other tab
+// made before it, and holds against a callback that was under way.
+func TestLoginsOutliveReload(t *testing.T) {
+	held := aventustest.NewHold()
+	w := newWorld(t, setup{
+		block: "logout /logout", issuer: func(s *aventustest.Server) { s.TokenFault = held.Answer },
+	})
+	w.onEngine()
+	b := w.browser()
+	one, two := strings.TrimPrefix(b.begin("/one"), w.site), strings.TrimPrefix(b.begin("/two"), w.site)
+	underWay := strings.TrimPrefix(b.begin("/three"), w.site)
+	before := b.cookieHeader()
+	var made []string
+	for _, callback := range []string{one, two} {
+		a := w.http1(request{target: callback}.withCookie(before))
+		w.expect(a, http.StatusSeeOther)
+		made = append(made, "aventus_session="+a.cookie("aventus_session").Value)
+	}
+	held.Next()
+	answered := make(chan answer)
+	go func() { answered <- w.http1(request{target: underWay}.withCookie(before)) }()
+	held.Await()
+
+	w.run(w.onStorage("storage", " otherwise"))
+	w.expect(w.http1(request{}.withCookie(made[0])), http.StatusOK)
+	w.expect(w.http1(request{target: "/logout"}.withCookie(before+"; "+made[1])), http.StatusOK)
+	if got := w.http1(request{}.withCookie(made[0])).StatusCode; got != http.StatusFound {
+		t.Errorf("the other tab's session gets %d after the logout", got)
+	}
+	held.Release()
+	if a := <-answered; a.StatusCode != http.StatusFound || a.cookie("aventus_session") != nil {
+		t.Errorf("the callback that was under way gets %d, %v", a.StatusCode, a.Header)
+	}
+}
+
+// TestAdoptLogins: what is remembered is found by who asks the config before, too, and the entries of both are there.
+func TestAdoptLogins(t *testing.T) {
+	made := func(n byte) *keptSession { return &keptSession{session: &session{id: [16]byte{n}}} }
+	var one, two, three lastLogins
+	both, first, second := records.ID{1}, records.ID{2}, records.ID{3}
+	one.add(both, made(1))
+	one.add(first, made(2))
+	two.add(both, made(3))
+	hasLeft, done := one.finish(first)
+	two.adopt(&one)
+	three.adopt(&two)
+	one.add(second, made(4))
+	for jar, want := range map[records.ID]byte{both: 3, first: 2, second: 4} {
+		for name, l := range map[string]*lastLogins{"one": &one, "two": &two, "three": &three} {
+			if got := l.of(jar); len(got) != 1 || got[0].id[0] != want {
+				t.Errorf("%s: %x has made %+v, want %d", name, jar[0], got, want)
+			}
+		}
+	}
+	three.leave(second)
+	if hasLeft() {
+		t.Error("the logout of another browser counts")
+	}
+	three.leave(first)
+	if !hasLeft() {
+		t.Error("the logout does not count for the callback of the first config")
+	}
+	done()
+	var four lastLogins
+	four.adopt(&three)
+	if four.before != nil {
+		t.Error("what has no callback under way is kept")
 	}
 }
