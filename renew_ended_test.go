@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -136,16 +137,22 @@ type endedParts struct {
 	isWrittenAfter         bool
 	under                  chan struct{} // the late write
 	revoked                []string
+
+	mu sync.Mutex // for the record, which a late write changes
 }
 
 // at ends the session, if it is time.
 func (p *endedParts) at(call string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if call == p.ends && !p.hasEndedThere {
 		p.record, p.hasEndedThere, p.isKnown = nil, true, !p.isElsewhere
 	}
 }
 
 func (p *endedParts) fetch(context.Context, site, *handle) (*session, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.record == nil {
 		return nil, nil
 	}
@@ -155,11 +162,15 @@ func (p *endedParts) fetch(context.Context, site, *handle) (*session, error) {
 func (p *endedParts) put(ctx context.Context, at site, d *handle, s *session) error {
 	p.isWrittenAfter = p.isWrittenAfter || p.isKnown
 	p.at("put")
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.late == 0 {
 		return p.renewalParts.put(ctx, at, d, s)
 	}
 	p.under = make(chan struct{})
 	time.AfterFunc(p.late, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.record = s.copy()
 		close(p.under)
 	})
@@ -169,6 +180,8 @@ func (p *endedParts) put(ctx context.Context, at site, d *handle, s *session) er
 
 func (p *endedParts) putSealed(ctx context.Context, at site, d *handle, s *session) ([]byte, error) {
 	p.at("note")
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	note, err := p.renewalParts.putSealed(ctx, at, d, s)
 	if p.hasNote {
 		err = errBrokenStorage
@@ -176,7 +189,11 @@ func (p *endedParts) putSealed(ctx context.Context, at site, d *handle, s *sessi
 	return note, err
 }
 
-func (p *endedParts) holds(context.Context, *handle, []byte) bool { return p.record != nil }
+func (p *endedParts) holds(context.Context, *handle, []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record != nil
+}
 
 func (p *endedParts) settled(d *handle) <-chan struct{} {
 	if p.under != nil {
@@ -186,6 +203,8 @@ func (p *endedParts) settled(d *handle) <-chan struct{} {
 }
 
 func (p *endedParts) delete(context.Context, string, time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.keeps > 0 {
 		p.keeps--
 		return errBrokenStorage
