@@ -193,10 +193,10 @@ func (ls *logins) exchange(w http.ResponseWriter, r *http.Request, at site, l *l
 		return ls.fail(w, r, at, l, s, errStorage, err)
 	}
 	if hasLeft() { // perhaps before the session was remembered: then the logout could not know of it
+		ls.cookies.takeBack(w.Header())
 		if err := ls.keeper.end(context.WithoutCancel(r.Context()), k); err != nil {
 			return ls.answers.fail(w, r, errStorage, fmt.Errorf("ending a session: %w", err))
 		}
-		ls.cookies.takeBack(w.Header())
 		return ls.startAnew(w, r, at, l, k.session, known)
 	}
 	ls.meter.loginFinished()

@@ -1,10 +1,12 @@
 package aventusauth
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,5 +140,46 @@ func TestLogoutAtAnotherInstanceDuringCallback(t *testing.T) {
 			t.Errorf("%q: status %d, sent to %s", block, a.StatusCode, a.location())
 		}
 		w.expect(b.get("/page"), http.StatusOK)
+	}
+}
+
+// TestLogoutWhileKeptWithoutStorage: if the end of that session cannot be written, the answer is an error, and has no
+// cookie of the session.
+func TestLogoutWhileKeptWithoutStorage(t *testing.T) {
+	for _, errorRoutes := range []string{"", "\nhandle_errors {\nfile_server\n}"} {
+		w := newWorld(t, setup{
+			block: "logout /logout\nsession {\nstore storage\n}", caddyfile: "%s\nreverse_proxy %app" + errorRoutes,
+		})
+		w.onEngine()
+		b := w.browser()
+		callback := b.begin("/page")
+		entered, leave := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		var fails atomic.Bool
+		fault := func(op, key string) error {
+			if op == "store" && strings.HasPrefix(key, "aventus_auth/sessions") {
+				once.Do(func() {
+					close(entered)
+					<-leave
+				})
+			}
+			if fails.Load() && (op == "store" && strings.HasPrefix(key, "aventus_auth/ended") || op == "delete") {
+				return errors.New("a fault of the test")
+			}
+			return nil
+		}
+		engineFault.Store(&fault)
+		t.Cleanup(func() { engineFault.Store(nil) })
+		answered := make(chan answer)
+		go func() { answered <- b.get(callback) }()
+		<-entered
+		w.expect(b.do("POST", "/logout"), http.StatusOK)
+		fails.Store(true)
+		close(leave)
+		a := <-answered
+		w.expect(a, http.StatusServiceUnavailable)
+		if c := a.cookie("aventus_session"); c != nil && c.MaxAge > 0 {
+			t.Errorf("%q: the session's cookie, for %d s", errorRoutes, c.MaxAge)
+		}
 	}
 }
