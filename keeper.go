@@ -159,7 +159,9 @@ func (kp *keeper) open(ctx context.Context, at site, value string) (k *keptSessi
 	} else if k.session, ok = parseSession(plaintext); !ok {
 		return nil, false, nil
 	}
-	kp.memory.add(k)
+	if kp.now().Before(kp.lastOf(k.session)) { // else another instance may still record that it goes on
+		kp.memory.add(k)
+	}
 	return k, false, nil
 }
 
@@ -456,11 +458,24 @@ func (kp *keeper) endNewest(ctx context.Context, at site, k *keptSession) (*sess
 	go func() { ended <- kp.ends.end(ctx, k.id, k.last()) }()
 	go func() { ended <- kp.endFamily(ctx, k.family) }()
 	err := errors.Join(<-ended, <-ended)
-	newest := kp.store.newest(ctx, at, k)
-	if k.handle != nil {
-		err = errors.Join(err, kp.store.delete(ctx, k.name(), k.handle.expires.time()))
+	newest, deleteErr := kp.takeRecord(ctx, at, k)
+	return newest, errors.Join(err, deleteErr)
+}
+
+// endReplacedNewest is endReplaced, and returns the session as endNewest does.
+func (kp *keeper) endReplacedNewest(ctx context.Context, at site, k *keptSession) (*session, error) {
+	err := kp.ends.replace(ctx, k.id, k.last())
+	newest, deleteErr := kp.takeRecord(ctx, at, k)
+	return newest, errors.Join(err, deleteErr)
+}
+
+// takeRecord deletes the record of a session that has ended, and returns the session as the record had it.
+func (kp *keeper) takeRecord(ctx context.Context, at site, k *keptSession) (*session, error) {
+	if k.handle == nil {
+		return k.session, nil
 	}
-	return newest, err
+	newest := kp.store.newest(ctx, at, k)
+	return newest, kp.store.delete(ctx, k.name(), k.handle.expires.time())
 }
 
 // last returns when a session ends by itself. A record may say another end by now than this process remembers.

@@ -222,9 +222,11 @@ func (rn *renewer) renew(ctx context.Context, at site, k *keptSession) (next *ke
 	return next, nil
 }
 
-// living returns the session, or nil if it has expired.
+// living returns the session, or nil if it has expired. That one is not remembered: another instance may still record
+// that it goes on.
 func (rn *renewer) living(k *keptSession) *keptSession {
 	if !rn.now().Before(rn.memory.lastOf(k.session)) {
+		rn.memory.forget(k)
 		return nil
 	}
 	return k

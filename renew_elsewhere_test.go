@@ -35,6 +35,14 @@ func twoInstances(t *testing.T, s setup) *world {
 	return w
 }
 
+// atTwoInstances is a site with two blocks for one session, of which the second serves the logout. world.partInstances
+// makes that one another instance.
+func atTwoInstances(w *world) string {
+	const block = "scope offline_access\n"
+	return w.site + " {\n" + w.directive("/one/*", block) + "\n@rest not path /one/*\n" +
+		w.directive("@rest", block+"logout /logout") + "\nreverse_proxy " + w.app + "\n}"
+}
+
 // TestRenewedElsewhere: who remembers the session as it was before another instance renewed it takes up what
 // that one got, and where that has died since, renews it in the same request.
 func TestRenewedElsewhere(t *testing.T) {
@@ -201,4 +209,32 @@ func TestLostUse(t *testing.T) {
 	w.expect(b.get("/"), http.StatusOK)
 	w.expectTokenRequests(2)
 	w.expectNoReuse()
+}
+
+// TestGivenUpElsewhereAndRecorded: an instance cannot record a renewal for so long that another one gives the session
+// up. When it is recorded after all, the session goes on there, too.
+func TestGivenUpElsewhereAndRecorded(t *testing.T) {
+	var faults aventustest.Switch
+	w := newWorld(t, setup{
+		sites:  atTwoInstances,
+		issuer: func(s *aventustest.Server) { s.TokenLifetime, s.TokenFault = time.Hour, faults.Answer },
+	})
+	w.onEngine()
+	handlers()[0].house.keeper.memory = newMemory(rememberedBytes)
+	w.partInstances()
+	b := w.browser()
+	b.login("/one/")
+	w.expect(b.get("/rest"), http.StatusOK)
+	recovers := failRecords(t, &faults, nil)
+	w.clock.Add(61 * time.Minute)
+	w.expect(b.get("/one/"), http.StatusOK)
+	w.clock.Add(6 * time.Minute)
+	for range 2 { // it gives the session up, and reads that
+		w.expect(b.do("GET", "/rest"), http.StatusUnauthorized)
+	}
+	w.expect(b.get("/one/"), http.StatusOK)
+	recovers()
+	await(t, "the session to go on at the other instance", func() bool {
+		return b.do("GET", "/rest").StatusCode == http.StatusOK
+	})
 }

@@ -97,10 +97,7 @@ func TestLogoutWhileRecordedLater(t *testing.T) {
 func TestLogoutElsewhereWhileRenewing(t *testing.T) {
 	held := aventustest.NewHold()
 	w := newWorld(t, setup{
-		sites: func(w *world) string {
-			return w.site + " {\n" + w.directive("/one/*", "scope offline_access") + "\n@rest not path /one/*\n" +
-				w.directive("@rest", "scope offline_access\nlogout /logout") + "\nreverse_proxy " + w.app + "\n}"
-		},
+		sites: atTwoInstances,
 		issuer: func(s *aventustest.Server) {
 			s.TokenLifetime = time.Hour
 			s.TokenFault = held.Answer
