@@ -94,3 +94,20 @@ func TestSecondLogout(t *testing.T) {
 		w.expect(w.http1(request{}.withCookie("aventus_session="+copied)), http.StatusFound)
 	}
 }
+
+// TestLogoutRevokesOfTabsAtOnce: a logout also revokes the refresh token of a session that another tab made at the
+// same time, and whose cookie the browser does not have.
+func TestLogoutRevokesOfTabsAtOnce(t *testing.T) {
+	w := refreshing(t, setup{})
+	b := w.browser()
+	one, two := strings.TrimPrefix(b.begin("/one"), w.site), strings.TrimPrefix(b.begin("/two"), w.site)
+	before := b.cookieHeader()
+	var made string
+	for _, callback := range []string{one, two} {
+		a := w.http1(request{target: callback}.withCookie(before))
+		w.expect(a, http.StatusSeeOther)
+		made = "aventus_session=" + a.cookie("aventus_session").Value
+	}
+	w.expect(w.http1(request{target: "/logout"}.withCookie(before+"; "+made)), http.StatusOK)
+	await(t, "both refresh tokens to be revoked", func() bool { return len(w.issuer.Revoked()) == 2 })
+}

@@ -3,6 +3,8 @@ package aventusauth
 import (
 	"net/http"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -195,4 +197,45 @@ func TestGrantsOfTwoClients(t *testing.T) {
 			t.Errorf("%s at %s: %t, want %t", c.client, c.issuer, got, c.want)
 		}
 	}
+}
+
+// TestReplacedElsewhereWhileRenewing: another person signs in in the browser while another instance renews the session
+// that this replaces. The refresh token that the renewal brings is revoked, too.
+func TestReplacedElsewhereWhileRenewing(t *testing.T) {
+	held := aventustest.NewHold()
+	w := newWorld(t, setup{
+		sites: atTwoInstances,
+		issuer: func(s *aventustest.Server) {
+			s.TokenLifetime = time.Hour
+			s.TokenFault = held.Answer
+			s.RevokeFault = aventustest.Says(http.StatusInternalServerError, "") // so the refresh token stays good
+		},
+	})
+	w.onEngine()
+	handlers()[0].house.keeper.memory = newMemory(rememberedBytes)
+	w.partInstances()
+	handlers()[1].house.logins.replacer.latest = new(lastLogins)
+	b := w.browser()
+	begun := b.get("/one/tab")
+	b.login("/one/")
+	w.expect(b.get("/rest"), http.StatusOK)
+	w.clock.Add(57 * time.Minute)
+	held.Next()
+	w.expect(b.get("/rest"), http.StatusOK) // renewed at the second instance
+	held.Await()
+	var once sync.Once
+	fault := func(op, key string) error {
+		if op == "store" && strings.HasPrefix(key, "aventus_auth/ended") {
+			once.Do(func() { // the storage takes a while, and the renewal ends in the meantime
+				held.Release()
+				await(t, "the renewal to end", func() bool { return w.isUnlocked() })
+			})
+		}
+		return nil
+	}
+	engineFault.Store(&fault)
+	t.Cleanup(func() { engineFault.Store(nil) })
+	w.expect(b.get(w.callback(begun, "auth0|grace").target), http.StatusSeeOther)
+	renewed := handlers()[1].house.keeper.memory.all()[0].refresh
+	await(t, "the refresh token to be revoked", func() bool { return slices.Contains(w.issuer.Revoked(), renewed) })
 }

@@ -81,14 +81,15 @@ func (rp *replacer) endBrought(r *http.Request, blocks []present, s *session) {
 		if !old.canEnd() || old.id == s.id || s.isOfFamily(old.keptSession) {
 			continue
 		}
-		newest := old.by.keeper.store.newest(r.Context(), old.by.at, old.keptSession)
-		if rp.mayShareGrant(s, old) {
-			rp.report(old.by.keeper.endReplaced(r.Context(), old.keptSession))
-			if old.family != s.family { // the user of that one is not known
-				rp.report(old.by.keeper.endFamily(r.Context(), old.family))
-			}
-		} else {
-			rp.report(old.by.keeper.end(r.Context(), old.keptSession))
+		end := old.by.keeper.endNewest
+		sharesGrant := rp.mayShareGrant(s, old)
+		if sharesGrant {
+			end = old.by.keeper.endReplacedNewest
+		}
+		newest, err := end(r.Context(), old.by.at, old.keptSession)
+		rp.report(err)
+		if sharesGrant && old.family != s.family { // the user of that one is not known
+			rp.report(old.by.keeper.endFamily(r.Context(), old.family))
 		}
 		go old.by.server.revoke(context.WithoutCancel(r.Context()), newest)
 	}
@@ -148,13 +149,17 @@ func (rp *replacer) familiesOf(r *http.Request, at site, s *session) []records.I
 	return append(rp.own.keeper.familiesIn(r.Context(), at, asSent(r).cookies), s.family)
 }
 
-// endLatest ends the sessions of the latest logins of a browser, which it may not have the cookies of. They
-// stay remembered: ends that could not be written are written by the next logout.
+// endLatest ends the sessions of the latest logins of a browser, which it may not have the cookies of, and revokes
+// their refresh tokens. They stay remembered: ends that could not be written are written by the next logout.
 func (rp *replacer) endLatest(ctx context.Context, b present, browser [16]byte) error {
 	jar := jarID(b, browser)
 	rp.latest.leave(jar)
 	made := rp.latest.of(jar)
-	return rp.endMade(b.keeper, made, func(k *keptSession) error { return b.keeper.end(ctx, k) })
+	return rp.endMade(b.keeper, made, func(k *keptSession) error {
+		newest, err := b.keeper.endNewest(ctx, b.at, k)
+		go b.server.revoke(context.WithoutCancel(ctx), newest)
+		return err
+	})
 }
 
 // finishing notes that the callback of a login is under way, until done is called. hasLeft reports whether the browser
