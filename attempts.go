@@ -15,6 +15,39 @@ type attempts struct {
 	mu        sync.Mutex
 	by        map[records.ID]attempt
 	forgotten time.Time // when old entries were last removed
+	next      *attempts // has adopted these
+}
+
+// lock locks what is in use: a, or what has adopted it.
+func (a *attempts) lock() *attempts {
+	for {
+		a.mu.Lock()
+		if a.next == nil {
+			return a
+		}
+		next := a.next
+		a.mu.Unlock()
+		a = next
+	}
+}
+
+// adopt takes over what the config before remembers for the same storage, and what its renewals that are under way
+// have yet to remember.
+func (a *attempts) adopt(other *attempts) {
+	other.mu.Lock()
+	before := other.by
+	other.by, other.next = nil, a
+	other.mu.Unlock()
+	a = a.lock()
+	defer a.mu.Unlock()
+	if a.by == nil {
+		a.by = make(map[records.ID]attempt)
+	}
+	for id, latest := range before {
+		if _, ok := a.by[id]; !ok {
+			a.by[id] = latest
+		}
+	}
 }
 
 // attempt is the state of a session's attempts.
@@ -28,14 +61,14 @@ type attempt struct {
 
 // of returns the state of a session's attempts.
 func (a *attempts) of(id records.ID) attempt {
-	a.mu.Lock()
+	a = a.lock()
 	defer a.mu.Unlock()
 	return a.by[id]
 }
 
 // note changes the state of a session's attempts.
 func (a *attempts) note(id records.ID, now time.Time, change func(*attempt)) {
-	a.mu.Lock()
+	a = a.lock()
 	defer a.mu.Unlock()
 	if a.by == nil {
 		a.by = make(map[records.ID]attempt)

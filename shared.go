@@ -179,6 +179,7 @@ func (s *shared) goOnAs(next *shared) {
 	s.newest.Follow(&next.newest)
 	next.ended.Adopt(s.ended)
 	next.logins.adopt(&s.logins)
+	next.attempts.adopt(&s.attempts)
 }
 
 // Destruct implements caddy.Destructor.

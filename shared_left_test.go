@@ -348,3 +348,35 @@ func TestAdoptLogins(t *testing.T) {
 		t.Error("what has no callback under way is kept")
 	}
 }
+
+// TestUnrecordedOutlivesReload: a renewed session that could not be recorded goes on after a reload that names the
+// storage otherwise, and is recorded then.
+func TestUnrecordedOutlivesReload(t *testing.T) {
+	var faults aventustest.Switch
+	w := refreshing(t, setup{issuer: func(s *aventustest.Server) { s.TokenFault = faults.Answer }})
+	w.onEngine()
+	b := w.browser()
+	b.login("/")
+	recovers := failRecords(t, &faults, nil)
+	w.clock.Add(61 * time.Minute)
+	w.expect(b.get("/"), http.StatusOK)
+	w.clock.Add(6 * time.Minute)
+	w.expect(b.get("/"), http.StatusOK)
+	w.run(w.onStorage("storage", " otherwise"))
+	w.expect(b.get("/"), http.StatusOK)
+	recovers()
+	await(t, "the session to be recorded", func() bool {
+		w.forgetSessions()
+		shared := handlers()[0].house.shared
+		shared.attempts.mu.Lock()
+		defer shared.attempts.mu.Unlock()
+		for _, latest := range shared.attempts.by {
+			if latest.unrecorded != nil {
+				return false
+			}
+		}
+		return true
+	})
+	w.expect(b.get("/"), http.StatusOK)
+	w.expectTokenRequests(2)
+}
