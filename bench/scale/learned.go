@@ -33,7 +33,7 @@ func (b *bench) requestsMeanwhile() error {
 type learner struct {
 	*node
 	cookie  string
-	startup time.Duration // the first request after its start
+	startup time.Duration // until it lets the session in, after its start
 	took    []time.Duration
 }
 
@@ -65,7 +65,7 @@ func (b *bench) requestsWith(kind string) error {
 		first = append(first, milli(l.startup))
 		median, p99 = append(median, micro(quantile(l.took, 0.5))), append(p99, micro(quantile(l.took, 0.99)))
 	}
-	t.add("the first request after a start", "ms", first...)
+	t.add("until the session is let in, after a start", "ms", first...)
 	t.add("median", "µs", median...)
 	t.add("p99", "µs", p99...)
 	return nil
@@ -118,7 +118,11 @@ func (b *bench) newLearner(kind string, n int) (l *learner, stop func(), err err
 	if err := l.restart(); err != nil {
 		return nil, nil, err
 	}
-	l.startup, err = enter(b.ctx, addr, l.cookie)
+	began := time.Now()
+	for _, err = enter(b.ctx, addr, l.cookie); err != nil && time.Since(began) < time.Minute; {
+		_, err = enter(b.ctx, addr, l.cookie) // 503 until it has learned them all
+	}
+	l.startup = time.Since(began)
 	return l, stop, err
 }
 
