@@ -203,18 +203,7 @@ func TestGrantsOfTwoClients(t *testing.T) {
 // that this replaces. The refresh token that the renewal brings is revoked, too.
 func TestReplacedElsewhereWhileRenewing(t *testing.T) {
 	held := aventustest.NewHold()
-	w := newWorld(t, setup{
-		sites: atTwoInstances,
-		issuer: func(s *aventustest.Server) {
-			s.TokenLifetime = time.Hour
-			s.TokenFault = held.Answer
-			s.RevokeFault = aventustest.Says(http.StatusInternalServerError, "") // so the refresh token stays good
-		},
-	})
-	w.onEngine()
-	handlers()[0].house.keeper.memory = newMemory(rememberedBytes)
-	w.partInstances()
-	handlers()[1].house.logins.replacer.latest = new(lastLogins)
+	w := renewingAtTwoInstances(t, held)
 	b := w.browser()
 	begun := b.get("/one/tab")
 	b.login("/one/")

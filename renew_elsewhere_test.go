@@ -43,6 +43,25 @@ func atTwoInstances(w *world) string {
 		w.directive("@rest", block+"logout /logout") + "\nreverse_proxy " + w.app + "\n}"
 }
 
+// renewingAtTwoInstances is a world of two instances whose token requests may be held. A logout revokes refresh tokens
+// in vain, so that what is being renewed is not refused.
+func renewingAtTwoInstances(t *testing.T, held *aventustest.Hold) *world {
+	t.Helper()
+	w := newWorld(t, setup{
+		sites: atTwoInstances,
+		issuer: func(s *aventustest.Server) {
+			s.TokenLifetime = time.Hour
+			s.TokenFault = held.Answer
+			s.RevokeFault = aventustest.Says(http.StatusInternalServerError, "")
+		},
+	})
+	w.onEngine()
+	handlers()[0].house.keeper.memory = newMemory(rememberedBytes)
+	w.partInstances()
+	handlers()[1].house.logins.replacer.latest = new(lastLogins)
+	return w
+}
+
 // TestRenewedElsewhere: who remembers the session as it was before another instance renewed it takes up what
 // that one got, and where that has died since, renews it in the same request.
 func TestRenewedElsewhere(t *testing.T) {

@@ -96,17 +96,7 @@ func TestLogoutWhileRecordedLater(t *testing.T) {
 // This one learns of it once it has written the record.
 func TestLogoutElsewhereWhileRenewing(t *testing.T) {
 	held := aventustest.NewHold()
-	w := newWorld(t, setup{
-		sites: atTwoInstances,
-		issuer: func(s *aventustest.Server) {
-			s.TokenLifetime = time.Hour
-			s.TokenFault = held.Answer
-			s.RevokeFault = aventustest.Says(http.StatusInternalServerError, "") // so the refresh token stays good
-		},
-	})
-	handlers()[0].house.keeper.memory = newMemory(rememberedBytes)
-	w.partInstances()
-	handlers()[1].house.logins.replacer.latest = new(lastLogins)
+	w := renewingAtTwoInstances(t, held)
 	b := w.browser()
 	b.login("/one/")
 	w.expect(b.get("/one/"), http.StatusOK)
